@@ -1,0 +1,7 @@
+"""Callbacks: what is measured and written while a policy trains."""
+
+from specs_lightning.callbacks.export_hf import ExportHF
+from specs_lightning.callbacks.generalization_factor import GeneralizationFactorCallback
+from specs_lightning.callbacks.sample_table import SampleTable
+
+__all__ = ["ExportHF", "GeneralizationFactorCallback", "SampleTable"]

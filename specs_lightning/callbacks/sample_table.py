@@ -1,0 +1,62 @@
+"""Keeps sample completions beside their images, so that a run can be looked at and not only measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from specs_lightning.data.images import preview
+from specs_lightning.groups import Group
+
+
+class SampleTable(Callback):
+    """Writes groups of the current round to `samples.jsonl`, one row a prompt.
+
+    Args:
+        every_n_steps: how often.
+        groups: how many prompts each time.
+        completions: how many completions of each.
+    """
+
+    def __init__(self, every_n_steps: int = 50, groups: int = 4, completions: int = 3) -> None:
+        if min(every_n_steps, groups, completions) < 1:
+            raise ValueError("every_n_steps, groups and completions must be positive")
+        self.every_n_steps, self.groups, self.completions = every_n_steps, groups, completions
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % self.every_n_steps == 0 and trainer.is_global_zero:
+            rows = [self._row(group, trainer.global_step) for group in trainer.datamodule.loader.round.groups[: self.groups]]
+            with (Path(trainer.default_root_dir) / "samples.jsonl").open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def _row(self, group: Group, step: int) -> dict[str, Any]:
+        prompt = group.prompt.prompt
+        rewards = group.rewards.tolist()
+        by_name = {name: values.tolist() for name, values in group.rewards_by_name.items()}
+        return {
+            "step": step,
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "images": [preview(image) for image in prompt.images],
+            "answer": prompt.answer,
+            "answer_format": prompt.answer_format,
+            "completions": [
+                {
+                    "text": completion.text,
+                    "finished": completion.finished,
+                    "tokens": len(completion.token_ids),
+                    "reward": _json_number(rewards[i]),
+                    "rewards": {name: _json_number(values[i]) for name, values in by_name.items()},
+                }
+                for i, completion in enumerate(group.completions[: self.completions])
+            ],
+        }
+
+
+def _json_number(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,147 @@
+"""The command `specs`.
+
+`fit`, `validate`, `test` and `predict` are LightningCLI's, with class paths, several `--config` files and dotted
+overrides. `distill`, `run` and `report` stand beside them, on the same configuration files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+COMMANDS = {
+    "run": "the whole method, stage by stage, to a report",
+    "fit": "one training stage",
+    "validate": "score a model on its evaluation sets",
+    "test": "the same, as a final test",
+    "predict": "answer the evaluation sets' prompts",
+    "distill": "make preference pairs from the seed model and the base",
+    "report": "write the report of a run again",
+}
+
+
+HARMLESS_WARNINGS = (
+    ".*does not have many workers.*",  # prompts are encoded in this process on purpose
+    ".*module\\(s\\) in eval mode.*",  # likewise: see Policy
+    ".*LightningCLI's args parameter.*",
+    ".*Total length of `list` across ranks is zero.*",  # no validation while training: callbacks evaluate
+    ".*exists and is not empty.*",  # a resumed run
+    ".*LeafSpec.*",
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if args[0] == "--version":
+        from specs_lightning import __version__
+
+        print(f"specs-lightning {__version__}")
+        return
+    command = args[0]
+    if command not in COMMANDS:
+        sys.exit(f"specs: unknown command {command!r}\n\n{usage()}")
+    sys.path.insert(0, os.getcwd())  # so that a class_path finds the user's own modules
+    prepare_process()
+    from specs_lightning.errors import SpecsError
+
+    try:
+        if command in ("distill", "run", "report"):
+            run_function(command, args[1:])
+        else:
+            fit(args)
+    except SpecsError as error:
+        if os.environ.get("SPECS_TRACEBACK"):
+            raise
+        sys.exit(f"specs {command}: {error}\n(SPECS_TRACEBACK=1 shows where)")
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: specs COMMAND [--config FILE …] [--setting.name=value …]",
+            "",
+            *lines,
+            "",
+            "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' and '--data.help CLASS' those of",
+            "a class.",
+        ]
+    )
+
+
+def prepare_process() -> None:
+    """Settings of the whole process: memory, quiet libraries, docstrings as help."""
+    from specs_lightning.memory import keep_freed_memory
+
+    keep_freed_memory()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    for message in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def fit(args: Sequence[str], **trainer: Any) -> Any:
+    """Run one of LightningCLI's commands; `trainer` sets defaults of the Trainer."""
+    from specs_lightning.lightning_cli import SpecsCLI
+
+    return SpecsCLI.launch(args, **trainer)
+
+
+def run_function(command: str, args: Sequence[str]) -> Any:
+    """Parse a function's arguments from files and overrides, and call it."""
+    function = _function(command)
+    parser = ArgumentParser(prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of settings; several may be given.")
+    parser.add_function_arguments(function, as_positional=command == "report", sub_configs=True)
+    config = parser.parse_args(list(args))
+    config.pop("config", None)
+    if command == "run":
+        # The stages read their configuration files again, each with its own overrides.
+        return function(**parser.instantiate(config).as_dict())
+    return function(**vars(parser.instantiate(config)))
+
+
+def _function(command: str) -> Callable[..., Any]:
+    if command == "distill":
+        from specs_lightning.distill.pairs import distill
+
+        return distill
+    if command == "run":
+        from specs_lightning.pipeline import run
+
+        return run
+
+    return _report
+
+
+def _report(run_dir: Path) -> None:
+    """Write the report of a run again.
+
+    Args:
+        run_dir: the folder that `specs run` wrote.
+    """
+    from rich.console import Console
+
+    from specs_lightning.report import results_table, write_report
+
+    console = Console()
+    console.print(results_table(run_dir))
+    console.print(f"report: {write_report(run_dir)}")

@@ -1,0 +1,107 @@
+"""What both DataModules share: prompts encoded by the policy's processor, and evaluation sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from specs_lightning.data.prompts import PromptEncoder, encode_all
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.evaluation import Evaluator
+from specs_lightning.groups import Prompt
+from specs_lightning.policy import Policy
+from specs_lightning.progress import console
+from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
+
+class PolicyDataModule(LightningDataModule):
+    """Data for a `PolicyModule`.
+
+    Args:
+        evaluation: the sets that `validate`, `test` and `predict` go through, by name.
+        evaluation_sampling: how their answers are drawn.
+        evaluation_batch: how many of their prompts are answered at once.
+        engine: what draws them; the embedded transformers engine if not given.
+        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
+        seed: of all sampling and shuffling.
+    """
+
+    def __init__(
+        self,
+        evaluation: dict[str, PromptSource] | None,
+        evaluation_sampling: SamplingSettings,
+        evaluation_batch: int,
+        engine: RolloutEngine | None,
+        max_prompt_tokens: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.evaluation = evaluation or {}
+        self.evaluation_sampling = evaluation_sampling
+        self.evaluation_batch = evaluation_batch
+        self.engine = engine or HFEngine()
+        self.max_prompt_tokens = max_prompt_tokens
+        self.seed = seed
+        self.set_aside = SetAside()
+        self._encoder: PromptEncoder | None = None
+        self._prompts: dict[str, list[Prompt]] = {}
+
+    @property
+    def policy(self) -> Policy:
+        return self.trainer.lightning_module.policy
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        if self._encoder is None:
+            self._encoder = PromptEncoder(self.policy.processor, self.max_prompt_tokens)
+        return self._encoder
+
+    @property
+    def evaluation_names(self) -> list[str]:
+        return list(self.evaluation)
+
+    def evaluator(self) -> Evaluator:
+        return Evaluator(self.engine, self.evaluation_sampling, self.seed)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            if not self.evaluation:
+                raise ValueError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
+            self._prompts = {name: load_prompts(source, self.set_aside) for name, source in self.evaluation.items()}
+
+    def _evaluation_loaders(self) -> list[DataLoader[Any]]:
+        encoded = {name: encode_all(self.encoder, prompts, self.set_aside) for name, prompts in self._prompts.items()}
+        return [
+            DataLoader(prompts, batch_size=self.evaluation_batch, collate_fn=list)  # type: ignore[arg-type]
+            for prompts in encoded.values()
+        ]
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        # While training, evaluation belongs to the callbacks, each with its own sets and rhythm.
+        return self._evaluation_loaders() if self.trainer.state.fn == "validate" else []
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        return self._evaluation_loaders()
+
+    def predict_dataloader(self) -> list[DataLoader[Any]]:
+        return self._evaluation_loaders()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # the step loop and the engines move what they use, when they use it
+
+    def teardown(self, stage: str) -> None:
+        if self.set_aside.rows:
+            if self.trainer.is_global_zero:
+                console.print(self.set_aside.summary())
+                self.set_aside.write(Path(self.trainer.default_root_dir) / "set_aside.jsonl")
+        self.engine.close()
+
+
+def shuffled(size: int, seed: int, epoch: int) -> list[int]:
+    """A permutation that depends on the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(size, generator=generator).tolist()

@@ -1,0 +1,102 @@
+"""Preference pairs on disk, in the conversational format that TRL and others read unchanged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.data.tables import DataError, Row, read_table
+from specs_lightning.groups import Prompt
+from specs_lightning.toy import resolve
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """A prompt, the response to move towards and the one to move away from, and where they came from."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
+    """Write pairs as parquet: `prompt, chosen, rejected` (chat messages), `images`, `id`, `answer`, `provenance`.
+
+    The file appears whole or not at all.
+    """
+    from datasets import Dataset, List
+    from datasets import Image as ImageFeature
+
+    rows = [
+        {
+            "id": pair.prompt.id,
+            "prompt": list(pair.prompt.messages),
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
+            "images": [
+                {"bytes": image.read_bytes() if isinstance(image, Path) else image, "path": None}
+                for image in pair.prompt.images
+            ],
+            "answer": pair.prompt.answer,
+            "answer_type": pair.prompt.answer_type,
+            "answer_format": pair.prompt.answer_format,
+            "provenance": pair.provenance,
+        }
+        for pair in pairs
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")
+    Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(partial)
+    partial.replace(file)
+
+
+def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
+    """Read pairs; rows that cannot be used go to `set_aside`.
+
+    Args:
+        path: a file of rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`.
+        set_aside: receives the bad rows.
+
+    Raises:
+        DataError: the file is missing or unreadable, lacks a column, or no row can be used.
+    """
+    table = read_table(Path(resolve(path)))
+    if missing := {"prompt", "chosen", "rejected"} - set(table.columns):
+        raise DataError(
+            f"{path} has no column {', '.join(sorted(missing))}: pairs need prompt, chosen and rejected, "
+            f"and it has {', '.join(table.columns)}"
+        )
+    # Gold answers are not needed here: pairs were verified when they were made.
+    source = PromptSource(path, add_instruction=False, columns={"answer": "", "answer_type": "", "answer_format": ""})
+    prompts = {prompt.metadata["source_row"]: prompt for prompt in load_prompts(source, set_aside)}
+    pairs = []
+    for row in table.rows:
+        if row.number not in prompts:  # set aside with its prompt
+            continue
+        try:
+            chosen, rejected = _response(row, "chosen"), _response(row, "rejected")
+        except ValueError as error:
+            set_aside.add(row.file, row.number, str(error))
+            continue
+        pairs.append(PreferencePair(prompts[row.number], chosen, rejected, row.values.get("provenance") or {}))
+    if not pairs:
+        raise DataError(f"{path} has no usable pair\n{set_aside.summary()}")
+    return pairs
+
+
+def _response(row: Row, name: str) -> str:
+    """The text of a response: a string, or one assistant message."""
+    value = row.values[name]
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0].get("content")
+    if isinstance(value, list):
+        value = "".join(part.get("text") or "" for part in value)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name} is not one non-empty assistant message")
+    return value

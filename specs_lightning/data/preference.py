@@ -1,0 +1,134 @@
+"""Preference pairs as training data: plain `prompt, chosen, rejected, images` rows in the conversational format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from specs_lightning.data.base import PolicyDataModule, shuffled
+from specs_lightning.data.pairs import PreferencePair, load_pairs
+from specs_lightning.data.prompts import try_encode
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.rollout import RolloutEngine, SamplingSettings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedPair:
+    """A pair as token ids."""
+
+    prompt: EncodedPrompt
+    chosen: list[int]
+    rejected: list[int]
+
+
+class PreferenceDataModule(PolicyDataModule):
+    """The cold start's data.
+
+    Args:
+        train: a parquet or JSONL file of pairs, as `specs distill` writes it or as TRL takes it.
+        batch_size: pairs in one optimizer step, on all ranks together.
+        max_completion_tokens: pairs with a longer side are set aside (never cut), and counted.
+        max_prompt_tokens: likewise for prompts.
+        engine: answers evaluation prompts; the embedded transformers engine if not given.
+        evaluation: the sets that `validate`, `test` and `predict` go through, by name.
+        evaluation_sampling: how their answers are drawn.
+        evaluation_batch: how many of their prompts are answered at once.
+        seed: of shuffling and sampling.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        batch_size: int = 64,
+        max_completion_tokens: int | None = None,
+        max_prompt_tokens: int | None = None,
+        engine: RolloutEngine | None = None,
+        evaluation: dict[str, PromptSource] | None = None,
+        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
+        evaluation_batch: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(evaluation, evaluation_sampling, evaluation_batch, engine, max_prompt_tokens, seed)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, not {batch_size}")
+        self.train = train
+        self.batch_size = batch_size
+        self.max_completion_tokens = max_completion_tokens
+        self.pairs: list[PreferencePair] = []
+        self._encoded: list[EncodedPair] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.encoded) // self.batch_size)
+
+    @property
+    def encoded(self) -> list[EncodedPair]:
+        """Every pair as token ids, made once; what is too long or has a broken image is set aside."""
+        if self._encoded is None:
+            encoded = [self._encode(pair) for pair in self.pairs]
+            self._encoded = [pair for pair in encoded if pair is not None]
+            if not self._encoded:
+                raise ValueError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
+        return self._encoded
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and not self.pairs:
+            self.pairs = load_pairs(self.train, self.set_aside)
+
+    def train_dataloader(self) -> PreferenceLoader:
+        return PreferenceLoader(self)
+
+    def in_order(self) -> Iterator[GroupBatch]:
+        """All pairs once, in the order of `index_N`."""
+        for start in range(0, len(self.encoded), self.batch_size):
+            yield self.collate(range(start, min(start + self.batch_size, len(self.encoded))))
+
+    def collate(self, indices: range | list[int]) -> GroupBatch:
+        """The pairs of these indices, or their chosen sides alone where the objective uses no more."""
+        k = self.trainer.lightning_module.objective.completions_per_prompt
+        pairs = [self.encoded[i] for i in indices]
+        sides = [[pair.chosen, pair.rejected][:k] for pair in pairs]
+        index_N = torch.tensor(indices).repeat_interleave(k)
+        return GroupBatch.from_token_ids([pair.prompt for pair in pairs], sides, index_N=index_N)
+
+    def _encode(self, pair: PreferencePair) -> EncodedPair | None:
+        prompt = try_encode(self.encoder, pair.prompt, self.set_aside)
+        if prompt is None:
+            return None
+        chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
+        longest = max(len(chosen), len(rejected))
+        if self.max_completion_tokens is not None and longest > self.max_completion_tokens:
+            reason = f"completion longer than {self.max_completion_tokens} tokens: {longest}"
+            self.set_aside.add(self.train, pair.prompt.id, reason)
+            return None
+        return EncodedPair(prompt, chosen, rejected)
+
+
+class PreferenceLoader:
+    """Shuffled batches, another order each epoch. Sized, so that nothing is fetched ahead; resumes at its place."""
+
+    def __init__(self, data: PreferenceDataModule) -> None:
+        self.data = data
+        self.taken = 0
+        """Batches handed out, over all epochs."""
+
+    def __len__(self) -> int:
+        return self.data.steps_per_epoch
+
+    def __iter__(self) -> Iterator[GroupBatch]:
+        epoch, done = divmod(self.taken, len(self))
+        order = shuffled(len(self.data.encoded), self.data.seed, epoch)
+        for step in range(done, len(self)):
+            self.taken += 1
+            yield self.data.collate(order[step * self.data.batch_size : (step + 1) * self.data.batch_size])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken = state["taken"]

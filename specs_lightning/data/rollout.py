@@ -1,0 +1,168 @@
+"""Rollouts as training data: rounds of completions by the current policy, handed out a step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from specs_lightning.data.base import PolicyDataModule, shuffled
+from specs_lightning.data.prompts import try_encode
+from specs_lightning.data.rounds import DynamicSampling, Round, groups_from_state, groups_to_state, make_round
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
+from specs_lightning.rollout import RolloutEngine, SamplingSettings
+
+
+class RolloutDataModule(PolicyDataModule):
+    """GRPO's data.
+
+    Args:
+        train: the prompts.
+        rewards: score the completions; format and accuracy if not given.
+        reward_weights: one for each reward; the paper's 0.5 (format) and 1 (accuracy) if neither is given.
+        sampling: how completions are drawn.
+        prompts_per_round: how many prompts one round answers.
+        steps_per_round: how many optimizer steps are made of a round; after the first, the policy has moved on from
+            the one that sampled, and the objective's clipping holds it near.
+        rounds: how many rounds the run has; one pass over the prompts if not given.
+        dynamic_sampling: replace groups whose completions all have the same reward.
+        max_unscored_share: the run stops when more than this share of a round cannot be scored.
+        engine: samples the completions; the embedded transformers engine if not given.
+        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
+        evaluation: the sets that `validate`, `test` and `predict` go through, by name.
+        evaluation_sampling: how their answers are drawn.
+        evaluation_batch: how many of their prompts are answered at once.
+        seed: of sampling and shuffling.
+    """
+
+    def __init__(
+        self,
+        train: PromptSource,
+        rewards: list[Reward] | None = None,
+        reward_weights: list[float] | None = None,
+        sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  frozen
+        prompts_per_round: int = 128,
+        steps_per_round: int = 8,
+        rounds: int | None = None,
+        dynamic_sampling: DynamicSampling | None = None,
+        max_unscored_share: float = 0.5,
+        engine: RolloutEngine | None = None,
+        max_prompt_tokens: int | None = None,
+        evaluation: dict[str, PromptSource] | None = None,
+        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
+        evaluation_batch: int = 128,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(evaluation, evaluation_sampling, evaluation_batch, engine, max_prompt_tokens, seed)
+        if prompts_per_round % steps_per_round:
+            raise ValueError(
+                f"prompts_per_round ({prompts_per_round}) must be a multiple of steps_per_round ({steps_per_round})"
+            )
+        if rewards is None and reward_weights is None:
+            reward_weights = [0.5, 1.0]
+        self.rewards = RewardSum(
+            rewards if rewards is not None else [FormatReward(), AccuracyReward()], reward_weights, max_unscored_share
+        )
+        self.train = train
+        self.sampling = sampling
+        self.prompts_per_round, self.steps_per_round, self.rounds = prompts_per_round, steps_per_round, rounds
+        self.dynamic_sampling = dynamic_sampling
+        self.prompts: list[Prompt] = []
+        self.loader: RolloutLoader | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """All steps of the run: it has one epoch."""
+        rounds = self.rounds or max(1, len(self.prompts) // self.prompts_per_round)
+        return rounds * self.steps_per_round
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit" and not self.prompts:
+            self.prompts = load_prompts(self.train, self.set_aside)
+
+    def train_dataloader(self) -> RolloutLoader:
+        self.loader = RolloutLoader(self)
+        return self.loader
+
+    def teardown(self, stage: str) -> None:
+        super().teardown(stage)
+        self.rewards.close()
+
+
+class RolloutLoader:
+    """One loader for the whole run. It has a length, so that Lightning asks for no batch before it trains on the last.
+
+    Its state holds the current round, so that a run goes on in the middle of it.
+    """
+
+    def __init__(self, data: RolloutDataModule) -> None:
+        self.data = data
+        self.taken = 0
+        """Batches handed out."""
+        self.round: Round | None = None
+        self.prompts_used = 0
+
+    def __len__(self) -> int:
+        return self.data.steps_per_epoch
+
+    def __iter__(self) -> Iterator[GroupBatch]:
+        data = self.data
+        per_step = data.prompts_per_round // data.steps_per_round
+        while self.taken < len(self):
+            number, step = divmod(self.taken, data.steps_per_round)
+            if step == 0 or self.round is None:
+                self.round = self._next_round(number)
+            batch = GroupBatch.from_groups(
+                self.round.groups[step * per_step : (step + 1) * per_step],
+                temperature=data.sampling.temperature,
+                fresh=step == 0,
+                metrics=self.round.metrics if step == 0 else {},
+            )
+            self.taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "taken": self.taken,
+            "prompts_used": self.prompts_used,
+            "groups": groups_to_state(self.round.groups) if self.round else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.taken, self.prompts_used = state["taken"], state["prompts_used"]
+        if state["groups"] is not None:
+            by_id = {prompt.id: prompt for prompt in self.data.prompts}
+            ids = {saved["prompt"] for saved in state["groups"]}
+            encoded = {prompt_id: self._encode(by_id[prompt_id]) for prompt_id in ids}
+            self.round = Round(groups_from_state(state["groups"], encoded))
+
+    def _next_round(self, number: int) -> Round:
+        data = self.data
+        return make_round(
+            data.policy,
+            data.engine,
+            data.rewards,
+            self._prompts(),
+            data.prompts_per_round,
+            data.sampling,
+            f"{data.seed}-{number}",
+            data.dynamic_sampling,
+        )
+
+    def _prompts(self) -> Iterator[EncodedPrompt]:
+        """Encoded prompts without end, each pass in another order; what cannot be encoded is set aside, once."""
+        prompts, unusable = self.data.prompts, 0
+        while unusable < len(prompts):
+            epoch, place = divmod(self.prompts_used, len(prompts))
+            index = shuffled(len(prompts), self.data.seed, epoch)[place]
+            self.prompts_used += 1
+            encoded = self._encode(prompts[index])
+            unusable = 0 if encoded is not None else unusable + 1
+            if encoded is not None:
+                yield encoded
+        raise RuntimeError(f"no prompt can be encoded:\n{self.data.set_aside.summary()}")
+
+    def _encode(self, prompt: Prompt) -> EncodedPrompt | None:
+        return try_encode(self.data.encoder, prompt, self.data.set_aside)

@@ -1,0 +1,150 @@
+"""A round: prompts are answered by the current policy, the answers scored, and the groups that teach nothing replaced."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from specs_lightning.groups import Completion, EncodedPrompt, Group
+from specs_lightning.policy import Policy
+from specs_lightning.rewards import RewardSum
+from specs_lightning.rollout import RolloutEngine, SamplingSettings
+
+
+@dataclass(frozen=True)
+class DynamicSampling:
+    """Which groups are replaced by fresh ones (DAPO's dynamic sampling): those without a learning signal."""
+
+    accuracy_range: tuple[float, float] | None = None
+    """Also replace groups whose mean accuracy reward lies outside. The paper's framework uses 0.1 to 0.9."""
+    max_refills: int = 3
+    """How often a round is filled up; what is still missing then is made up of replaced groups."""
+
+
+@dataclass(slots=True)
+class Round:
+    """The groups of a round, in training order, and what was measured while making them."""
+
+    groups: list[Group]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def make_round(
+    policy: Policy,
+    engine: RolloutEngine,
+    rewards: RewardSum,
+    prompts: Iterator[EncodedPrompt],
+    size: int,
+    sampling: SamplingSettings,
+    seed: str,
+    dynamic: DynamicSampling | None = None,
+) -> Round:
+    """Draw and score the completions of `size` prompts.
+
+    Args:
+        policy: the current one; the engine takes over its weights first.
+        engine: what samples.
+        rewards: score the completions.
+        prompts: an endless supply.
+        size: groups in the round.
+        sampling: how completions are drawn.
+        seed: of this round.
+        dynamic: replace groups without a learning signal.
+    """
+    start = time.perf_counter()
+    engine.sync(policy)
+    kept: list[Group] = []
+    dropped: list[Group] = []
+    drawn = 0
+    for refill in range(1 + (dynamic.max_refills if dynamic else 0)):
+        asked = [next(prompts) for _ in range(size - len(kept))]
+        drawn += len(asked)
+        # A refill may meet a prompt again in a small data set: its luck must then be another.
+        completions = engine.generate(asked, sampling, seed if refill == 0 else f"{seed}-{refill}")
+        for group in _score(rewards, asked, completions):
+            (dropped if dynamic and not _teaches(group, dynamic) else kept).append(group)
+        if len(kept) == size:
+            break
+    filled = size - len(kept)
+    groups = kept + dropped[:filled]
+    metrics = {
+        **_measure(kept + dropped, sampling),
+        "groups_drawn": float(drawn),
+        "groups_without_signal": len(dropped) / drawn,
+        "groups_made_up": float(filled),
+        "round_seconds": time.perf_counter() - start,
+    }
+    return Round(groups, metrics)
+
+
+def _score(rewards: RewardSum, prompts: list[EncodedPrompt], completions: list[list[Completion]]) -> list[Group]:
+    counts = [len(group) for group in completions]
+    questions = [prompt.prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    scores = rewards.score(questions, [completion for group in completions for completion in group])
+    totals = scores.total_N.split(counts)
+    by_name = {name: values.split(counts) for name, values in scores.by_name.items()}
+    return [
+        Group(prompt, group, totals[i], {name: values[i] for name, values in by_name.items()})
+        for i, (prompt, group) in enumerate(zip(prompts, completions, strict=True))
+    ]
+
+
+def _teaches(group: Group, dynamic: DynamicSampling) -> bool:
+    """Whether the scored completions differ in reward, and are neither too hard nor too easy."""
+    scored = group.rewards[~group.rewards.isnan()]
+    if len(scored) < 2 or bool((scored == scored[0]).all()):
+        return False
+    if dynamic.accuracy_range is None:
+        return True
+    low, high = dynamic.accuracy_range
+    return low <= group.rewards_by_name["accuracy"].nanmean().item() <= high
+
+
+def _measure(groups: list[Group], sampling: SamplingSettings) -> dict[str, float]:
+    completions = [completion for group in groups for completion in group.completions]
+    metrics = {
+        f"reward/{name}": torch.cat([group.rewards_by_name[name] for group in groups]).nanmean().item()
+        for name in groups[0].rewards_by_name
+    }
+    total = torch.cat([group.rewards for group in groups])
+    metrics["reward"] = total.nanmean().item()
+    metrics["unscored"] = total.isnan().float().mean().item()
+    metrics["completion_tokens"] = sum(len(c.token_ids) for c in completions) / len(completions)
+    metrics["truncated"] = sum(not c.finished for c in completions) / len(completions)
+    return metrics
+
+
+# ------------------------------------------------------------------------- what a checkpoint keeps of a round
+
+
+def groups_to_state(groups: list[Group]) -> list[dict[str, Any]]:
+    """Plain values and tensors, which `weights_only` loading takes. Prompts are kept by their ids."""
+    return [
+        {
+            "prompt": group.prompt.id,
+            "completions": [
+                {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+                for completion in group.completions
+            ],
+            "rewards": group.rewards,
+            "rewards_by_name": group.rewards_by_name,
+        }
+        for group in groups
+    ]
+
+
+def groups_from_state(state: list[dict[str, Any]], encoded: dict[str, EncodedPrompt]) -> list[Group]:
+    """The groups of `groups_to_state`, given their prompts by id."""
+    return [
+        Group(
+            encoded[saved["prompt"]],
+            [Completion(**completion) for completion in saved["completions"]],
+            saved["rewards"],
+            saved["rewards_by_name"],
+        )
+        for saved in state
+    ]

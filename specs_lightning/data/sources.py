@@ -1,0 +1,281 @@
+"""Data sets to prompts: whatever the columns are called, each row becomes a `Prompt` or is set aside with a reason."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specs_lightning.answer_formats import answer_format as format_named
+from specs_lightning.data.images import BadImage, confine, load_image
+from specs_lightning.data.prompts import PLACEHOLDER, Turn, lay_out, message_turns, question_turns
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.tables import DataError, Row, read_table
+from specs_lightning.groups import Image, Prompt
+
+__all__ = ["DataError", "PromptSource", "load_prompts"]
+
+USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
+    "id": ("id", "qid", "pid"),
+    "question": ("question", "problem", "prompt"),
+    "answer": ("answer",),
+    "answer_type": ("answer_type",),
+    "answer_format": ("answer_format",),
+    "choices": ("choices", "options"),
+    "images": ("images", "image"),
+    "messages": ("messages",),
+}
+"""Our names, and the columns in which each is looked for, the first that exists."""
+
+
+@dataclass(frozen=True)
+class PromptSource:
+    """A data set of prompts: where it lies and how to read it."""
+
+    path: str
+    """A JSONL, JSON or parquet file, a folder of parquet files, a data set saved by `datasets`, or `toy:NAME`."""
+    answer_format: str = "think_answer"
+    """The format in which prompts ask for their answer, for rows that name none."""
+    answer_type: str = "auto"
+    """How answers are compared, for rows that do not say. With `auto`, rows with choices are multiple choice."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """The file's name for any of id, question, answer, answer_type, answer_format, choices, images, messages, where it
+    is not a usual one. A dot leads into a nested column (`reward_model.answer`); an empty name ignores the column."""
+    image_root: str | None = None
+    """The folder that image paths start from and must not leave. Default: the folder that the file lies in."""
+    limit: int | None = None
+    """Take the first usable rows only, at most this many."""
+    split: str | None = None
+    """The split to read, of a saved data set or of a folder of parquet files with several."""
+    system: str | None = None
+    """A system message to put before every prompt."""
+    add_instruction: bool = True
+    """End each prompt with how to answer. Switch it off where the questions say so themselves."""
+
+    def __post_init__(self) -> None:
+        format_named(self.answer_format)
+        if unknown := set(self.columns) - set(USUAL_COLUMNS):
+            raise ValueError(f"columns maps {', '.join(sorted(unknown))}; it can map {', '.join(USUAL_COLUMNS)}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be positive, not {self.limit}")
+
+
+def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool = True) -> list[Prompt]:
+    """Read a data set; rows that cannot be used go to `set_aside` by file and line (JSONL) or index (other files).
+
+    Args:
+        source: the data set.
+        set_aside: receives the bad rows.
+        check_images: decode every image once, so that a broken one shows now and not in the middle of a run.
+
+    Raises:
+        DataError: the file is missing or unreadable, a mapped column does not exist, or no row can be used.
+    """
+    from specs_lightning.rewards.accuracy import ANSWER_TYPES
+
+    if source.answer_type not in ANSWER_TYPES:
+        raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")
+    path = _resolve(source.path)
+    table = read_table(path, source.split)
+    root = Path(source.image_root) if source.image_root is not None else (path if path.is_dir() else path.parent)
+    if not root.is_dir():
+        raise DataError(f"image_root {root} is no folder")
+    reader = _RowReader(source, _find_columns(source, path, table.columns), root, check_images)
+    refused = SetAside()
+    prompts: list[Prompt] = []
+    for row in table.rows:
+        try:
+            prompts.append(reader.read(row))
+        except ValueError as error:
+            refused.add(row.file, row.number, str(error))
+        if len(prompts) == source.limit:
+            break
+    set_aside.rows += refused.rows
+    if not prompts:
+        raise DataError(
+            f"{path} has no usable row: {refused.summary()}\nIts columns are {_listed(table.columns)}; map others with "
+            f"`columns`. Images are looked for in {root}; choose another folder with `image_root`."
+        )
+    return prompts
+
+
+def _resolve(path: str) -> Path:
+    if not path.startswith("toy:"):
+        return Path(path)
+    from specs_lightning.toy import resolve
+
+    return Path(resolve(path))
+
+
+def _find_columns(source: PromptSource, path: Path, existing: tuple[str, ...]) -> dict[str, str]:
+    """The file's column for each of our names that it has one for. Without any column there is no row to read."""
+    if not existing:
+        return {}
+    for name, column in source.columns.items():
+        if column and column not in existing and column.partition(".")[0] not in existing:
+            raise DataError(f"{path} has no column {column!r} for {name}; it has {_listed(existing)}")
+    usual = {name: next((c for c in candidates if c in existing), "") for name, candidates in USUAL_COLUMNS.items()}
+    columns = {name: column for name, column in {**usual, **source.columns}.items() if column}
+    if "question" not in columns and "messages" not in columns:
+        raise DataError(f"{path} has no column with the question; it has {_listed(existing)}: map one with `columns`")
+    return columns
+
+
+def _listed(columns: tuple[str, ...]) -> str:
+    shown = ", ".join(columns[:40]) or "none"
+    return f"{shown}, … ({len(columns)} in all)" if len(columns) > 40 else shown
+
+
+@dataclass
+class _RowReader:
+    """Turns rows into prompts, and knows the ids that it has given. Every `ValueError` says what is wrong with a row,
+    as `kind: details`."""
+
+    source: PromptSource
+    columns: dict[str, str]
+    root: Path
+    check_images: bool
+    places: dict[str, str] = field(default_factory=dict)
+
+    def read(self, row: Row) -> Prompt:
+        if row.problem is not None:
+            raise ValueError(row.problem)
+        id = self._id(row)
+        answer_format = self._name(row, "answer_format") or self.source.answer_format
+        choices = _choices(self._value(row, "choices"))
+        turns = self._turns(row, choices, answer_format)
+        answer, answer_type = self._answer(row, choices)
+        values, single = self._image_values(row)
+        if not values and any(PLACEHOLDER.search(turn.text) for turn in turns):
+            raise ValueError("missing image: the text refers to one, and the row has none")
+        layout = lay_out(turns, len(values), sheet=single)
+        images = [_image(value, self.root, self.check_images) for value in values]
+        self.places[id] = f"{row.number} in {row.file}"
+        return Prompt(
+            id=id,
+            messages=layout.messages,
+            images=tuple(images[index] for index in layout.image_order),
+            answer=answer,
+            answer_type=answer_type,
+            answer_format=answer_format,
+            choices=choices,
+            metadata=self._metadata(row),
+        )
+
+    def _value(self, row: Row, name: str) -> Any:
+        """What the row holds for one of our names; `None` where it holds nothing."""
+        column = self.columns.get(name, "")
+        if column in row.values:
+            return row.values[column]
+        value: Any = row.values
+        for key in column.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def _name(self, row: Row, name: str) -> str | None:
+        """A value that names something; `None` where the row has none."""
+        value = self._value(row, name)
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} is not text: {type(value).__name__}")
+        return value or None
+
+    def _id(self, row: Row) -> str:
+        value = self._value(row, "id")
+        if value is None or value == "":
+            value = f"{Path(row.file).stem}:{row.number}"
+        if not isinstance(value, str | int | float):
+            raise ValueError(f"id is not text or a number: {type(value).__name__}")
+        id = str(value)
+        if id in self.places:
+            raise ValueError(f"duplicate id: {id} (first at {self.places[id]})")
+        return id
+
+    def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str) -> list[Turn]:
+        messages, question = self._value(row, "messages"), self._value(row, "question")
+        if messages is None and isinstance(question, list):
+            messages = question
+        settings = (answer_format, self.source.system, self.source.add_instruction)
+        if messages is not None:
+            return message_turns(messages, *settings)
+        if question is not None and not isinstance(question, str):
+            raise ValueError(f"question is not text: {type(question).__name__}")
+        if question is None or not question.strip():
+            raise ValueError("missing question")
+        return question_turns(question, choices, *settings)
+
+    def _answer(self, row: Row, choices: tuple[str, ...]) -> tuple[str | None, str]:
+        """The gold answer and its type; no answer where the file has no column of them."""
+        from specs_lightning.rewards.accuracy import ANSWER_TYPES, check_gold
+
+        answer_type = self._name(row, "answer_type") or self.source.answer_type
+        if answer_type not in ANSWER_TYPES:
+            raise ValueError(f"unknown answer type: {answer_type} (there are: {', '.join(ANSWER_TYPES)})")
+        if choices and answer_type == "auto":
+            answer_type = "choice"
+        if "answer" not in self.columns:
+            return None, answer_type
+        value = self._value(row, "answer")
+        if value is not None and not isinstance(value, str | int | float):
+            raise ValueError(f"gold answer is not text or a number: {type(value).__name__}")
+        # A number that is missing comes out of pandas as NaN, the one value that differs from itself.
+        answer = "" if value is None or value != value else str(value).strip()
+        if not answer:
+            raise ValueError("empty gold answer")
+        if problem := check_gold(answer, answer_type, choices):
+            raise ValueError(f"unusable gold answer: {problem}")
+        return answer, answer_type
+
+    def _image_values(self, row: Row) -> tuple[list[Any], bool]:
+        """The row's images as the file holds them, and whether its column has room for a single one only."""
+        if "images" in self.columns:
+            value = self._value(row, "images")
+            if isinstance(value, list):
+                return value, False
+            return ([] if value in (None, "", _NO_IMAGE) else [value]), True
+        if "images" in self.source.columns:
+            return [], False
+        # One column an image, as in MMMU: image_1, image_2, …
+        numbered = {int(match[1]): name for name in row.values if (match := re.fullmatch(r"image_(\d+)", name))}
+        values = [row.values[numbered[number]] for number in sorted(numbered)]
+        return [value for value in values if value not in (None, "", _NO_IMAGE)], False
+
+    def _metadata(self, row: Row) -> dict[str, Any]:
+        """The row's place, and its plain values that have no other use."""
+        used = set(self.columns.values())
+        rest = {k: v for k, v in row.values.items() if k not in used and isinstance(v, str | int | float | bool)}
+        return {**rest, "source_file": row.file, "source_row": row.number}
+
+
+_NO_IMAGE: dict[str, None] = {"bytes": None, "path": None}
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    """The options, given as a list or as a Python list in a string."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+            raise ValueError(f"choices are not a list: {value[:80]!r}") from error
+    if not value:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"choices are not a list: {type(value).__name__}")
+    if wrong := [choice for choice in value if not isinstance(choice, str | int | float)]:
+        raise ValueError(f"choice is not text or a number: {type(wrong[0]).__name__}")
+    return tuple(str(choice) for choice in value)
+
+
+def _image(value: Any, root: Path, check: bool) -> Image:
+    """An image as a file's column may hold it: a path, the bytes, or both as `datasets` writes them."""
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if not isinstance(value, str | bytes) or not value:
+        raise BadImage(f"image is neither a path nor bytes: {type(value).__name__}")
+    image = confine(value, root) if isinstance(value, str) else value
+    if check:
+        load_image(image)
+    elif isinstance(image, Path) and not image.is_file():
+        raise BadImage(f"missing image file: {image}")
+    return image

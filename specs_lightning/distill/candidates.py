@@ -1,0 +1,76 @@
+"""Candidates: what each model answers to the prompts, drawn once and kept on disk, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from specs_lightning.data.prompts import PromptEncoder, try_encode
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.groups import Completion, Prompt
+from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.progress import progress_bar
+from specs_lightning.rollout import RolloutEngine, SamplingSettings
+
+PROMPTS_AT_ONCE = 64
+
+
+def draw_candidates(
+    model: PolicySettings,
+    prompts: Sequence[Prompt],
+    engine: RolloutEngine,
+    sampling: SamplingSettings,
+    seed: str,
+    file: Path,
+    set_aside: SetAside,
+    title: str,
+) -> dict[str, list[Completion]]:
+    """The completions of each prompt, by its id; those that `file` holds already are not drawn again.
+
+    Args:
+        model: what answers.
+        prompts: the questions; one that cannot be encoded is set aside and has no entry.
+        engine: what draws.
+        sampling: how.
+        seed: of the draw.
+        file: a JSONL file, added to after every batch.
+        set_aside: receives what cannot be used.
+        title: what the progress bar says.
+    """
+    candidates = _read(file)
+    missing = [prompt for prompt in prompts if prompt.id not in candidates]
+    if not missing:
+        return candidates
+    policy = Policy(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    encoder = PromptEncoder(policy.processor)
+    engine.sync(policy)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar(title, len(missing)) as advance, file.open("a") as out:
+        for start in range(0, len(missing), PROMPTS_AT_ONCE):
+            batch = missing[start : start + PROMPTS_AT_ONCE]
+            encoded = [e for e in (try_encode(encoder, prompt, set_aside) for prompt in batch) if e is not None]
+            for prompt, group in zip(encoded, engine.generate(encoded, sampling, seed), strict=True):
+                candidates[prompt.id] = group
+                out.write(json.dumps({"prompt_id": prompt.id, "completions": [_row(c) for c in group]}) + "\n")
+            out.flush()
+            advance(len(batch))
+    return candidates
+
+
+def _row(completion: Completion) -> dict[str, object]:
+    return {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+
+
+def _read(file: Path) -> dict[str, list[Completion]]:
+    candidates: dict[str, list[Completion]] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:  # the line that a kill cut off: its prompts are drawn again
+            continue
+        completions = [Completion(**{**c, "token_ids": tuple(c["token_ids"]), "logprobs": tuple(c["logprobs"])}) for c in row["completions"]]
+        candidates[row["prompt_id"]] = completions
+    return candidates

@@ -1,0 +1,100 @@
+"""What differs between model families: positions, vision token ids, where the vision tower is, and the row layout.
+
+A family is added by a line in `FAMILIES`. One that is not listed is trained on padded rows, which every model takes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from specs_lightning.groups import EncodedPrompt
+
+log = logging.getLogger(__name__)
+
+_VISION_ID_FIELDS = (
+    "image_token_id",
+    "image_token_index",
+    "video_token_id",
+    "video_token_index",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "boi_token_index",
+    "eoi_token_index",
+)
+_VISION_MODULES = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector")
+
+
+@dataclass(frozen=True)
+class ModelFamily:
+    """How a family of models is packed.
+
+    Args:
+        shared_prefix: whether its attention takes the four-dimensional mask of shared-prefix rows.
+        multimodal_rope: whether it takes four rows of positions (text, then M-RoPE's time, height and width).
+    """
+
+    shared_prefix: bool
+    multimodal_rope: bool = False
+
+    def positions(self, model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
+        """The position ids of a prompt, (1 or 4, P), computed once and kept with the prompt."""
+        if prompt.position_ids is None:
+            prompt.position_ids = self._positions(model, prompt)
+        return prompt.position_ids
+
+    def _positions(self, model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
+        text_P = torch.arange(len(prompt))
+        if not self.multimodal_rope:
+            return text_P[None]
+        input_ids = prompt.input_ids.cpu()[None]
+        grids = {name: grid.cpu() for name, grid in prompt.vision.items() if name.endswith("grid_thw")}
+        if not grids:
+            return text_P.expand(4, -1)
+        token_types = (input_ids == model.config.image_token_id).int()
+        position_3P, _ = model.base_model.get_rope_index(input_ids, mm_token_type_ids=token_types, **grids)
+        return torch.cat([text_P[None], position_3P[:, 0]])
+
+
+_PLAIN = ModelFamily(shared_prefix=True)
+_QWEN_VL = ModelFamily(shared_prefix=True, multimodal_rope=True)
+_PADDED = ModelFamily(shared_prefix=False)
+
+FAMILIES: dict[str, ModelFamily] = {
+    "qwen2_vl": _QWEN_VL,
+    "qwen2_5_vl": _QWEN_VL,
+    "qwen3_vl": _QWEN_VL,
+    "llava": _PLAIN,
+    "idefics3": _PLAIN,
+    "smolvlm": _PLAIN,
+    "gemma3": _PADDED,  # sliding windows, and image blocks that see both ways
+}
+
+
+def family_of(config: PretrainedConfig) -> ModelFamily:
+    """The family of a model by its `model_type`; an unknown one is trained on padded rows, with a warning."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        log.warning(
+            "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)",
+            config.model_type,
+        )
+    elif not family.shared_prefix:
+        log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
+    return family or _PADDED
+
+
+def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
+    """The ids that stand for images in a prompt: never to be sampled, since a completion has no image behind them."""
+    values = config.to_dict()
+    ids = (values.get(field) for field in _VISION_ID_FIELDS)
+    return tuple(sorted({token_id for token_id in ids if isinstance(token_id, int)}))
+
+
+def vision_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """The vision tower and what projects its output, where the model has them."""
+    return [module for name, module in model.base_model.named_children() if name in _VISION_MODULES]

@@ -1,0 +1,245 @@
+"""The words that every part shares: a prompt, its completions, the group they form, and the batch of groups.
+
+Everything trains on groups: SFT has one completion a prompt, DPO two (chosen, then rejected), GRPO many.
+Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-padded), `_P` tokens of one prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Image = bytes | Path
+"""An encoded image file, in memory or on disk: decoded only where it is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question as the data set tells it, with what is needed to score an answer.
+
+    Args:
+        id: unique within its data set; seeds the sampling of this prompt's completions.
+        messages: chat messages; each image stands as a `{"type": "image"}` content part.
+        images: the images, in the order of their parts.
+        answer: the gold answer; `None` where there is none to verify against.
+        answer_type: how answers are compared, one of `rewards.accuracy.ANSWER_TYPES`.
+        answer_format: the name of the format that the prompt asks for (`answer_formats.FORMATS`).
+        choices: the texts of the options of a multiple-choice question, A first.
+        metadata: anything else worth keeping beside the prompt (its source row, its task).
+    """
+
+    id: str
+    messages: tuple[dict[str, Any], ...]
+    images: tuple[Image, ...] = ()
+    answer: str | None = None
+    answer_type: str = "auto"
+    answer_format: str = "think_answer"
+    choices: tuple[str, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The text of all messages, images left out: for reports and judges."""
+        parts = []
+        for message in self.messages:
+            content = message["content"]
+            if isinstance(content, str):
+                parts.append(content)
+            else:
+                parts += [part["text"] for part in content if part["type"] == "text"]
+        return "\n".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a policy answered to a prompt.
+
+    Args:
+        token_ids: the sampled ids, the end token included where there was one.
+        logprobs: the engine's log-probability of each sampled id, in nats, at the sampling temperature.
+        text: the decoded ids without special tokens.
+        finished: whether the policy ended it, rather than the length limit.
+        policy_version: the version of the policy that sampled it.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finished: bool
+    policy_version: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class EncodedPrompt:
+    """A prompt as the model takes it: token ids with every image placeholder expanded, and its images' tensors.
+
+    Args:
+        id: the prompt's id.
+        input_ids: (P,) token ids.
+        vision: the processor's image tensors (`pixel_values`, `image_grid_thw`, …), images along the first axis.
+        position_ids: (rows, P) positions, filled in by the policy at first use, since they depend on its family.
+        prompt: what was encoded; engines that encode for themselves start from it.
+    """
+
+    id: str
+    input_ids: Tensor
+    vision: dict[str, Tensor] = field(default_factory=dict)
+    position_ids: Tensor | None = None
+    prompt: Prompt | None = None
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device) -> EncodedPrompt:
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.vision.items()}
+        return replace(self, input_ids=self.input_ids.to(device, non_blocking=True), vision=moved)
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """A prompt and its K completions, scored: what a rollout hands to training."""
+
+    prompt: EncodedPrompt
+    completions: list[Completion]
+    rewards: Tensor
+    """(K,) weighted sums; NaN marks a completion that could not be scored."""
+    rewards_by_name: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class GroupBatch:
+    """Groups ready to train on: prompts once, completions right-padded.
+
+    Completions of one group stand next to each other. Optional tensors are `None` where an objective has no use
+    for them; every tensor whose name ends in `_N` or `_NT` follows `select` and `to`.
+    """
+
+    prompts: list[EncodedPrompt]
+    group_N: Tensor
+    """The index into `prompts` of each completion."""
+    completion_ids_NT: Tensor
+    lengths_N: Tensor
+    """Tokens in each completion; what lies beyond is padding."""
+    mask_NT: Tensor
+    """True where a token counts in the loss."""
+    advantages_N: Tensor | None = None
+    rewards_N: Tensor | None = None
+    """NaN marks a completion that could not be scored."""
+    finished_N: Tensor | None = None
+    """Whether the policy ended the completion, rather than the length limit."""
+    old_logprobs_NT: Tensor | None = None
+    reference_logprobs_NT: Tensor | None = None
+    reference_logprobs_N: Tensor | None = None
+    """Summed over each completion."""
+    index_N: Tensor | None = None
+    """Each completion's row in its data set, for what is cached by row."""
+    temperature: float = 1.0
+    """At which the completions were sampled."""
+    fresh: bool = False
+    """Whether the policy that sampled the completions is still the current one: the first step of a round."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the data module measured while making the batch, to be logged with its step."""
+
+    def __len__(self) -> int:
+        return self.group_N.shape[0]
+
+    @property
+    def group_sizes(self) -> list[int]:
+        return torch.bincount(self.group_N, minlength=len(self.prompts)).tolist()
+
+    @classmethod
+    def from_token_ids(
+        cls,
+        prompts: Sequence[EncodedPrompt],
+        completions: Sequence[Sequence[Sequence[int]]],
+        **tensors: Any,
+    ) -> GroupBatch:
+        """Pack `completions[g]`, the token ids of each completion of `prompts[g]`. Every token counts in the loss."""
+        flat = [torch.as_tensor(ids, dtype=torch.long) for group in completions for ids in group]
+        sizes = torch.tensor([len(group) for group in completions])
+        lengths_N = torch.tensor([len(ids) for ids in flat])
+        completion_ids_NT = torch.nn.utils.rnn.pad_sequence(flat, batch_first=True)
+        mask_NT = torch.arange(completion_ids_NT.shape[1]) < lengths_N[:, None]
+        group_N = torch.repeat_interleave(torch.arange(len(prompts)), sizes)
+        return cls(list(prompts), group_N, completion_ids_NT, lengths_N, mask_NT, **tensors)
+
+    @classmethod
+    def from_groups(cls, groups: Sequence[Group], **tensors: Any) -> GroupBatch:
+        """Pack scored groups, with the engine's log-probs as the old policy's."""
+        batch = cls.from_token_ids(
+            [group.prompt for group in groups],
+            [[completion.token_ids for completion in group.completions] for group in groups],
+            **tensors,
+        )
+        completions = [completion for group in groups for completion in group.completions]
+        logprobs = [torch.tensor(completion.logprobs) for completion in completions]
+        batch.old_logprobs_NT = torch.nn.utils.rnn.pad_sequence(logprobs, batch_first=True)
+        batch.rewards_N = torch.cat([group.rewards for group in groups])
+        batch.finished_N = torch.tensor([completion.finished for completion in completions])
+        return batch
+
+    def select(self, indices: Sequence[int] | Tensor) -> GroupBatch:
+        """The batch of these completions alone (in rising order), their prompts renumbered, padding trimmed."""
+        indices = torch.as_tensor(indices, dtype=torch.long, device=self.group_N.device)
+        kept, group_N = torch.unique_consecutive(self.group_N[indices], return_inverse=True)
+        length = int(self.lengths_N[indices].max()) if len(indices) else 0
+        changes: dict[str, Any] = {"prompts": [self.prompts[g] for g in kept.tolist()], "group_N": group_N}
+        for name, tensor in self._tensors().items():
+            if name.endswith("_NT"):
+                changes[name] = tensor[indices, :length]
+            elif name != "group_N":
+                changes[name] = tensor[indices]
+        return replace(self, **changes)
+
+    def to(self, device: torch.device | str) -> GroupBatch:
+        device = torch.device(device)
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
+        return replace(self, prompts=[prompt.to(device) for prompt in self.prompts], **moved)
+
+    def micro_batches(
+        self, max_tokens: int, shared_prefix: bool = True, whole_groups: bool = False
+    ) -> list[GroupBatch]:
+        """Split into batches whose padded rows hold at most `max_tokens` tokens each.
+
+        A row is a prompt with its completions or, without `shared_prefix`, with one of them. A unit that alone
+        exceeds the limit forms a batch of its own: a completion with its prompt or, with `whole_groups` (an
+        objective that compares the completions of a group), a group.
+        """
+        if max_tokens < 1:
+            raise ValueError(f"max_tokens must be positive, not {max_tokens}")
+        groups, lengths = self.group_N.tolist(), self.lengths_N.tolist()
+        units: list[list[int]] = []
+        for n, group in enumerate(groups):
+            if whole_groups and units and groups[units[-1][0]] == group:
+                units[-1].append(n)
+            else:
+                units.append([n])
+
+        batches: list[list[int]] = []
+        rows: list[int] = []  # the lengths of the open batch's rows
+        open_group = None
+        for unit in units:
+            group = groups[unit[0]]
+            prompt = len(self.prompts[group])
+            if shared_prefix:
+                tokens = sum(lengths[n] for n in unit)
+                fresh = [prompt + tokens]
+                grown = [*rows[:-1], rows[-1] + tokens] if group == open_group else rows + fresh
+            else:
+                fresh = [prompt + lengths[n] for n in unit]
+                grown = rows + fresh
+            if not batches or len(grown) * max(grown) > max_tokens:
+                batches.append([])
+                grown = fresh
+            batches[-1] += unit
+            rows, open_group = grown, group
+        return [self] if len(batches) == 1 else [self.select(indices) for indices in batches]
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}

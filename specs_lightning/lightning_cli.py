@@ -1,0 +1,56 @@
+"""LightningCLI as `specs` uses it: any `PolicyModule` with any `PolicyDataModule`, both by class path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+
+from specs_lightning.data.base import PolicyDataModule
+from specs_lightning.modules import PolicyModule
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved settings to `config.yaml` in the run's folder, so that they can be given to `--config` again."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            # A saved `ckpt_path: null` would override the command line's.
+            config = self.config.clone()
+            config.pop("ckpt_path", None)
+            self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+
+
+class SpecsCLI(LightningCLI):
+    """LightningCLI with the package's defaults."""
+
+    @classmethod
+    def launch(cls, args: Sequence[str], **trainer_defaults: Any) -> SpecsCLI:
+        return cls(
+            PolicyModule,
+            PolicyDataModule,
+            save_config_callback=SaveConfig,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults=trainer_defaults,
+            parser_kwargs={"prog": "specs"},
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # A run has one epoch unless told otherwise: rollouts are one long pass, and so is the paper's cold start.
+        parser.set_defaults({"trainer.max_epochs": 1, "trainer.log_every_n_steps": 1, "trainer.num_sanity_val_steps": 0})
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config[self.subcommand].trainer if self.subcommand else self.config.trainer
+        if settings.logger is None:
+            # Files beside the checkpoints; a resumed run writes a further version and overwrites nothing.
+            kwargs["logger"] = CSVLogger(settings.default_root_dir or ".", name="metrics", flush_logs_every_n_steps=10)
+        return super().instantiate_trainer(**kwargs)

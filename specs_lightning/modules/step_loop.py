@@ -1,0 +1,185 @@
+"""The step loop that the modules share: one optimizer step a Lightning batch, in micro-batches that fit the memory.
+
+Manual optimization, because only the module knows how a step is split: the loss is scaled by counts over the whole
+step and all ranks, so its gradient does not depend on the split.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from transformers import get_scheduler
+
+from specs_lightning.evaluation import Answer, Evaluator
+from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.objectives import LossTerms
+from specs_lightning.objectives.base import Share
+from specs_lightning.policy import Policy, PolicySettings
+
+log = logging.getLogger(__name__)
+
+SKIPPED_STEPS_LIMIT = 10
+"""So many steps in a row without a finite gradient end the run: it would not recover."""
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate goes over the run."""
+
+    name: str = "cosine"
+    """A scheduler of `transformers.get_scheduler`: cosine, linear, constant_with_warmup, constant, …"""
+    warmup_share: float = 0.1
+    """The share of the steps over which the rate rises from zero."""
+
+
+class PolicyModule(LightningModule, ABC):
+    """Trains a policy; subclasses say what the loss of a micro-batch is.
+
+    Args:
+        policy: the model.
+        optimizer: a class path of a torch optimizer with its settings.
+        schedule: of the learning rate.
+        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes.
+        max_grad_norm: gradients are scaled down to this norm.
+    """
+
+    def __init__(
+        self,
+        policy: PolicySettings,
+        optimizer: OptimizerCallable,
+        schedule: ScheduleSettings,
+        max_tokens_per_micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy_settings = policy
+        self.optimizer_callable = optimizer
+        self.schedule = schedule
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
+        self.max_grad_norm = max_grad_norm
+        self.policy: Policy | None = None
+        self.evaluator: Evaluator | None = None
+        self.skipped_in_a_row = 0
+
+    # ------------------------------------------------------------------ what a subclass says
+
+    whole_groups = False
+    """Whether the loss compares the completions of a group, so that a group must not be split."""
+
+    @abstractmethod
+    def count(self, batch: GroupBatch) -> Tensor:
+        """What the step's loss is divided by; a sum over ranks is taken of it."""
+
+    @abstractmethod
+    def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
+        """The share of the step's loss of one micro-batch."""
+
+    def prepare(self, batch: GroupBatch) -> GroupBatch:
+        """Add to a step's batch what its micro-batches need."""
+        return batch
+
+    # ------------------------------------------------------------------ training
+
+    def configure_model(self) -> None:
+        if self.policy is None:
+            self.policy = Policy(self.policy_settings)
+
+    def configure_optimizers(self) -> Any:
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        optimizer = self.optimizer_callable(trained)
+        steps = self._total_steps()
+        scheduler = get_scheduler(
+            self.schedule.name, optimizer, num_warmup_steps=round(self.schedule.warmup_share * steps), num_training_steps=steps
+        )
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def _total_steps(self) -> int:
+        # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
+        loader_steps = self.trainer.datamodule.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
+        return loader_steps if self.trainer.max_steps < 0 else min(self.trainer.max_steps, loader_steps)
+
+    def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        batch = self.prepare(batch.to(self.device))
+        count = self._over_ranks(self.count(batch).float())
+        loss = torch.zeros((), device=self.device)
+        shares: list[dict[str, Share]] = []
+        optimizer.zero_grad()
+        for micro_batch in batch.micro_batches(
+            self.max_tokens_per_micro_batch, self.policy.shared_prefix, self.whole_groups
+        ):
+            terms = self.loss(micro_batch, count)
+            # Ranks average their gradients; the loss is already a share of the sum over ranks.
+            self.manual_backward(terms.loss * self.trainer.world_size)
+            loss += terms.loss.detach()
+            shares.append(terms.metrics)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        if self._is_usable(norm):
+            optimizer.step()
+            self.policy.version += 1
+        rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        logged = {"loss": self._over_ranks(loss), **self._means(shares), **batch.metrics}
+        logged |= {"grad_norm": norm, "lr": rate}
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
+        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch))
+
+    def _is_usable(self, norm: Tensor) -> bool:
+        """A step without a finite gradient is left out and counted; too many in a row end the run."""
+        if torch.isfinite(norm):
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped_in_a_row += 1
+        log.warning("step %d left out: the gradient's norm is %s", self.global_step, norm.item())
+        if self.skipped_in_a_row >= SKIPPED_STEPS_LIMIT:
+            raise RuntimeError(
+                f"no finite gradient in {SKIPPED_STEPS_LIMIT} steps in a row: lower the learning rate, or look for "
+                "NaN in the weights that training started from"
+            )
+        return False
+
+    def _means(self, shares: Iterable[dict[str, Share]]) -> dict[str, Tensor]:
+        """The mean of each metric over the micro-batches of all ranks."""
+        sums: dict[str, Tensor] = {}
+        for metrics in shares:
+            for name, share in metrics.items():
+                pair = torch.stack([share.total.float(), share.count.float()])
+                sums[name] = sums[name] + pair if name in sums else pair
+        totals = {name: self._over_ranks(pair) for name, pair in sums.items()}
+        return {name: pair[0] / pair[1].clamp(min=1) for name, pair in totals.items()}
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(value, reduce_op="sum")
+
+    # ------------------------------------------------------------------ validate, test and predict
+
+    def _answer(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
+        data = self.trainer.datamodule
+        if self.evaluator is None:
+            self.evaluator = data.evaluator()
+        return self.evaluator.answer(self.policy, prompts, data.evaluation_names[dataloader_idx])
+
+    def _score(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> None:
+        answers = self._answer(prompts, dataloader_idx)
+        name = self.trainer.datamodule.evaluation_names[dataloader_idx]
+        for measure in ("format_kept", "correct", "solved"):
+            values = torch.tensor([getattr(answer, measure) for answer in answers], dtype=torch.float32)
+            self.log(f"{name}/{measure}", values.mean(), batch_size=len(answers), add_dataloader_idx=False, sync_dist=True)
+
+    def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._score(batch, dataloader_idx)
+
+    def test_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._score(batch, dataloader_idx)
+
+    def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[Answer]:
+        return self._answer(batch, dataloader_idx)

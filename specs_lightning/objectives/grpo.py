@@ -1,0 +1,131 @@
+"""Group relative policy optimisation, with the variants in use (DeepSeekMath's, DAPO's, Dr. GRPO's, GSPO's).
+
+The paper trains without a KL term and with "clipping similar to DAPO", read here as 0.2 below and 0.28 above.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from specs_lightning.groups import GroupBatch
+from specs_lightning.objectives.base import LossTerms, token_share
+
+AdvantageScale = Literal["std", "none"]
+
+
+def group_advantages(
+    rewards_N: Tensor, group_N: Tensor, scale: AdvantageScale = "std", epsilon: float = 1e-4
+) -> Tensor:
+    """How much better each completion is than its group: (r − mean) / (std + ε), or r − mean.
+
+    Args:
+        rewards_N: NaN marks a completion that could not be scored: it has advantage 0 and no part in its group's
+            mean and deviation.
+        group_N: the group of each completion, 0 to G − 1.
+        scale: `std` divides by the group's standard deviation (of the sample, over n − 1); `none` does not, which
+            does not favour questions that are almost always or almost never answered right (Dr. GRPO).
+        epsilon: added to the deviation.
+    """
+    scored_N = ~rewards_N.isnan()
+    value_N = rewards_N.nan_to_num(0.0)
+    size_G = torch.zeros(int(group_N.max()) + 1, dtype=value_N.dtype, device=value_N.device)
+    count_G = size_G.index_add(0, group_N, scored_N.to(value_N.dtype))
+    mean_G = size_G.index_add(0, group_N, value_N) / count_G.clamp(min=1)
+    advantage_N = (value_N - mean_G[group_N]) * scored_N
+    if scale == "none":
+        return advantage_N
+    variance_G = size_G.index_add(0, group_N, advantage_N.square()) / (count_G - 1).clamp(min=1)
+    return advantage_N / (variance_G.sqrt()[group_N] + epsilon)
+
+
+@dataclass(frozen=True)
+class GRPO:
+    """The clipped policy gradient on groups of completions."""
+
+    clip_low: float = 0.2
+    """How far the probability ratio may fall below 1 before its gradient is cut."""
+    clip_high: float = 0.28
+    """How far it may rise above 1."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """What the loss is a mean over: all tokens of the step (DAPO), each completion's own mean (GRPO), or the sum of
+    tokens divided by `constant_length` for each completion (Dr. GRPO)."""
+    constant_length: int | None = None
+    """The divisor of `aggregation: constant`, usually the longest completion allowed."""
+    ratio: Literal["token", "sequence"] = "token"
+    """The probability ratio of each token, or of the whole completion as its geometric mean (GSPO)."""
+    advantage_scale: AdvantageScale = "std"
+    """`std` divides advantages by their group's standard deviation, `none` does not."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL penalty to the reference (0: none, and no reference is loaded)."""
+    mask_truncated: bool = False
+    """Leave completions that hit the length limit out of the loss (DAPO's overlong filtering)."""
+
+    def __post_init__(self) -> None:
+        if (self.aggregation == "constant") != (self.constant_length is not None):
+            raise ValueError("constant_length goes with aggregation: constant, and only with it")
+        if not 0 <= self.clip_low < 1 or self.clip_high < 0 or self.kl_coefficient < 0:
+            raise ValueError(f"clip_low must be in [0, 1), clip_high and kl_coefficient not negative: {self}")
+
+    def weigh(self, batch: GroupBatch) -> GroupBatch:
+        """The batch with advantages, and with what must not count taken out of its mask: completions without a
+        score and, if asked for, unfinished ones. Takes whole groups."""
+        if batch.rewards_N is None or batch.finished_N is None:
+            raise ValueError("GRPO needs rewards, and which completions are finished")
+        counts_N = ~batch.rewards_N.isnan()
+        if self.mask_truncated:
+            counts_N = counts_N & batch.finished_N
+        return replace(
+            batch,
+            advantages_N=group_advantages(batch.rewards_N, batch.group_N, self.advantage_scale),
+            mask_NT=batch.mask_NT & counts_N[:, None],
+        )
+
+    def count(self, batch: GroupBatch) -> Tensor:
+        """What the whole step's loss is divided by: tokens, or completions with a token that counts."""
+        if self.aggregation == "token":
+            return batch.mask_NT.sum()
+        completions = batch.mask_NT.any(-1).sum()
+        return completions if self.constant_length is None else completions * self.constant_length
+
+    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, count: Tensor) -> LossTerms:
+        """The share of the loss of these completions.
+
+        Args:
+            logprobs_NT: the policy's.
+            batch: weighed; with `old_logprobs_NT` unless the sampling policy is still the current one;
+                with `reference_logprobs_NT` where there is a KL term.
+            count: `count` of the whole step.
+        """
+        if batch.advantages_N is None:
+            raise ValueError("GRPO needs advantages: weigh the batch first")
+        mask_NT = batch.mask_NT
+        old_NT = logprobs_NT.detach() if batch.old_logprobs_NT is None else batch.old_logprobs_NT
+        log_ratio_NT = (logprobs_NT - old_NT) * mask_NT
+        if self.ratio == "sequence":
+            log_ratio_NT = (log_ratio_NT.sum(-1) / mask_NT.sum(-1).clamp(min=1))[:, None].expand_as(mask_NT)
+        ratio_NT = log_ratio_NT.exp()
+        clipped_NT = ratio_NT.clamp(1 - self.clip_low, 1 + self.clip_high)
+        advantage_NT = batch.advantages_N[:, None].expand_as(ratio_NT)
+        loss_NT = -torch.minimum(ratio_NT * advantage_NT, clipped_NT * advantage_NT)
+        too_high = (ratio_NT > 1 + self.clip_high) & (advantage_NT > 0)
+        too_low = (ratio_NT < 1 - self.clip_low) & (advantage_NT < 0)
+        metrics = {
+            "clipped": token_share((too_high | too_low).float(), mask_NT),
+            "approximate_kl": token_share(ratio_NT - 1 - log_ratio_NT, mask_NT),
+        }
+        if self.kl_coefficient:
+            if batch.reference_logprobs_NT is None:
+                raise ValueError("a KL term needs the reference's log-probabilities")
+            gap_NT = (batch.reference_logprobs_NT - logprobs_NT) * mask_NT
+            kl_NT = gap_NT.exp() - gap_NT - 1  # k3: unbiased, never negative
+            loss_NT = loss_NT + self.kl_coefficient * kl_NT
+            metrics["reference_kl"] = token_share(kl_NT, mask_NT)
+        return LossTerms(self._aggregate(loss_NT, mask_NT) / count, metrics)
+
+    def _aggregate(self, loss_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        loss_N = (loss_NT * mask_NT).sum(-1)
+        return (loss_N / mask_NT.sum(-1).clamp(min=1) if self.aggregation == "sequence" else loss_N).sum()

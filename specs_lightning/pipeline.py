@@ -1,0 +1,343 @@
+"""A run: stages in order, each in a folder of its own, skipped when finished and continued when stopped.
+
+A stage names what it takes from others as `${zero.model}` or `${distill.pairs}`. It is finished when its `stage.json`
+says so. Its fingerprint covers its settings, its configuration file and the stages that it takes from: when any of
+these is changed afterwards, the run stops and says what differs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from specs_lightning import __version__
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.errors import SpecsError
+from specs_lightning.evaluation import Answer, rates, read_answers
+from specs_lightning.metrics import GainKind, generalization_factor
+from specs_lightning.metrics import gain as gain_over
+from specs_lightning.progress import console, progress_display
+from specs_lightning.report import results_table, write_report
+from specs_lightning.rollout import SamplingSettings
+from specs_lightning.stages import distill_stage, evaluate_stage, fit_stage
+
+OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "answers": "answers.jsonl"}
+"""What a stage hands on, by the name it is asked for with."""
+_REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
+
+
+class PipelineError(SpecsError, RuntimeError):
+    """A run that cannot go on; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    kind: Literal["model", "fit", "distill"]
+    """`model`: a model as it is, to be evaluated. `fit`: `specs fit`. `distill`: `specs distill`."""
+    config: str | None = None
+    """The configuration file of a `fit` or `distill` stage."""
+    model: str | None = None
+    """The model of a `model` stage."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted settings on top of the file; values may hold references such as `${zero.model}`."""
+    evaluate: bool = True
+    """Evaluate the stage's model, for the table."""
+
+    def __post_init__(self) -> None:
+        given = self.model if self.kind == "model" else self.config
+        if given is None:
+            raise ValueError(f"a stage of kind {self.kind} needs {'a model' if self.kind == 'model' else 'a config'}")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How every model of a run is measured."""
+
+    in_distribution: PromptSource
+    """Held-out prompts like those that are trained on."""
+    out_of_distribution: dict[str, PromptSource]
+    """Sets that ask otherwise, by name."""
+    sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)
+    """How answers are drawn."""
+    measure: Literal["solved", "correct", "format_kept"] = "solved"
+    """What the generalization factor is computed of: `solved` is right and in the asked format."""
+    beta: float = 2.0
+    """Above 1, the generalization factor weighs the gain out of distribution more."""
+    gain: GainKind = "difference"
+    """What a gain over the base is: the difference, relative to it, or the raw score."""
+
+    @property
+    def sets(self) -> dict[str, PromptSource]:
+        return {"id": self.in_distribution, **self.out_of_distribution}
+
+
+def run(
+    stages: dict[str, Stage],
+    evaluation: EvaluationSettings,
+    name: str = "specs",
+    run_dir: str | None = None,
+    seed: int = 0,
+    redo: list[str] | None = None,
+) -> Path:
+    """Run the whole method, stage by stage, to a table and a report.
+
+    Args:
+        stages: what is done, in order; the first is the base that all others are compared with.
+        evaluation: how every model is measured.
+        name: of the run.
+        run_dir: where it is written; `runs/NAME` if not given.
+        seed: of everything in it.
+        redo: stages to do again, with all that depend on them. What they wrote is kept beside.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
+    """
+    folder = Path(run_dir or f"runs/{name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = _plan(stages, evaluation, folder, seed)
+    _set_aside_old(plan, folder, redo or [])
+    started = time.time()
+    info = {"name": name, "seed": seed, "version": __version__, "stages": list(stages), "started": _now()}
+    _write_json(folder / "run.json", info | {"finished": None, "seconds": None})
+    with progress_display():
+        for number, planned in enumerate(plan, 1):
+            title = f"[{number}/{len(plan)}] {planned.name}"
+            if planned.is_finished():
+                console.print(f"{title}: finished before")
+                continue
+            start = time.time()
+            planned.write("running")
+            _execute(planned, evaluation, title, seed)
+            planned.write("finished", seconds=round(time.time() - start, 1))
+            console.print(f"{title}: done in {time.time() - start:.0f} s")
+    _write_json(folder / "results.json", _results(plan, evaluation))
+    _write_json(folder / "run.json", info | {"finished": _now(), "seconds": round(time.time() - started, 1)})
+    report = write_report(folder)
+    console.print(results_table(folder))
+    console.print(f"report: {report}", soft_wrap=True)
+    return report
+
+
+# ----------------------------------------------------------------------------------------------------- planning
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its references resolved, and what its result depends on."""
+
+    name: str
+    stage: Stage
+    folder: Path
+    settings: dict[str, Any]
+    """Everything that its result depends on: overrides, the file's content, upstream fingerprints."""
+    upstream: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        text = json.dumps(self.settings, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def model(self) -> str | None:
+        if self.stage.kind == "distill":
+            return None
+        return self.stage.model if self.stage.kind == "model" else str(self.folder / OUTPUTS["model"])
+
+    def record(self) -> dict[str, Any] | None:
+        file = self.folder / "stage.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def is_finished(self) -> bool:
+        record = self.record()
+        return record is not None and record["status"] == "finished"
+
+    def write(self, status: str, seconds: float | None = None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_json(
+            self.folder / "stage.json",
+            {
+                "stage": self.name,
+                "kind": "evaluate" if self.stage.kind == "model" else self.stage.kind,
+                "status": status,
+                "seconds": seconds,
+                "fingerprint": self.fingerprint,
+                "settings": self.settings,
+                "model": self.model,
+            },
+        )
+
+
+def _plan(stages: dict[str, Stage], evaluation: EvaluationSettings, folder: Path, seed: int) -> list[PlannedStage]:
+    plan: dict[str, PlannedStage] = {}
+    for name, stage in stages.items():
+        overrides = {key: _resolve_references(value, name, plan) for key, value in stage.overrides.items()}
+        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(json.dumps(stage.overrides))))
+        settings: dict[str, Any] = {
+            "kind": stage.kind,
+            "model": stage.model,
+            "overrides": overrides,
+            "file": _read_yaml(stage.config) if stage.config else None,
+            "seed": seed,
+            "upstream": {other: plan[other].fingerprint for other in upstream},
+        }
+        if stage.evaluate and stage.kind != "distill":
+            settings["evaluation"] = json.loads(json.dumps({"sets": {n: asdict(s) for n, s in evaluation.sets.items()}, "sampling": asdict(evaluation.sampling)}))
+        resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
+        plan[name] = PlannedStage(name, resolved, folder / name, settings, upstream)
+    return list(plan.values())
+
+
+def _resolve_references(value: Any, name: str, done: dict[str, PlannedStage]) -> Any:
+    def replace(match: re.Match[str]) -> str:
+        stage, output = match.groups()
+        if stage not in done or output not in OUTPUTS:
+            raise PipelineError(
+                f"stage {name} asks for {match[0]}: the stages before it are {', '.join(done) or 'none'}, "
+                f"and what can be asked of them is {', '.join(OUTPUTS)}"
+            )
+        source = done[stage]
+        return str(source.model if output == "model" else source.folder / OUTPUTS[output])
+
+    if isinstance(value, str):
+        return _REFERENCE.sub(replace, value)
+    if isinstance(value, dict):
+        return {key: _resolve_references(item, name, done) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve_references(item, name, done) for item in value]
+    return value
+
+
+def _set_aside_old(plan: list[PlannedStage], folder: Path, redo: list[str]) -> None:
+    """Move what is to be done again out of the way, and refuse to mix old results with new settings."""
+    if unknown := set(redo) - {planned.name for planned in plan}:
+        raise PipelineError(f"redo names unknown stages: {', '.join(sorted(unknown))}")
+    again: set[str] = set(redo)
+    for planned in plan:
+        if again & set(planned.upstream):
+            again.add(planned.name)
+        record = planned.record()
+        if record is None:
+            continue
+        if planned.name in again:
+            number = 1
+            while (kept := folder / f"{planned.name}.{number}").exists():
+                number += 1
+            planned.folder.rename(kept)
+        elif record["fingerprint"] != planned.fingerprint:
+            state = "finished" if record["status"] == "finished" else "begun"
+            raise PipelineError(
+                f"stage {planned.name} was {state} with other settings:\n"
+                + "\n".join(_differences(record["settings"], planned.settings))
+                + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
+            )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    flat_old, flat_new = _flatten(old), _flatten(json.loads(json.dumps(new, default=str)))
+    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
+    return [f"  {key}: {flat_old.get(key, '(not set)')} -> {flat_new.get(key, '(not set)')}" for key in keys]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+        return {key: leaf for item in items for key, leaf in item.items()}
+    return {prefix: value}
+
+
+# ---------------------------------------------------------------------------------------------------- execution
+
+
+def _execute(planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int) -> None:
+    stage = planned.stage
+    overrides = [f"--{key}={_as_argument(value)}" for key, value in stage.overrides.items()]
+    if stage.kind == "fit" and not (planned.folder / "model").exists():
+        fit_stage(title, str(stage.config), [*overrides, f"--seed_everything={seed}", f"--data.seed={seed}"], planned.folder)
+    elif stage.kind == "distill":
+        distill_stage(str(stage.config), [*overrides, f"--seed={seed}"], planned.folder)
+    if stage.evaluate and planned.model is not None:
+        evaluate_stage(f"{title}: evaluation", planned.model, evaluation.sets, evaluation.sampling, planned.folder, seed)
+
+
+def _as_argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# ------------------------------------------------------------------------------------------------------ results
+
+
+def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> dict[str, Any]:
+    """Each evaluated model's rates on each set, and its gains over the first."""
+    models = []
+    baseline: dict[str, float] = {}
+    for planned in plan:
+        if not (planned.folder / "answers.jsonl").exists():
+            continue
+        sets = _rates_by_set(read_answers(planned.folder / "answers.jsonl"))
+        scores = {name: values[evaluation.measure] for name, values in sets.items()}
+        baseline = baseline or scores
+        ood = list(evaluation.out_of_distribution)
+        gain_id = gain_over(scores["id"], baseline["id"], evaluation.gain)
+        gain_ood = gain_over(_mean(scores, ood), _mean(baseline, ood), evaluation.gain)
+        is_base = not models
+        models.append(
+            {
+                "name": planned.name,
+                "stage": planned.name,
+                "sets": sets,
+                "gain_id": gain_id,
+                "gain_ood": gain_ood,
+                "generalization_factor": None if is_base else generalization_factor(gain_id, gain_ood, evaluation.beta),
+            }
+        )
+    return {
+        "measure": evaluation.measure,
+        "beta": evaluation.beta,
+        "gain": evaluation.gain,
+        "sets": [{"name": name, "in_distribution": name == "id"} for name in evaluation.sets],
+        "models": models,
+    }
+
+
+def _rates_by_set(answers: list[Answer]) -> dict[str, dict[str, float]]:
+    by_set: dict[str, list[Answer]] = {}
+    for answer in answers:
+        by_set.setdefault(answer.set, []).append(answer)
+    return {
+        name: {"n": len(mine), **rates(mine), "tokens": sum(a.tokens for a in mine) / len(mine)}
+        for name, mine in by_set.items()
+    }
+
+
+def _mean(scores: dict[str, float], names: list[str]) -> float:
+    return sum(scores[name] for name in names) / len(names)
+
+
+def _read_yaml(path: str) -> Any:
+    file = Path(path)
+    if not file.is_file():
+        raise PipelineError(f"no such configuration file: {path} (paths are relative to the working directory)")
+    return yaml.safe_load(file.read_text())
+
+
+def _write_json(file: Path, value: Any) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, default=str))
+    partial.replace(file)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

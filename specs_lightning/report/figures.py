@@ -1,0 +1,187 @@
+"""The figures, as SVG to be put into the page: transparent, and coloured by the page's own light or dark style.
+
+Matplotlib draws them in stand-in colours, which are then replaced by `currentColor` and CSS variables. Legends are left
+to the page, where they wrap on a phone. A `Figure` without pyplot needs no display and no backend.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from specs_lightning.report.files import Series
+from specs_lightning.report.intervals import Estimate
+from specs_lightning.report.panels import Curves
+
+COLOURS = 8
+SMOOTHED_FROM = 60
+POINTS = 600
+_INK, _GRID = "#0d0e0f", "#0d0e1f"
+_SERIES = [f"#a0b0c{i}" for i in range(COLOURS)]
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # a `$` in the name of a set is a dollar sign
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "text.color": _INK,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure for the page. `legend` holds the labels, coloured in their order; `csv` is its data as a data URI."""
+
+    title: str
+    svg: Markup
+    legend: tuple[str, ...]
+    note: str
+    csv: str
+    minor: bool = False
+
+
+def draw_curves(curves: Curves) -> Drawing:
+    """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
+    data = _curves_csv(curves.series)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": data}):
+        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
+        axes = figure.subplots()
+        for i, series in enumerate(curves.series.values()):
+            _draw_series(axes, series, _SERIES[i % COLOURS])
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if curves.panel.percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        svg = _svg(figure)
+    return Drawing(
+        title=curves.panel.title,
+        svg=svg,
+        legend=tuple(curves.series) if len(curves.series) > 1 else (),
+        note=_note(list(curves.series.values())),
+        csv=data,
+        minor=curves.panel.minor,
+    )
+
+
+def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:
+    """One row a set, one point a model, with its 95 % interval."""
+    data = _shares_csv(rows, models)
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": data}):
+        figure = Figure(figsize=(7, 0.7 + len(rows) * (0.25 + 0.12 * len(models))), layout="constrained")
+        axes = figure.subplots()
+        for i, cells in enumerate(models.values()):
+            offset = 0.7 * ((i + 0.5) / len(models) - 0.5)
+            for row, cell in enumerate(cells):
+                if cell:
+                    whisker = cell.interval or (cell.value, cell.value)
+                    axes.plot(whisker, [row + offset] * 2, color=_SERIES[i % COLOURS])
+                    axes.plot([cell.value], [row + offset], "o", color=_SERIES[i % COLOURS], markersize=5)
+        axes.set_yticks(range(len(rows)), rows)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(-0.01, 1.01)
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        svg = _svg(figure)
+    return Drawing(title, svg, tuple(models), "Whiskers: 95 % intervals.", data)
+
+
+def csv_uri(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a CSV file in a data URI."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.getvalue().encode()).decode()
+
+
+def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean over a centred window that shrinks at the ends; values that are NaN count for nothing."""
+    kernel = np.ones(window)
+    counts = np.convolve(~np.isnan(values), kernel, mode="same")
+    sums = np.convolve(np.nan_to_num(values), kernel, mode="same")
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _draw_series(axes: Axes, series: Series, colour: str) -> None:
+    steps, values = np.asarray(series.steps, dtype=float), np.asarray(series.values, dtype=float)
+    if len(values) < SMOOTHED_FROM:
+        marker = "o" if len(values) <= 30 else ""
+        axes.plot(steps, values, color=colour, marker=marker, markersize=3, linewidth=1.5)
+        return
+    mean = moving_mean(values, _window(len(values)))
+    # Beyond some hundred points an SVG grows and shows nothing more; the CSV beside it holds them all.
+    thinned = slice(None, None, -(-len(values) // POINTS))
+    axes.plot(steps[thinned], values[thinned], color=colour, linewidth=0.7, alpha=0.3)
+    axes.plot(steps[thinned], mean[thinned], color=colour, linewidth=1.6)
+
+
+def _window(length: int) -> int:
+    return length // 20 * 2 + 1
+
+
+def _note(series: Sequence[Series]) -> str:
+    notes = []
+    longest = max(len(one.values) for one in series)
+    if longest >= SMOOTHED_FROM:
+        notes.append(f"Bold: mean over {_window(longest)} logged values.")
+    lost = sum(one.not_finite for one in series)
+    if lost:
+        notes.append(f"{lost} values are not finite.")
+    return " ".join(notes)
+
+
+def _curves_csv(series: dict[str, Series]) -> str:
+    by_step = [dict(zip(one.steps, one.values, strict=True)) for one in series.values()]
+    steps = sorted(set().union(*by_step))
+    rows = [[str(step), *(str(values.get(step, "")) for values in by_step)] for step in steps]
+    return csv_uri([["step", *series], *rows])
+
+
+def _shares_csv(rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> str:
+    table = [["set", "model", "share", "n", "low", "high"]]
+    for model, cells in models.items():
+        for name, cell in zip(rows, cells, strict=True):
+            if cell:
+                low, high = cell.interval or ("", "")
+                table.append([name, model, str(cell.value), str(cell.n), str(low), str(high)])
+    return csv_uri(table)
+
+
+def _svg(figure: Figure) -> Markup:
+    """The figure as an `<svg>` element: no prologue, no metadata, no address of anything, the page's colours."""
+    file = io.StringIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Ids of groups repeat from figure to figure, which HTML forbids; those that are referred to are hashes.
+    svg = re.sub(r' (?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", svg.partition(">")[0]) + re.sub(
+        r'<g id="[^"]*"', "<g", ">" + svg.partition(">")[2]
+    )
+    for stand_in, colour in [(_INK, "currentColor"), (_GRID, "var(--line)")]:
+        svg = svg.replace(stand_in, colour)
+    for i, stand_in in enumerate(_SERIES):
+        svg = svg.replace(stand_in, f"var(--series-{i})")
+    # Safe to mark: matplotlib escapes text, and nothing else in it comes from the run.
+    return Markup(svg)

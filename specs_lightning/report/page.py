@@ -1,0 +1,120 @@
+"""The page: a run, its figures and the template put together into one HTML file that loads nothing.
+
+It holds no script, and its content security policy forbids scripts and requests, because completions are text that a
+model wrote: they are escaped, and even a mistake in that would run nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
+from specs_lightning.report.files import as_text
+from specs_lightning.report.loading import Results, Run, Stage, load_run
+from specs_lightning.report.panels import stage_curves
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns
+
+SET_ASIDE_LISTED = 50
+_TAG = re.compile(r"(</?[A-Za-z_]\w*>)")
+
+
+@dataclass(frozen=True)
+class StageFigures:
+    stage: Stage
+    main: list[Drawing]
+    minor: list[Drawing]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into the folder of a run, finished or not, and return its path.
+
+    Raises:
+        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+    """
+    page = render_page(load_run(run_dir))
+    path = run_dir / "report.html"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def render_page(run: Run) -> str:
+    environment = Environment(
+        loader=PackageLoader("specs_lightning", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        percent=percent, duration=duration, date=date, number=number, segments=segments, flat=flat, as_text=as_text
+    )
+    environment.globals.update(nothing=NOTHING, colours=COLOURS, listed=SET_ASIDE_LISTED)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        columns=results_columns(run.results) if run.results else [],
+        shares=_shares_figure(run.results) if run.results else None,
+        figures=[figures for stage in run.stages if (figures := _stage_figures(stage))],
+        pending=[stage.name for stage in run.stages if stage.status == "not run"],
+        longest=max((stage.seconds or 0.0 for stage in run.stages), default=0.0),
+    )
+
+
+def _stage_figures(stage: Stage) -> StageFigures | None:
+    drawings = [draw_curves(curves) for curves in stage_curves(stage.metrics)]
+    minor = [drawing for drawing in drawings if drawing.minor]
+    return StageFigures(stage, [drawing for drawing in drawings if not drawing.minor], minor) if drawings else None
+
+
+def _shares_figure(results: Results) -> Drawing | None:
+    models = {model.name: [mean_share(model, [name], "solved") for name in results.sets] for model in results.models}
+    measured = any(cell for cells in models.values() for cell in cells)
+    return draw_shares("Solved, by set and model", results.sets, models) if measured else None
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person says them: `45 s`, `12 min`, `3 h 05 min`."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def date(iso: str) -> str:
+    return datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M") if iso else NOTHING
+
+
+def number(value: Any) -> str:
+    """A number of the run as text: whole ones whole, others to four digits; None, and what is not one, said so."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
+
+
+def segments(text: str) -> Iterable[tuple[bool, str]]:
+    """The text cut at its tags, each piece with whether it is one: so the format can be seen at a glance."""
+    return ((i % 2 == 1, piece) for i, piece in enumerate(_TAG.split(text)) if piece)
+
+
+def flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names, as they are given on the command line."""
+    if not isinstance(settings, dict):
+        return [(prefix, settings if isinstance(settings, str) else as_text(settings) or "null")]
+    if not settings and prefix:
+        return [(prefix, "{}")]
+    return [row for name, value in settings.items() for row in flat(value, f"{prefix}.{name}" if prefix else str(name))]

@@ -1,0 +1,111 @@
+"""The results as columns, one cell a model: what both the page and the terminal table are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from specs_lightning.report.intervals import Estimate, estimate, mean_estimate
+from specs_lightning.report.loading import ModelScores, Results, load_results
+
+NOTHING = "–"  # noqa: RUF001
+Cells = tuple[Estimate | None, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the results table; a model without a value has None."""
+
+    title: str
+    detail: str
+    cells: Cells
+    in_terminal: bool = True
+
+    @property
+    def best(self) -> frozenset[int]:
+        """The rows with the highest value: none when there is nothing to choose between."""
+        values = [cell.value for cell in self.cells if cell]
+        if len(values) < 2 or max(values) == min(values):
+            return frozenset()
+        return frozenset(row for row, cell in enumerate(self.cells) if cell and cell.value == max(values))
+
+
+def percent(value: float | None) -> str:
+    """A share without its sign: `62.0`; a gain may be negative, and rounds to 0.0, never to -0.0."""
+    return NOTHING if value is None else f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimate | None:
+    """The mean of one measure over sets; None unless every set has been measured, so that means stay comparable."""
+    estimates = []
+    for name in sets:
+        scores = model.sets.get(name)
+        share = scores.shares[measure] if scores else None
+        if scores is None or share is None:
+            return None
+        estimates.append(estimate(share, scores.n))
+    return mean_estimate(estimates)
+
+
+def results_columns(results: Results) -> list[Column]:
+    """The columns of the main table: shares with their intervals, then the gains and the Generalization Factor."""
+
+    def shares(sets: Sequence[str], measure: str) -> Cells:
+        return tuple(mean_share(model, sets, measure) for model in results.models)
+
+    return [
+        Column("Format kept", "mean of all sets", shares(results.sets, "format_kept")),
+        *(Column(f"Correct {name}", "ID", shares([name], "correct")) for name in results.id_sets),
+        *(Column(f"Correct {name}", "OOD", shares([name], "correct")) for name in results.ood_sets),
+        Column("Solved ID", _mean_of(results.id_sets), shares(results.id_sets, "solved")),
+        Column("Solved OOD", _mean_of(results.ood_sets), shares(results.ood_sets, "solved")),
+        Column("Gain ID", results.gain, _without_interval(model.gain_id for model in results.models), False),
+        Column("Gain OOD", results.gain, _without_interval(model.gain_ood for model in results.models), False),
+        Column(
+            "GF Γ",  # noqa: RUF001
+            f"β = {results.beta:g}",
+            _without_interval(model.generalization_factor for model in results.models),
+        ),
+    ]
+
+
+def results_table(run_dir: Path) -> Table:
+    """The results of a run for the terminal, in percent, the best of a column in bold.
+
+    Raises:
+        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+    """
+    results = load_results(run_dir)
+    if results is None:
+        return Table(title="No model has been evaluated yet")
+    columns = [column for column in results_columns(results) if column.in_terminal]
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title="Results in percent",
+        caption=f"GF over the {results.gain} in {results.measure}, β = {results.beta:g}",
+    )
+    table.add_column("Model", overflow="fold")
+    for column in columns:
+        # Text, not str: a name with square brackets must not be read as markup.
+        table.add_column(Text(column.title), justify="right", overflow="fold")
+    for row, model in enumerate(results.models):
+        table.add_row(Text(model.name), *(_terminal_cell(column, row) for column in columns))
+    return table
+
+
+def _terminal_cell(column: Column, row: int) -> Text:
+    cell = column.cells[row]
+    return Text(percent(cell.value if cell else None), style="bold" if row in column.best else "")
+
+
+def _without_interval(values: Iterable[float | None]) -> Cells:
+    return tuple(None if value is None else Estimate(value, 0, None) for value in values)
+
+
+def _mean_of(sets: Sequence[str]) -> str:
+    return f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)

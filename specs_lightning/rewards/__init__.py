@@ -1,0 +1,25 @@
+"""Rewards: what a completion is worth, each with a name of its own, and their weighted sum."""
+
+from specs_lightning.rewards.accuracy import ANSWER_TYPES, AccuracyReward, check_gold, is_correct
+from specs_lightning.rewards.base import Reward, RewardError, RewardSum, Scored, Scores
+from specs_lightning.rewards.consistency import ConsistencyReward, is_consistent
+from specs_lightning.rewards.format import FormatReward
+from specs_lightning.rewards.workers import MathVerifier, Verdict, VerifierError
+
+__all__ = [
+    "ANSWER_TYPES",
+    "AccuracyReward",
+    "ConsistencyReward",
+    "FormatReward",
+    "MathVerifier",
+    "Reward",
+    "RewardError",
+    "RewardSum",
+    "Scored",
+    "Scores",
+    "Verdict",
+    "VerifierError",
+    "check_gold",
+    "is_consistent",
+    "is_correct",
+]

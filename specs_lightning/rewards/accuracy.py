@@ -1,0 +1,176 @@
+"""The accuracy reward: whether a response's answer is the gold answer, in whatever form it stands.
+
+Rules come first, in process and cheap: options, yes and no, words, plain numbers. What they cannot decide goes to
+math-verify in killable processes (`workers`). Departures from the paper: no LLM judges short answers here
+(`ANSWER_TYPES` "text" compares words), and a gold answer that can't be read leaves its completions unscored, where
+the framework that the paper trained on gave them 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specs_lightning.answer_formats import find_answer
+from specs_lightning.groups import Completion, Prompt
+from specs_lightning.rewards.answer_text import clean, is_balanced, is_words, plain, same_text, yes_or_no
+from specs_lightning.rewards.base import Reward, Scored
+from specs_lightning.rewards.choices import LETTERS, picked_option
+from specs_lightning.rewards.quantities import read_quantity, read_ratio, same_quantity, same_ratio
+from specs_lightning.rewards.workers import Comparison, MathVerifier, Verdict
+
+ANSWER_TYPES = ("auto", "number", "choice", "text", "math")
+"""How answers are compared. "auto" decides by the gold answer; "text" compares words alone and never asks math-verify;
+"number" and "math" compare values, and differ in what they take for a gold answer."""
+
+
+class AccuracyReward(Reward):
+    """1 for a right answer, 0 for a wrong one or none, NaN where that could not be found out.
+
+    The answer is looked for leniently (`find_answer`): keeping the format is `FormatReward`'s business. A comparison
+    that runs out of time is unscored, as is every completion of a prompt without a usable gold answer.
+
+    Args:
+        timeout_seconds: wall-clock limit of one comparison by math-verify.
+        workers: math-verify processes, started when first needed.
+    """
+
+    name = "accuracy"
+
+    def __init__(self, timeout_seconds: float = 5.0, workers: int = 1) -> None:
+        self.verifier = MathVerifier(timeout_seconds, workers)
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+        return self.score(prompts, completions).values_N
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scored:
+        judged = [judge_by_rules(c.text, p) for p, c in zip(prompts, completions, strict=True)]
+        asked = [j for j in judged if isinstance(j, Comparison)]
+        answers = dict(zip(asked, self.verifier.compare(asked), strict=True))
+        verdicts = [answers[j] if isinstance(j, Comparison) else j for j in judged]
+        values = [math.nan if v.correct is None else float(v.correct) for v in verdicts]
+        return Scored(torch.tensor(values, dtype=torch.float32), [v.cause for v in verdicts])
+
+    def close(self) -> None:
+        self.verifier.close()
+
+
+def is_correct(response: str, prompt: Prompt, verifier: MathVerifier) -> Verdict:
+    """Whether a response answers its prompt correctly: the whole of accuracy for a single response."""
+    judged = judge_by_rules(response, prompt)
+    return verifier.compare([judged])[0] if isinstance(judged, Comparison) else judged
+
+
+def check_gold(
+    answer: str | None, answer_type: str, choices: Sequence[str] = (), verifier: MathVerifier | None = None
+) -> str | None:
+    """Why a gold answer can't be used; `None` of one that can.
+
+    Args:
+        answer: the gold answer.
+        answer_type: one of `ANSWER_TYPES`.
+        choices: the texts of the options, A first.
+        verifier: with it, math-verify must also be able to parse an expression that the rules can't compare.
+    """
+    if answer_type not in ANSWER_TYPES:
+        return f"unknown answer type {answer_type!r}; there are: {', '.join(ANSWER_TYPES)}"
+    if answer is None or not plain(answer):
+        return "the gold answer is empty"
+    kind = resolve_type(answer, answer_type, choices)
+    if kind == "choice" and picked_option(answer, choices) is None:
+        known = f"one of the {len(choices)} options" if choices else "an option letter"
+        return f"the gold answer {answer!r} is not {known}"
+    if kind in ("number", "math"):
+        return _check_value(answer, kind, verifier)
+    return None
+
+
+def resolve_type(answer: str, answer_type: str, choices: Sequence[str] = ()) -> str:
+    """The type by which to compare: what "auto" stands for given this gold answer, and "text" for words anywhere.
+
+    Words never go to math-verify, which reads them as products of letters and finds anagrams equal.
+    """
+    if answer_type in ("choice", "text"):
+        return answer_type
+    bare_letter = plain(answer).strip("(). ") in set(LETTERS)
+    is_option = bool(choices) and picked_option(answer, choices) is not None
+    if answer_type == "auto" and (bare_letter or is_option):
+        return "choice"
+    if yes_or_no(answer) is not None or is_words(answer):
+        return "text"
+    return "number" if read_quantity(answer) is not None else "math"
+
+
+def judge_by_rules(response: str, prompt: Prompt) -> Verdict | Comparison:
+    """What the rules say of a response, or the question that they leave to math-verify."""
+    if cause := check_gold(prompt.answer, prompt.answer_type, prompt.choices):
+        return Verdict(None, cause)
+    assert prompt.answer is not None
+    answer = find_answer(response, prompt.answer_format)
+    if answer is None or not plain(answer):
+        return Verdict(False)
+    return judge_answer(answer, prompt.answer, prompt.answer_type, prompt.choices)
+
+
+def judge_answer(
+    answer: str, gold: str, answer_type: str = "auto", choices: Sequence[str] = ()
+) -> Verdict | Comparison:
+    """The same for an answer that stands alone. The gold answer must be usable (`check_gold`)."""
+    kind = resolve_type(gold, answer_type, choices)
+    if kind == "choice":
+        return _judge_option(answer, gold, choices)
+    if kind == "text":
+        return Verdict(_same_words(answer, gold))
+    gold_quantity, quantity = read_quantity(gold), read_quantity(answer)
+    if gold_quantity is not None and quantity is not None:
+        return Verdict(same_quantity(gold_quantity, quantity))
+    gold_ratio, ratio = read_ratio(gold), read_ratio(answer)
+    if gold_ratio is not None and ratio is not None:
+        return Verdict(same_ratio(gold_ratio, ratio))
+    several_terms = max(len(gold_ratio or ()), len(ratio or ())) > 2  # 1:2:3 has no one value
+    if several_terms or is_words(answer) or not is_balanced(answer):
+        return Verdict(False)
+    return Comparison(_expression(gold), _expression(answer))
+
+
+def _judge_option(answer: str, gold: str, choices: Sequence[str]) -> Verdict | Comparison:
+    right = picked_option(gold, choices)
+    picked = picked_option(answer, choices)
+    if picked is not None or not choices or right is None:
+        return Verdict(picked is not None and picked == right)
+    # no label and no option's very words: the right option's value in another form still counts
+    text = choices[right]
+    if resolve_type(text, "auto") in ("choice", "text"):
+        return Verdict(False)
+    return judge_answer(answer, text, "math")
+
+
+def _same_words(answer: str, gold: str) -> bool:
+    said = yes_or_no(gold)
+    if said is not None:
+        return yes_or_no(answer) is said
+    quantity, gold_quantity = read_quantity(answer), read_quantity(gold)
+    if quantity is not None and gold_quantity is not None:
+        return same_quantity(gold_quantity, quantity)
+    return same_text(answer, gold)
+
+
+def _check_value(answer: str, kind: str, verifier: MathVerifier | None) -> str | None:
+    if read_quantity(answer) is not None or read_ratio(answer) is not None:
+        return None
+    if not is_balanced(answer):
+        return f"the gold answer {answer!r} has unbalanced braces"
+    if not any(character.isalnum() for character in answer):
+        return f"the gold answer {answer!r} is not an expression"
+    if verifier is None:
+        return None
+    expression = _expression(answer)
+    return verifier.compare([Comparison(expression, expression)])[0].cause
+
+
+def _expression(text: str) -> str:
+    r"""An answer for math-verify: without spaces around a ratio's colon, which it would stop reading at."""
+    return ":".join(part.strip() for part in clean(text).split(":"))

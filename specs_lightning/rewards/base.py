@@ -1,0 +1,194 @@
+"""What a reward is, and how rewards sum: NaN marks a completion that could not be scored, 0 one that earned nothing.
+
+The paper doesn't say what happens to a completion that its scorer fails on. Here it is masked out of training,
+counted and logged with its cause, since a 0 would teach the policy that a right answer was wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.groups import Completion, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+class RewardError(SpecsError, RuntimeError):
+    """Too many completions could not be scored to go on."""
+
+
+class Scored(NamedTuple):
+    """One reward's values: (N,) float32 with NaN where unscored, and there the cause (`None` elsewhere)."""
+
+    values_N: Tensor
+    causes: list[str | None]
+
+
+class Reward(ABC):
+    """Scores completions; `prompts[i]` is what `completions[i]` answers."""
+
+    name: str
+    """What the reward is logged as; unique within a `RewardSum`."""
+
+    @abstractmethod
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+        """(N,) float32 rewards, NaN where a completion could not be scored."""
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scored:
+        """The rewards, with the cause of each NaN. A reward that knows its causes overrides this."""
+        values_N = self(prompts, completions)
+        if values_N.shape != (len(completions),):
+            raise ValueError(f"returned shape {tuple(values_N.shape)} for {len(completions)} completions")
+        return Scored(values_N, [None if known else "no score given" for known in values_N.isfinite().tolist()])
+
+    def close(self) -> None:
+        """Release what the reward holds (processes, connections). Nothing, for most."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a `RewardSum` gives.
+
+    Args:
+        total_N: (N,) weighted sums, NaN where any component is.
+        by_name: (N,) unweighted values of each reward.
+        causes: for each reward, why each completion is unscored; `None` where it is scored.
+    """
+
+    total_N: Tensor
+    by_name: dict[str, Tensor]
+    causes: dict[str, list[str | None]] = field(default_factory=dict)
+
+    @property
+    def unscored(self) -> dict[str, int]:
+        """How many completions each reward left unscored."""
+        return {name: sum(cause is not None for cause in causes) for name, causes in self.causes.items()}
+
+
+class RewardSum:
+    """A weighted sum of rewards that survives a reward's failures.
+
+    A reward that raises on a batch is tried again on each completion alone, so that one bad completion doesn't lose
+    the rest. A component of weight 0 is still needed: where it is NaN, so is the total.
+
+    Args:
+        rewards: the components, with distinct names.
+        weights: one each; 1 each by default.
+        max_unscored_share: the share of a call's completions beyond which unscored ones are an error. Call it with
+            a whole round: of a few completions, one may already be too large a share.
+
+    Raises:
+        ValueError: no rewards, a name twice, weights that don't match, or a share outside 0 to 1.
+    """
+
+    def __init__(
+        self, rewards: list[Reward], weights: list[float] | None = None, max_unscored_share: float = 0.5
+    ) -> None:
+        names = [reward.name for reward in rewards]
+        if not rewards:
+            raise ValueError("RewardSum needs at least one reward")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"reward names must be distinct; given more than once: {', '.join(twice)}")
+        if weights is not None and len(weights) != len(rewards):
+            raise ValueError(f"{len(weights)} weights for {len(rewards)} rewards ({', '.join(names)})")
+        if weights is not None and not all(map(math.isfinite, weights)):
+            raise ValueError(f"weights must be finite numbers, not {weights}")
+        if not 0 <= max_unscored_share <= 1:
+            raise ValueError(f"max_unscored_share must be between 0 and 1, not {max_unscored_share}")
+        self.rewards = rewards
+        self.weights = [1.0] * len(rewards) if weights is None else list(weights)
+        self.max_unscored_share = max_unscored_share
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+        """Score `completions[i]` as the answer to `prompts[i]`.
+
+        Raises:
+            ValueError: as many prompts as completions are needed.
+            RewardError: more than the allowed share is unscored.
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions")
+        total_N = torch.zeros(len(completions))
+        by_name: dict[str, Tensor] = {}
+        causes: dict[str, list[str | None]] = {}
+        for reward, weight in zip(self.rewards, self.weights, strict=True):
+            by_name[reward.name], causes[reward.name] = self._score_one(reward, prompts, completions)
+            total_N += weight * by_name[reward.name]
+        scores = Scores(total_N, by_name, causes)
+        self._report(scores)
+        return scores
+
+    def close(self) -> None:
+        for reward in self.rewards:
+            reward.close()
+
+    def _score_one(self, reward: Reward, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scored:
+        if not completions:
+            return Scored(torch.zeros(0), [])
+        # a reward is the user's code: whatever it raises costs completions, not the run
+        try:
+            return _checked(reward.score(prompts, completions))
+        except Exception as error:
+            cause = _describe(error)
+            logger.warning("reward %r failed on %d completions: %s", reward.name, len(completions), cause)
+        if len(completions) == 1:
+            return Scored(torch.full((1,), math.nan), [cause])
+        values: list[float] = []
+        causes: list[str | None] = []
+        allowed = self.max_unscored_share * len(completions)
+        for prompt, completion in zip(prompts, completions, strict=True):
+            if len(causes) - causes.count(None) > allowed:
+                # an error by now: a service that is down isn't asked a hundred times more
+                values.append(math.nan)
+                causes.append(next(cause for cause in reversed(causes) if cause is not None))
+                continue
+            try:
+                scored = _checked(reward.score([prompt], [completion]))
+            except Exception as error:
+                scored = Scored(torch.full((1,), math.nan), [_describe(error)])
+            values.append(scored.values_N.item())
+            causes += scored.causes
+        return Scored(torch.tensor(values), causes)
+
+    def _report(self, scores: Scores) -> None:
+        count = len(scores.total_N)
+        common: dict[str, str] = {}
+        for name, causes in scores.causes.items():
+            known = [cause for cause in causes if cause is not None]
+            if known:
+                common[name] = Counter(known).most_common(1)[0][0]
+                logger.warning("reward %r left %d of %d unscored, mostly: %s", name, len(known), count, common[name])
+        unscored = int(scores.total_N.isnan().sum())
+        if unscored > self.max_unscored_share * count:
+            worst = max(common, key=lambda name: scores.unscored[name])
+            raise RewardError(
+                f"{unscored} of {count} completions are unscored, more than the allowed share of "
+                f"{self.max_unscored_share:g}; reward {worst!r} failed on {scores.unscored[worst]}, "
+                f"mostly with: {common[worst]}"
+            )
+
+
+def _checked(scored: Scored) -> Scored:
+    """The values as detached float32 on the CPU, with every value that isn't a finite number as NaN with a cause."""
+    values_N = scored.values_N.detach().to("cpu", torch.float32)
+    causes = [
+        cause if math.isfinite(value) else cause or f"the score is {value}"
+        for value, cause in zip(values_N.tolist(), scored.causes, strict=True)
+    ]
+    scored_N = torch.tensor([cause is None for cause in causes])
+    return Scored(values_N.where(scored_N, math.nan), causes)
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

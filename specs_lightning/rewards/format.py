@@ -1,0 +1,28 @@
+"""The format reward: whether a response keeps the format that its prompt asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specs_lightning.answer_formats import answer_format
+from specs_lightning.groups import Completion, Prompt
+from specs_lightning.rewards.base import Reward
+
+
+class FormatReward(Reward):
+    """1 for a finished completion that its prompt's format reads strictly, 0 for any other.
+
+    A completion cut off by the length limit doesn't keep the format, whatever it holds so far.
+    """
+
+    name = "format"
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+        kept = [
+            completion.finished and answer_format(prompt.answer_format).read(completion.text) is not None
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
+        return torch.tensor(kept, dtype=torch.float32)

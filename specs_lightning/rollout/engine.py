@@ -1,0 +1,61 @@
+"""What a rollout engine is: it takes the policy's weights, and samples completions with their log-probabilities.
+
+The contract, tested for every engine: the log-probability that an engine reports for a sampled token is the one that
+`Policy.token_logprobs` gives it at the same temperature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from specs_lightning.groups import Completion, EncodedPrompt
+from specs_lightning.policy import Policy
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How completions are drawn."""
+
+    completions_per_prompt: int = 8
+    """How many completions each prompt gets."""
+    max_tokens: int = 1024
+    """The longest completion; one that reaches it is cut off and counts as unfinished."""
+    temperature: float = 1.0
+    """0 takes the most likely token each time."""
+
+    def __post_init__(self) -> None:
+        if self.completions_per_prompt < 1 or self.max_tokens < 1 or self.temperature < 0:
+            raise ValueError(f"completions and tokens must be at least 1, the temperature not negative: {self}")
+
+
+class RolloutEngine(ABC):
+    """Samples completions from the policy."""
+
+    @abstractmethod
+    def sync(self, policy: Policy) -> None:
+        """Take over the policy's current weights; completions carry its version from here on."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
+    ) -> list[list[Completion]]:
+        """Completions for each prompt, in order.
+
+        Args:
+            prompts: encoded prompts.
+            sampling: how to draw.
+            seed: with a prompt's id it determines that prompt's completions, whatever else is in the call and
+                whatever was drawn before.
+        """
+
+    def close(self) -> None:
+        """Release what the engine holds."""
+
+
+def prompt_seed(seed: str, prompt_id: str) -> int:
+    """A 63-bit seed from a call's seed and a prompt's id; the same on every machine."""
+    digest = hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,90 @@
+"""What a run's stages do: train, make pairs, evaluate. Each leaves a folder that can be used by itself."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from specs_lightning.data.prompts import PromptEncoder, try_encode
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.evaluation import Answer, Evaluator, write_answers
+from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.progress import StageProgress, progress_bar
+from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
+
+PROMPTS_AT_ONCE = 128
+
+
+def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> None:
+    """Train as `specs fit` does, from where an earlier attempt was stopped; the model goes to `folder/model`."""
+    from specs_lightning.cli import fit
+
+    last = folder / "checkpoints" / "last.ckpt"
+    resume = [f"--ckpt_path={last}"] if last.exists() else []
+    root = f"--trainer.default_root_dir={folder}"
+    fit(["fit", f"--config={config}", *overrides, root, *resume], callbacks=[StageProgress(title)])
+    merge_metrics(folder)
+
+
+def distill_stage(config: str, overrides: Sequence[str], folder: Path) -> None:
+    """Make pairs as `specs distill` does; samples drawn before a stop are kept."""
+    from specs_lightning.cli import run_function
+
+    run_function("distill", [f"--config={config}", *overrides, f"--output={folder}"])
+
+
+def evaluate_stage(
+    title: str,
+    model: str,
+    sets: dict[str, PromptSource],
+    sampling: SamplingSettings,
+    folder: Path,
+    seed: int = 0,
+    engine: RolloutEngine | None = None,
+) -> list[Answer]:
+    """Answers of a model to evaluation sets, in `folder/answers.jsonl`."""
+    set_aside = SetAside()
+    policy = Policy(PolicySettings(model=model)).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    encoder = PromptEncoder(policy.processor)
+    prompts = {name: load_prompts(source, set_aside) for name, source in sets.items()}
+    evaluator = Evaluator(engine or HFEngine(), sampling, seed)
+    answers: list[Answer] = []
+    with progress_bar(title, sum(map(len, prompts.values()))) as advance:
+        for name, questions in prompts.items():
+            for start in range(0, len(questions), PROMPTS_AT_ONCE):
+                batch = questions[start : start + PROMPTS_AT_ONCE]
+                encoded = [e for e in (try_encode(encoder, prompt, set_aside) for prompt in batch) if e is not None]
+                answers += evaluator.answer(policy, encoded, name)
+                advance(len(batch))
+    evaluator.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    set_aside.write(folder / "set_aside.jsonl")
+    write_answers(answers, folder / "answers.jsonl")
+    return answers
+
+
+def merge_metrics(folder: Path) -> None:
+    """Join what the attempts at a stage logged, `metrics/version_*/metrics.csv`, into one `metrics.csv`.
+
+    A later attempt starts at its checkpoint: what an earlier one logged from there on did not last.
+    """
+    rows: list[dict[str, Any]] = []
+    for number in sorted(int(p.name.removeprefix("version_")) for p in (folder / "metrics").glob("version_*")):
+        file = folder / "metrics" / f"version_{number}" / "metrics.csv"
+        if not file.exists():  # stopped before it logged anything
+            continue
+        with file.open(newline="") as opened:
+            new = list(csv.DictReader(opened))
+        if new:
+            first = min(int(row["step"]) for row in new)
+            rows = [row for row in rows if int(row["step"]) < first] + new
+    columns = sorted({name for row in rows for name in row})
+    with (folder / "metrics.csv").open("w", newline="") as out:
+        writer = csv.DictWriter(out, ["step", *(name for name in columns if name != "step")])
+        writer.writeheader()
+        writer.writerows(rows)

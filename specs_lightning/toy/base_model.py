@@ -1,0 +1,229 @@
+"""Makes the toy's base model from nothing: `python -m specs_lightning.toy.base_model FOLDER`.
+
+A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows and to answer questions
+in the manner of `habits.py`. What comes with the package was made by this command with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from specs_lightning.answer_formats import FORMATS, answer_format
+from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.toy import habits, scenes
+
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = Regex(r" ?</?\w+>| ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
+"""Tags and cell names stay whole, so that a response takes few tokens."""
+
+CAPTION = "List the things."
+
+
+def question_text(question: scenes.Question, asked: str) -> str:
+    """The question as the data loader writes it into a prompt."""
+    choices = [f"({letter}) {text}" for letter, text in zip("ABCD", question.choices, strict=False)]
+    return "\n".join([question.text, *choices, answer_format(asked).instruction])
+
+
+def draw_task(scene: scenes.Scene, caption: float, rng: random.Random) -> tuple[str, str]:
+    """What is asked of a scene, and a base-like response to it."""
+    if rng.random() < caption:
+        listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
+        return CAPTION, " ".join(listed)
+    question = rng.choice([*scenes.TASKS, scenes.row])(scene, rng)
+    asked = rng.choice(list(FORMATS))
+    return question_text(question, asked), habits.respond(question, asked, rng)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the toy's own text: any text can be told, the toy's in few tokens."""
+    rng = random.Random(0)
+    texts = ["\n".join(draw_task(scenes.draw_scene(rng), 0.1, rng)) for _ in range(4000)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=640,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=[SPECIAL_TOKENS[1], *SPECIAL_TOKENS[3:]],
+        model_max_length=4096,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_untrained(folder: Path, seed: int = 0) -> Path:
+    """Write a model with random weights, its tokenizer and its processor."""
+    tokenizer = build_tokenizer()
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 192,
+            "intermediate_size": 512,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,  # heads of 32, which vLLM has kernels for
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+            "bos_token_id": ids["<|endoftext|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 96,
+            "intermediate_size": 256,
+            "num_heads": 3,
+            "out_hidden_size": 192,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+        },
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(seed)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ids["<|im_end|>"], pad_token_id=ids["<|endoftext|>"], do_sample=True, temperature=1.0
+    )
+    model.save_pretrained(folder)
+    # At most 336 × 336 pixels: the toy's own images stay as they are, and real ones fit a laptop.
+    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=336 * 336)
+    Qwen2_5_VLProcessor(
+        image_processor=images,
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(),
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
+    return folder
+
+
+class Lessons:
+    """Batches of scenes, each with several tasks behind its image, ready for the shared-prefix forward."""
+
+    def __init__(self, policy: Policy, seed: int) -> None:
+        self.policy = policy
+        self.rng = random.Random(f"base-{seed}")
+        tokenizer = policy.tokenizer
+        self.turn = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+        self.end = tokenizer.encode("<|im_end|>")
+
+    def batch(self, n_scenes: int, tasks_per_scene: int, caption: float) -> GroupBatch:
+        """One step's batch. The loss counts the responses' tokens alone."""
+        drawn = [scenes.draw_scene(self.rng) for _ in range(n_scenes)]
+        images = [scenes.paint(scene, self.rng) for scene in drawn]
+        processor, tokenizer = self.policy.processor, self.policy.tokenizer
+        pixels = processor.image_processor(images=images, return_tensors="pt")
+        tokens = [int(grid.prod()) // 4 for grid in pixels["image_grid_thw"]]
+        patches = pixels["pixel_values"].split([4 * n for n in tokens])
+        prompts, completions, masks = [], [], []
+        for i, scene in enumerate(drawn):
+            head = "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * tokens[i] + "<|vision_end|>"
+            vision = {"pixel_values": patches[i], "image_grid_thw": pixels["image_grid_thw"][i : i + 1]}
+            prompts.append(EncodedPrompt(str(i), torch.tensor(tokenizer.encode(head)), vision))
+            completions.append([])
+            for _ in range(tasks_per_scene):
+                asked, response = draw_task(scene, caption, self.rng)
+                given = tokenizer.encode(asked) + self.turn
+                said = tokenizer.encode(response) + self.end
+                completions[-1].append(given + said)
+                masks.append(torch.tensor([False] * len(given) + [True] * len(said)))
+        batch = GroupBatch.from_token_ids(prompts, completions)
+        batch.mask_NT = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
+        return batch
+
+
+def train(folder: Path, look_steps: int, answer_steps: int, learning_rate: float, seed: int) -> None:
+    """Teach the model in `folder`, and write it back in bfloat16 (half the size; training loads it as float32).
+
+    It learns to see first, since everything else rests on that: `look_steps` steps of telling what a scene shows,
+    then `answer_steps` steps in which most tasks are questions.
+    """
+    policy = Policy(PolicySettings(model=str(folder), freeze_vision=False))
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    steps = look_steps + answer_steps
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    lessons = Lessons(policy, seed)
+    start = time.perf_counter()
+    for step in range(steps):
+        batch = lessons.batch(24, 1, caption=1.0) if step < look_steps else lessons.batch(12, 3, caption=0.15)
+        logprobs_NT = policy.token_logprobs(batch).logprobs
+        loss = -logprobs_NT.sum() / batch.mask_NT.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == steps - 1:
+            print(f"step {step} loss {loss.item():.3f} {(time.perf_counter() - start) / (step + 1):.3f} s/step", flush=True)
+        if step % 500 == 499:
+            policy.save(folder)
+    policy.model.to(torch.bfloat16)
+    policy.save(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--look-steps", type=int, default=700)
+    parser.add_argument("--answer-steps", type=int, default=2000)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = vars(parser.parse_args())
+    folder = arguments.pop("folder")
+    torch.manual_seed(arguments["seed"])
+    build_untrained(folder, arguments["seed"])
+    train(folder, **arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""How the base model answers: it often sees right, and is sloppy in ways that reinforcement learning can mend.
+
+It follows the asked format less than half of the time, answers now and then without looking, miscounts, and
+contradicts its own reasoning. The base model is trained to imitate these responses.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+from specs_lightning.answer_formats import FORMATS, AnswerFormat, TagFormat, answer_format
+from specs_lightning.distill.corruptions import corrupt
+from specs_lightning.toy.scenes import Question, reasoning
+
+KEEPS_FORMAT = 0.42
+GLANCES = 0.25
+CONTRADICTS = 0.12
+SLIPS = 0.03
+"""The chance that a running count goes astray, at each thing looked at."""
+
+
+def respond(question: Question, asked: str, rng: random.Random) -> str:
+    """A response in the manner of the base model."""
+    if rng.random() < GLANCES:
+        answer = guess(question, rng)
+        thought = f"it looks like {answer}"
+    else:
+        slipped = _slip(question, rng)
+        thought = reasoning(slipped)
+        answer = slipped.conclude(slipped.steps[-1][1])
+    if rng.random() < CONTRADICTS:
+        answer = guess(question, rng)
+    return _in_some_format(thought, answer, answer_format(asked), rng)
+
+
+def guess(question: Question, rng: random.Random) -> str:
+    """An answer of the right kind, without looking."""
+    if question.choices:
+        return rng.choice("ABCD")
+    if question.answer in ("yes", "no"):
+        return rng.choice(["yes", "no"])
+    return str(rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4, 5]))
+
+
+def _slip(question: Question, rng: random.Random) -> Question:
+    """The question with its counts gone astray here and there; a slip is carried on to the end."""
+    off = 0
+    steps = []
+    for what, counts in question.steps:
+        if not question.choices and rng.random() < SLIPS:
+            off += rng.choice([-1, 1])
+        steps.append((what, (max(0, counts[0] + off), *counts[1:])))
+    return replace(question, steps=tuple(steps))
+
+
+def _in_some_format(thought: str, answer: str, asked: AnswerFormat, rng: random.Random) -> str:
+    if rng.random() < KEEPS_FORMAT:
+        return asked.write(thought, answer)
+    habit = rng.random()
+    if habit < 0.25:
+        return f"{thought}\nThe answer is {answer}"
+    if habit < 0.35:
+        return answer
+    if habit < 0.6:
+        return rng.choice([other for other in FORMATS.values() if other != asked]).write(thought, answer)
+    tags = asked if isinstance(asked, TagFormat) else rng.choice([f for f in FORMATS.values() if isinstance(f, TagFormat)])
+    return corrupt(tags.write(thought, answer), tags, rng)[0]
+

@@ -1,0 +1,247 @@
+"""The scenes data set: coloured shapes on a 3×3 grid, and questions that take looking, counting and comparing.
+
+An image is 84×84 pixels; each 28×28 cell becomes one image token of a Qwen2.5-VL with patches of 14. Every scene and
+question follows from a seed. A question carries the reasoning that answers it, which the base model is taught to
+imitate (badly, see `habits.py`) and which no training stage of the method ever sees.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+VERSION = 1
+"""Raised whenever the same seed gives other data."""
+
+CELL = 28
+COLOURS = {"red": (220, 40, 40), "green": (30, 150, 60), "blue": (40, 70, 210), "yellow": (235, 200, 30)}
+SHAPES = ("circle", "square", "triangle")
+CELLS = tuple(column + row for row in "123" for column in "abc")
+"""In reading order: a1 b1 c1, then a2 b2 c2, then a3 b3 c3."""
+
+Thing = tuple[str, str]
+"""A colour and a shape."""
+Scene = tuple[Thing | None, ...]
+"""What stands in each cell, in reading order."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a scene, its answer, and the steps that lead to it.
+
+    Args:
+        text: the question.
+        answer: the right answer; a letter for multiple choice.
+        answer_type: as in `rewards.accuracy`.
+        task: which kind of question it is.
+        steps: what is said of each thing looked at, and the count after it ("a1 red circle", 1).
+        choices: the options of a multiple-choice question.
+        conclude: the answer that follows from the last counts.
+    """
+
+    text: str
+    answer: str
+    answer_type: str
+    task: str
+    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    conclude: Callable[[tuple[int, ...]], str]
+    choices: tuple[str, ...] = ()
+
+
+def draw_scene(rng: random.Random) -> Scene:
+    """Between two and seven things, anywhere on the grid."""
+    occupied = set(rng.sample(range(9), rng.randint(2, 7)))
+    return tuple((rng.choice(list(COLOURS)), rng.choice(SHAPES)) if i in occupied else None for i in range(9))
+
+
+def paint(scene: Scene, rng: random.Random) -> Image.Image:
+    """The picture of a scene: each thing a little off its cell's centre, and of its own size."""
+    image = Image.new("RGB", (3 * CELL, 3 * CELL), (245, 245, 245))
+    pen = ImageDraw.Draw(image)
+    for i, thing in enumerate(scene):
+        if thing is None:
+            continue
+        colour, shape = thing
+        radius = rng.randint(8, 10)
+        x = CELL * (i % 3) + CELL // 2 + rng.randint(-3, 3)
+        y = CELL * (i // 3) + CELL // 2 + rng.randint(-3, 3)
+        box = (x - radius, y - radius, x + radius, y + radius)
+        if shape == "circle":
+            pen.ellipse(box, fill=COLOURS[colour])
+        elif shape == "square":
+            pen.rectangle(box, fill=COLOURS[colour])
+        else:
+            pen.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=COLOURS[colour])
+    return image
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+# ---------------------------------------------------------------------------------------------------- questions
+
+
+def _things(scene: Scene) -> list[tuple[str, Thing]]:
+    return [(cell, thing) for cell, thing in zip(CELLS, scene, strict=True) if thing is not None]
+
+
+def _counted(scene: Scene, *wanted: Callable[[Thing], bool]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Each thing in reading order, and how many of each wanted kind were seen up to it."""
+    counts = [0] * len(wanted)
+    steps = []
+    for cell, thing in _things(scene):
+        counts = [count + matches(thing) for count, matches in zip(counts, wanted, strict=True)]
+        steps.append((f"{cell} {thing[0]} {thing[1]}", tuple(counts)))
+    return tuple(steps)
+
+
+def _kind(rng: random.Random, scene: Scene) -> tuple[str, Callable[[Thing], bool]]:
+    """Something to look for, in words and as a test: more often than not it is there."""
+    things = [thing for thing in scene if thing is not None]
+    colour, shape = rng.choice(things) if rng.random() < 0.8 else (rng.choice(list(COLOURS)), rng.choice(SHAPES))
+    pick = rng.random()
+    if pick < 0.4:
+        return f"{colour} things", lambda thing: thing[0] == colour
+    if pick < 0.8:
+        return f"{shape}s", lambda thing: thing[1] == shape
+    return f"{colour} {shape}s", lambda thing: thing == (colour, shape)
+
+
+def count(scene: Scene, rng: random.Random) -> Question:
+    words, matches = _kind(rng, scene)
+    steps = _counted(scene, matches)
+    return Question(f"How many {words} are there?", str(steps[-1][1][0]), "number", "count", steps, _first)
+
+
+def subtract(scene: Scene, rng: random.Random) -> Question:
+    words, matches = _kind(rng, scene)
+    steps = _counted(scene, lambda thing: not matches(thing))
+    text = f"Remove all {words}. How many things are left?"
+    return Question(text, str(steps[-1][1][0]), "number", "subtract", steps, _first)
+
+
+def compare(scene: Scene, rng: random.Random) -> Question:
+    one, other = rng.sample(list(COLOURS), 2) if rng.random() < 0.5 else rng.sample(SHAPES, 2)
+    steps = _counted(scene, lambda thing: one in thing, lambda thing: other in thing)
+    words = [f"{name} things" if name in COLOURS else f"{name}s" for name in (one, other)]
+    text = f"Are there more {words[0]} than {words[1]}?"
+    return Question(text, _more(steps[-1][1]), "text", "compare", steps, _more)
+
+
+def choose(scene: Scene, rng: random.Random) -> Question:
+    i = rng.randrange(9)
+    right = " ".join(scene[i] or ("nothing",))
+    options = {right, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), "nothing"}
+    wrong = rng.sample(sorted(options - {right}), 3)
+    choices = [right, *wrong]
+    rng.shuffle(choices)
+    letter = "ABCD"[choices.index(right)]
+    step = (f"{CELLS[i]} {right}", (choices.index(right),))
+    return Question(
+        f"What is at {CELLS[i]}?", letter, "choice", "choose", (step,), lambda c: "ABCD"[c[0] % 4], tuple(choices)
+    )
+
+
+def row(scene: Scene, rng: random.Random) -> Question:
+    """A kind of question that the base knows but no training stage asks: out of distribution by task."""
+    name, first = rng.choice([("top", 0), ("middle", 3), ("bottom", 6)])
+    in_row = set(CELLS[first : first + 3])
+    counts, steps = 0, []
+    for cell, thing in _things(scene):
+        counts += cell in in_row
+        steps.append((f"{cell} {thing[0]} {thing[1]}", (counts,)))
+    return Question(f"How many things are in the {name} row?", str(counts), "number", "row", tuple(steps), _first)
+
+
+def _first(counts: tuple[int, ...]) -> str:
+    return str(counts[0])
+
+
+def _more(counts: tuple[int, ...]) -> str:
+    return "yes" if counts[0] > counts[1] else "no"
+
+
+TASKS = (count, subtract, compare, choose)
+"""What training asks."""
+
+
+def reasoning(question: Question) -> str:
+    """The question's steps in words, and what follows from them."""
+    said = [f"{what} {' '.join(map(str, counts))}" for what, counts in _shown(question)]
+    return " ".join([*said, "so", question.conclude(question.steps[-1][1])])
+
+
+def _shown(question: Question) -> list[tuple[str, tuple[int, ...]]]:
+    """A multiple-choice step has no running count to tell."""
+    return [(what, () if question.choices else counts) for what, counts in question.steps]
+
+
+# ---------------------------------------------------------------------------------------------------- data sets
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What one file holds: `size` questions from `seed`, asking for one answer format."""
+
+    seed: int
+    size: int
+    answer_format: str = "think_answer"
+
+
+DATA_SETS: dict[str, DataSet] = {
+    "train": DataSet(seed=1, size=4000),
+    "pairs": DataSet(seed=2, size=1200),
+    "id": DataSet(seed=3, size=500),
+    "ood_boxed": DataSet(seed=3, size=500, answer_format="boxed"),
+    "ood_json": DataSet(seed=3, size=500, answer_format="json"),
+    "ood_tags": DataSet(seed=3, size=500, answer_format="reasoning_solution"),
+}
+"""The evaluation sets ask the same held-out questions and differ in the answer format alone."""
+
+
+def examples(seed: int, size: int) -> list[tuple[Image.Image, Question]]:
+    """The first `size` scenes of a seed, each with one question; the tasks in turn."""
+    rng = random.Random(f"scenes-{VERSION}-{seed}")
+    made = []
+    for i in range(size):
+        scene = draw_scene(rng)
+        made.append((paint(scene, rng), TASKS[i % len(TASKS)](scene, rng)))
+    return made
+
+
+def write_data_set(name: str, file: Path) -> None:
+    """Write a data set as parquet, images inside: `id, question, answer, answer_type, …, image`."""
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
+
+    settings = DATA_SETS[name]
+    rows = [
+        {
+            "id": f"{settings.seed}-{i}",
+            "question": question.text,
+            "choices": list(question.choices),
+            "answer": question.answer,
+            "answer_type": question.answer_type,
+            "answer_format": settings.answer_format,
+            "task": question.task,
+            "image": {"bytes": png(image), "path": None},
+        }
+        for i, (image, question) in enumerate(examples(settings.seed, settings.size))
+    ]
+    text = ("id", "question", "answer", "answer_type", "answer_format", "task")
+    features = Features(
+        {**{column: Value("string") for column in text}, "choices": List(Value("string")), "image": ImageFeature()}
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}")  # two runs may write it at once
+    Dataset.from_list(rows, features=features).to_parquet(partial)
+    partial.replace(file)

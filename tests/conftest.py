@@ -1,0 +1,10 @@
+from pathlib import Path
+
+import pytest
+from tiny_models import tiny_qwen2_5_vl
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random Qwen2.5-VL; read only, since all tests share it."""
+    return tiny_qwen2_5_vl(tmp_path_factory.mktemp("tiny_qwen2_5_vl"))
