@@ -133,8 +133,8 @@ def find_answer(text: str, asked: str = "think_answer") -> str | None:
     r"""The answer of a response in whatever form it stands, the asked format first.
 
     Then, in this order: the last complete pair of answer tags, the last complete `\boxed{}`, a JSON `answer` key,
-    the sentence after the last "answer is" or "answer:", and the last line if it is short. `None` where nothing is
-    found. Takes time in proportion to the text, whatever stands in it.
+    what follows "answer is" or "answer:" on the last line that has it (up to the end of the sentence), and the last
+    line if it is short. `None` where nothing is found. Takes time in proportion to the text, whatever stands in it.
     """
     if parts := answer_format(asked).read(text):
         return parts.answer

@@ -75,8 +75,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' and '--data.help CLASS' those of",
-            "a class.",
+            "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class.",
         ]
     )
 

@@ -44,6 +44,11 @@ class Answer:
         """For JSON, which knows no NaN."""
         return {name: None if value != value else value for name, value in asdict(self).items()}
 
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Answer:
+        known: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+        return cls(**known)
+
 
 class Evaluator:
     """Answers prompts with an engine and judges the answers.
@@ -62,7 +67,7 @@ class Evaluator:
         """Judged answers, those to one prompt next to each other."""
         self.engine.sync(policy)
         drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
-        questions = [encoded.prompt for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
+        questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
         completions = [completion for group in drawn for completion in group]
         correct_N = self.accuracy(questions, completions).tolist()
         answers = []
@@ -95,8 +100,7 @@ def write_answers(answers: Iterable[Answer], file: Path) -> None:
 
 def read_answers(file: Path) -> list[Answer]:
     """The answers that `write_answers` wrote."""
-    rows = map(json.loads, file.read_text().splitlines())
-    return [Answer(**{name: math.nan if value is None else value for name, value in row.items()}) for row in rows]
+    return [Answer.from_row(json.loads(line)) for line in file.read_text().splitlines()]
 
 
 def rates(answers: Iterable[Answer]) -> dict[str, float]:

@@ -92,6 +92,17 @@ class EncodedPrompt:
     position_ids: Tensor | None = None
     prompt: Prompt | None = None
 
+    @property
+    def question(self) -> Prompt:
+        """What was encoded.
+
+        Raises:
+            ValueError: it was encoded without keeping it.
+        """
+        if self.prompt is None:
+            raise ValueError(f"the encoded prompt {self.id} does not hold what it was made of")
+        return self.prompt
+
     def __len__(self) -> int:
         return self.input_ids.shape[0]
 
@@ -198,7 +209,7 @@ class GroupBatch:
 
     def to(self, device: torch.device | str) -> GroupBatch:
         device = torch.device(device)
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
+        moved: dict[str, Any] = {name: t.to(device, non_blocking=True) for name, t in self._tensors().items()}
         return replace(self, prompts=[prompt.to(device) for prompt in self.prompts], **moved)
 
     def micro_batches(

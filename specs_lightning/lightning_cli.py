@@ -15,7 +15,7 @@ from specs_lightning.modules import PolicyModule
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved settings to `config.yaml` in the run's folder, so that they can be given to `--config` again."""
+    """Writes the resolved settings to `config.yaml` in the run's folder, to be given to `--config` again."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
@@ -46,7 +46,8 @@ class SpecsCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # A run has one epoch unless told otherwise: rollouts are one long pass, and so is the paper's cold start.
-        parser.set_defaults({"trainer.max_epochs": 1, "trainer.log_every_n_steps": 1, "trainer.num_sanity_val_steps": 0})
+        defaults = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
+        parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config[self.subcommand].trainer if self.subcommand else self.config.trainer

@@ -20,4 +20,5 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     options = {_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _GIBIBYTE, _M_TOP_PAD: _GIBIBYTE // 16}
-    return all([mallopt(option, value) == 1 for option, value in options.items()])
+    results = [mallopt(option, value) for option, value in options.items()]
+    return results == [1] * len(options)

@@ -67,7 +67,7 @@ class EvaluationSettings:
     """Held-out prompts like those that are trained on."""
     out_of_distribution: dict[str, PromptSource]
     """Sets that ask otherwise, by name."""
-    sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)
+    sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)  # noqa: RUF009  frozen
     """How answers are drawn."""
     measure: Literal["solved", "correct", "format_kept"] = "solved"
     """What the generalization factor is computed of: `solved` is right and in the asked format."""
@@ -194,7 +194,8 @@ def _plan(stages: dict[str, Stage], evaluation: EvaluationSettings, folder: Path
             "upstream": {other: plan[other].fingerprint for other in upstream},
         }
         if stage.evaluate and stage.kind != "distill":
-            settings["evaluation"] = json.loads(json.dumps({"sets": {n: asdict(s) for n, s in evaluation.sets.items()}, "sampling": asdict(evaluation.sampling)}))
+            sets = {other: asdict(source) for other, source in evaluation.sets.items()}
+            settings["evaluation"] = {"sets": sets, "sampling": asdict(evaluation.sampling)}
         resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
         plan[name] = PlannedStage(name, resolved, folder / name, settings, upstream)
     return list(plan.values())
@@ -265,11 +266,13 @@ def _execute(planned: PlannedStage, evaluation: EvaluationSettings, title: str, 
     stage = planned.stage
     overrides = [f"--{key}={_as_argument(value)}" for key, value in stage.overrides.items()]
     if stage.kind == "fit" and not (planned.folder / "model").exists():
-        fit_stage(title, str(stage.config), [*overrides, f"--seed_everything={seed}", f"--data.seed={seed}"], planned.folder)
+        seeds = [f"--seed_everything={seed}", f"--data.seed={seed}"]
+        fit_stage(title, str(stage.config), [*overrides, *seeds], planned.folder)
     elif stage.kind == "distill":
         distill_stage(str(stage.config), [*overrides, f"--seed={seed}"], planned.folder)
     if stage.evaluate and planned.model is not None:
-        evaluate_stage(f"{title}: evaluation", planned.model, evaluation.sets, evaluation.sampling, planned.folder, seed)
+        title = f"{title}: evaluation"
+        evaluate_stage(title, planned.model, evaluation.sets, evaluation.sampling, planned.folder, seed)
 
 
 def _as_argument(value: Any) -> str:
@@ -281,7 +284,7 @@ def _as_argument(value: Any) -> str:
 
 def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> dict[str, Any]:
     """Each evaluated model's rates on each set, and its gains over the first."""
-    models = []
+    models: list[dict[str, Any]] = []
     baseline: dict[str, float] = {}
     for planned in plan:
         if not (planned.folder / "answers.jsonl").exists():

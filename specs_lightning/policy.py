@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.families import family_of, vision_modules, vision_token_ids
@@ -18,6 +19,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.shared_prefix import pack_rows
 from specs_lightning.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.toy import resolve
+
 
 class ModelNotFound(SpecsError, FileNotFoundError):
     """No model where the settings say."""
@@ -71,11 +73,12 @@ class Policy(nn.Module):
             attn_implementation=settings.attention,
             use_safetensors=True,
         )
-        self.processor = load_processor(self.source)
-        self.tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        self.processor: Any = AutoProcessor.from_pretrained(self.source)
+        self.tokenizer = self.processor.tokenizer
         self.family = family_of(self.model.config)
         self.shared_prefix = self._may_share_prefix()
         """Whether a row holds a prompt once for several completions."""
+        self.banned_ids: Tensor
         self.register_buffer(
             "banned_ids", torch.tensor(vision_token_ids(self.model.config), dtype=torch.long), persistent=False
         )
@@ -165,16 +168,12 @@ class Policy(nn.Module):
 
 def model_source(model: str) -> str:
     """The folder or hub name behind a `model` setting."""
-    source = str(resolve(model))
-    looks_local = source.startswith((".", "/", "~")) or source.count("/") > 1
-    if looks_local and not (Path(source).expanduser() / "config.json").is_file():
+    source = os.path.expanduser(resolve(model))
+    looks_local = source.startswith((".", "/")) or source.count("/") > 1
+    if looks_local and not (Path(source) / "config.json").is_file():
         raise ModelNotFound(
             f"{source} is no model folder: it has no config.json. Give a folder written by save_pretrained, "
             "the name of a model on the hub, or toy:base."
         )
     return source
 
-
-def load_processor(source: str) -> ProcessorMixin:
-    """The processor of a model; image processing runs on the same backend everywhere, so that runs agree."""
-    return AutoProcessor.from_pretrained(source)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ class TestMicroBatches:
     ) -> None:
         parts = batch.micro_batches(max_tokens, shared_prefix, whole_groups)
         start = 0
-        for part, following in zip(parts, parts[1:], strict=False):
+        for part, following in pairwise(parts):
             first_unit = following.group_sizes[0] if whole_groups else 1
             grown = batch.select(range(start, start + len(part) + first_unit))
             assert padded_tokens(grown, shared_prefix) > max_tokens

@@ -130,9 +130,12 @@ def test_temperature_and_entropy_are_those_of_the_plain_model(policies: dict[boo
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_model_path: Path, policies: dict[bool, Policy]) -> None:
-    recomputing = sharp_policy(tiny_model_path, freeze_vision=False, gradient_checkpointing=True).train()
+    recomputing = sharp_policy(tiny_model_path, freeze_vision=False, gradient_checkpointing=True)
+    runs = []
+    recomputing.model.base_model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: runs.append(1))
     batch = mixed_batch(recomputing, 2)
     measured = gradient(recomputing, recomputing.token_logprobs(batch).logprobs.sum())
+    assert len(runs) == 2  # it does recompute
     expected = gradient(policies[True], policies[True].token_logprobs(batch).logprobs.sum())
     assert relative_difference(measured, expected) <= 1e-5
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
+
+from specs_lightning.modules import PolicyModule
 
 
 class ExportHF(Callback):
@@ -17,6 +19,6 @@ class ExportHF(Callback):
     def __init__(self, folder: str = "model") -> None:
         self.folder = folder
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         if trainer.is_global_zero:
             pl_module.policy.save(Path(trainer.default_root_dir) / self.folder)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from specs_lightning.data.prompts import PromptEncoder, encode_all
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.evaluation import Evaluator, rates
+from specs_lightning.evaluation import Answer, Evaluator, rates
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.metrics import GainKind, GeneralizationFactor
+from specs_lightning.modules import PolicyModule
 from specs_lightning.progress import console
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 
@@ -61,29 +62,29 @@ class GeneralizationFactorCallback(Callback):
         self.metric = GeneralizationFactor(weights or dict.fromkeys(out_of_distribution, 1.0), "id", beta, gain)
         self.measured_at = -1
         self._sets: dict[str, list[EncodedPrompt]] = {}
-        self._evaluator: Evaluator | None = None
+        self._evaluator: Evaluator = None  # type: ignore[assignment]  # built when training starts
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         encoder = PromptEncoder(pl_module.policy.processor)
-        set_aside = trainer.datamodule.set_aside
+        set_aside = pl_module.data.set_aside
         self._sets = {
             name: encode_all(encoder, load_prompts(source, set_aside), set_aside)
             for name, source in self.sources.items()
         }
-        self._evaluator = Evaluator(self.engine or trainer.datamodule.engine, self.sampling)
+        self._evaluator = Evaluator(self.engine or pl_module.data.engine, self.sampling)
         if self.baseline_file is not None:
             self.metric.baseline = self._read_baseline(Path(self.baseline_file))
         if trainer.global_step == 0:
             self._measure(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *unused: Any) -> None:  # type: ignore[override]
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
             self._measure(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         self._measure(trainer, pl_module)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _measure(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         if self.measured_at == trainer.global_step:  # the last step may also be an n-th
             return
         self.measured_at = trainer.global_step
@@ -91,7 +92,7 @@ class GeneralizationFactorCallback(Callback):
         logged: dict[str, float] = {}
         for name, prompts in self._sets.items():
             mine = prompts[trainer.global_rank :: trainer.world_size]
-            answers = []
+            answers: list[Answer] = []
             for start in range(0, len(mine), self.batch_size):
                 answers += self._evaluator.answer(pl_module.policy, mine[start : start + self.batch_size], name)
             self.metric.update(name, torch.tensor([getattr(answer, self.measure) for answer in answers]))

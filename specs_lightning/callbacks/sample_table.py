@@ -30,12 +30,13 @@ class SampleTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % self.every_n_steps == 0 and trainer.is_global_zero:
-            rows = [self._row(group, trainer.global_step) for group in trainer.datamodule.loader.round.groups[: self.groups]]
+            groups = trainer.datamodule.loader.round.groups[: self.groups]  # type: ignore[attr-defined]
+            rows = [self._row(group, trainer.global_step) for group in groups]
             with (Path(trainer.default_root_dir) / "samples.jsonl").open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def _row(self, group: Group, step: int) -> dict[str, Any]:
-        prompt = group.prompt.prompt
+        prompt = group.prompt.question
         rewards = group.rewards.tolist()
         by_name = {name: values.tolist() for name, values in group.rewards_by_name.items()}
         return {

@@ -18,6 +18,7 @@ from specs_lightning.policy import Policy
 from specs_lightning.progress import console
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 
+
 class PolicyDataModule(LightningDataModule):
     """Data for a `PolicyModule`.
 
@@ -51,8 +52,14 @@ class PolicyDataModule(LightningDataModule):
         self._prompts: dict[str, list[Prompt]] = {}
 
     @property
+    def module(self) -> Any:
+        """The `PolicyModule` that trains on it."""
+        assert self.trainer is not None  # Lightning attaches it before any hook
+        return self.trainer.lightning_module
+
+    @property
     def policy(self) -> Policy:
-        return self.trainer.lightning_module.policy
+        return self.module.policy
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -82,7 +89,7 @@ class PolicyDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         # While training, evaluation belongs to the callbacks, each with its own sets and rhythm.
-        return self._evaluation_loaders() if self.trainer.state.fn == "validate" else []
+        return self._evaluation_loaders() if self.module.trainer.state.fn == "validate" else []
 
     def test_dataloader(self) -> list[DataLoader[Any]]:
         return self._evaluation_loaders()
@@ -95,9 +102,10 @@ class PolicyDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if self.set_aside.rows:
-            if self.trainer.is_global_zero:
+            trainer = self.module.trainer
+            if trainer.is_global_zero:
                 console.print(self.set_aside.summary())
-                self.set_aside.write(Path(self.trainer.default_root_dir) / "set_aside.jsonl")
+                self.set_aside.write(Path(trainer.default_root_dir) / "set_aside.jsonl")
         self.engine.close()
 
 

@@ -90,7 +90,7 @@ class PreferenceDataModule(PolicyDataModule):
 
     def collate(self, indices: range | list[int]) -> GroupBatch:
         """The pairs of these indices, or their chosen sides alone where the objective uses no more."""
-        k = self.trainer.lightning_module.objective.completions_per_prompt
+        k: int = self.module.objective.completions_per_prompt
         pairs = [self.encoded[i] for i in indices]
         sides = [[pair.chosen, pair.rejected][:k] for pair in pairs]
         index_N = torch.tensor(indices).repeat_interleave(k)

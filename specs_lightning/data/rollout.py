@@ -135,7 +135,7 @@ class RolloutLoader:
         if state["groups"] is not None:
             by_id = {prompt.id: prompt for prompt in self.data.prompts}
             ids = {saved["prompt"] for saved in state["groups"]}
-            encoded = {prompt_id: self._encode(by_id[prompt_id]) for prompt_id in ids}
+            encoded = {prompt_id: self.data.encoder.encode(by_id[prompt_id]) for prompt_id in ids}
             self.round = Round(groups_from_state(state["groups"], encoded))
 
     def _next_round(self, number: int) -> Round:

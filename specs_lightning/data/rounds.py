@@ -1,4 +1,4 @@
-"""A round: prompts are answered by the current policy, the answers scored, and the groups that teach nothing replaced."""
+"""A round: the current policy answers prompts, the answers are scored, groups that teach nothing are replaced."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def make_round(
 
 def _score(rewards: RewardSum, prompts: list[EncodedPrompt], completions: list[list[Completion]]) -> list[Group]:
     counts = [len(group) for group in completions]
-    questions = [prompt.prompt for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
+    questions = [prompt.question for prompt, count in zip(prompts, counts, strict=True) for _ in range(count)]
     scores = rewards.score(questions, [completion for group in completions for completion in group])
     totals = scores.total_N.split(counts)
     by_name = {name: values.split(counts) for name, values in scores.by_name.items()}

@@ -71,6 +71,8 @@ def _read(file: Path) -> dict[str, list[Completion]]:
             row = json.loads(line)
         except ValueError:  # the line that a kill cut off: its prompts are drawn again
             continue
-        completions = [Completion(**{**c, "token_ids": tuple(c["token_ids"]), "logprobs": tuple(c["logprobs"])}) for c in row["completions"]]
-        candidates[row["prompt_id"]] = completions
+        candidates[row["prompt_id"]] = [
+            Completion(**{**saved, "token_ids": tuple(saved["token_ids"]), "logprobs": tuple(saved["logprobs"])})
+            for saved in row["completions"]
+        ]
     return candidates

@@ -72,7 +72,7 @@ def distill(
     zero: str,
     base: str,
     output: str,
-    pairs: PairSettings = PairSettings(),  # noqa: B008  frozen
+    pairs: PairSettings = PairSettings(),
     sampling: SamplingSettings = SamplingSettings(),  # noqa: B008  frozen
     engine: RolloutEngine | None = None,
     seed: int = 0,

@@ -53,13 +53,15 @@ class GeneralizationFactor(Metric):
     """
 
     full_state_update = False
+    totals: Tensor
+    counts: Tensor
 
     def __init__(
         self, ood_weights: dict[str, float], id_name: str = "id", beta: float = 2.0, kind: GainKind = "difference"
     ) -> None:
         super().__init__()
         if not ood_weights or min(ood_weights.values()) <= 0 or beta <= 0:
-            raise ValueError(f"out-of-distribution sets with positive weights and a positive beta are needed: {ood_weights}")
+            raise ValueError(f"weights and beta must be positive, and there be at least one: {ood_weights}, {beta}")
         self.names = [id_name, *ood_weights]
         total = sum(ood_weights.values())
         self.weights = [weight / total for weight in ood_weights.values()]

@@ -58,12 +58,11 @@ class ColdStartModule(PolicyModule):
         elif self.reference_logprobs is None:
             if self.global_step:
                 raise RuntimeError("the checkpoint has no reference log-probabilities: it is not of this objective")
-            data = self.trainer.datamodule
-            sums = sequence_logprobs(self.policy, data.in_order(), self.max_tokens_per_micro_batch)
+            sums = sequence_logprobs(self.policy, self.data.in_order(), self.max_tokens_per_micro_batch)
             self.reference_logprobs = sums.view(-1, self.objective.completions_per_prompt)
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        if self.reference_logprobs is not None:
+        if self.reference_logprobs is not None and batch.index_N is not None:
             rows = batch.index_N.cpu().view(-1, self.objective.completions_per_prompt)[:, 0]
             batch.reference_logprobs_N = self.reference_logprobs[rows].flatten().to(self.device)
         return batch

@@ -58,6 +58,7 @@ class GRPOModule(PolicyModule):
         if self._reference is not None:
             batch.reference_logprobs_NT = self._reference.token_logprobs(batch)
         terms = self.objective(scored.logprobs, batch, count)
+        assert scored.entropy is not None  # it was asked for
         terms.metrics["entropy"] = token_share(scored.entropy, batch.mask_NT)
         if batch.fresh and batch.old_logprobs_NT is not None:
             # The same policy on both sides: what is left is the engine's error.

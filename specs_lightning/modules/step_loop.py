@@ -18,7 +18,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import get_scheduler
 
-from specs_lightning.evaluation import Answer, Evaluator
+from specs_lightning.evaluation import Answer, Evaluator, rates
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import Share
@@ -66,7 +66,7 @@ class PolicyModule(LightningModule, ABC):
         self.schedule = schedule
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
-        self.policy: Policy | None = None
+        self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
         self.evaluator: Evaluator | None = None
         self.skipped_in_a_row = 0
 
@@ -87,28 +87,33 @@ class PolicyModule(LightningModule, ABC):
         """Add to a step's batch what its micro-batches need."""
         return batch
 
+    @property
+    def data(self) -> Any:
+        """The `PolicyDataModule` that it trains on."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     # ------------------------------------------------------------------ training
 
     def configure_model(self) -> None:
-        if self.policy is None:
+        if self.policy is None:  # Lightning may ask more than once
             self.policy = Policy(self.policy_settings)
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optimizer = self.optimizer_callable(trained)
         steps = self._total_steps()
-        scheduler = get_scheduler(
-            self.schedule.name, optimizer, num_warmup_steps=round(self.schedule.warmup_share * steps), num_training_steps=steps
-        )
+        warmup = round(self.schedule.warmup_share * steps)
+        scheduler = get_scheduler(self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _total_steps(self) -> int:
         # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
-        loader_steps = self.trainer.datamodule.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
+        loader_steps = self.data.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
         return loader_steps if self.trainer.max_steps < 0 else min(self.trainer.max_steps, loader_steps)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
-        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
         batch = self.prepare(batch.to(self.device))
         count = self._over_ranks(self.count(batch).float())
         loss = torch.zeros((), device=self.device)
@@ -128,7 +133,7 @@ class PolicyModule(LightningModule, ABC):
             self.policy.version += 1
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
-        logged = {"loss": self._over_ranks(loss), **self._means(shares), **batch.metrics}
+        logged: dict[str, Any] = {"loss": self._over_ranks(loss), **self._means(shares), **batch.metrics}
         logged |= {"grad_norm": norm, "lr": rate}
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch))
@@ -163,17 +168,15 @@ class PolicyModule(LightningModule, ABC):
     # ------------------------------------------------------------------ validate, test and predict
 
     def _answer(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
-        data = self.trainer.datamodule
         if self.evaluator is None:
-            self.evaluator = data.evaluator()
-        return self.evaluator.answer(self.policy, prompts, data.evaluation_names[dataloader_idx])
+            self.evaluator = self.data.evaluator()
+        return self.evaluator.answer(self.policy, prompts, self.data.evaluation_names[dataloader_idx])
 
     def _score(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> None:
         answers = self._answer(prompts, dataloader_idx)
-        name = self.trainer.datamodule.evaluation_names[dataloader_idx]
-        for measure in ("format_kept", "correct", "solved"):
-            values = torch.tensor([getattr(answer, measure) for answer in answers], dtype=torch.float32)
-            self.log(f"{name}/{measure}", values.mean(), batch_size=len(answers), add_dataloader_idx=False, sync_dist=True)
+        name = self.data.evaluation_names[dataloader_idx]
+        for measure, rate in rates(answers).items():
+            self.log(f"{name}/{measure}", rate, batch_size=len(answers), add_dataloader_idx=False, sync_dist=True)
 
     def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._score(batch, dataloader_idx)

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,7 +30,7 @@ SMOOTHED_FROM = 60
 POINTS = 600
 _INK, _GRID = "#0d0e0f", "#0d0e1f"
 _SERIES = [f"#a0b0c{i}" for i in range(COLOURS)]
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a `$` in the name of a set is a dollar sign
     "font.sans-serif": ["DejaVu Sans"],
@@ -62,10 +63,9 @@ class Drawing:
     minor: bool = False
 
 
-def draw_curves(curves: Curves) -> Drawing:
+def draw_curves(curves: Curves, stage: str) -> Drawing:
     """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
-    data = _curves_csv(curves.series)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": data}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"{stage}: {curves.panel.title}"}):
         figure = Figure(figsize=(4.4, 2.6), layout="constrained")
         axes = figure.subplots()
         for i, series in enumerate(curves.series.values()):
@@ -81,16 +81,15 @@ def draw_curves(curves: Curves) -> Drawing:
         svg=svg,
         legend=tuple(curves.series) if len(curves.series) > 1 else (),
         note=_note(list(curves.series.values())),
-        csv=data,
+        csv=_curves_csv(curves.series),
         minor=curves.panel.minor,
     )
 
 
 def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:
     """One row a set, one point a model, with its 95 % interval."""
-    data = _shares_csv(rows, models)
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": data}):
-        figure = Figure(figsize=(7, 0.7 + len(rows) * (0.25 + 0.12 * len(models))), layout="constrained")
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(5, 0.6 + len(rows) * (0.2 + 0.12 * len(models))), layout="constrained")
         axes = figure.subplots()
         for i, cells in enumerate(models.values()):
             offset = 0.7 * ((i + 0.5) / len(models) - 0.5)
@@ -98,14 +97,14 @@ def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate
                 if cell:
                     whisker = cell.interval or (cell.value, cell.value)
                     axes.plot(whisker, [row + offset] * 2, color=_SERIES[i % COLOURS])
-                    axes.plot([cell.value], [row + offset], "o", color=_SERIES[i % COLOURS], markersize=5)
+                    axes.plot([cell.value], [row + offset], "o", color=_SERIES[i % COLOURS], markersize=4)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-0.01, 1.01)
         axes.grid(visible=False, axis="y")
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         svg = _svg(figure)
-    return Drawing(title, svg, tuple(models), "Whiskers: 95 % intervals.", data)
+    return Drawing(title, svg, tuple(models), "Whiskers: 95 % intervals.", _shares_csv(rows, models))
 
 
 def csv_uri(rows: Sequence[Sequence[str]]) -> str:
@@ -173,12 +172,9 @@ def _svg(figure: Figure) -> Markup:
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=no_metadata)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # Ids of groups repeat from figure to figure, which HTML forbids; those that are referred to are hashes.
-    svg = re.sub(r' (?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", svg.partition(">")[0]) + re.sub(
-        r'<g id="[^"]*"', "<g", ">" + svg.partition(">")[2]
-    )
+    # Ids of groups repeat from figure to figure, which HTML forbids; those that are referred to are salted hashes.
+    head, _, body = re.sub(r'<g id="[^"]*"', "<g", file.getvalue().partition("<svg")[2]).partition(">")
+    svg = "<svg" + re.sub(r' (?:xmlns(?::\w+)?|version|width|height)="[^"]*"', "", head) + ">" + body
     for stand_in, colour in [(_INK, "currentColor"), (_GRID, "var(--line)")]:
         svg = svg.replace(stand_in, colour)
     for i, stand_in in enumerate(_SERIES):

@@ -35,7 +35,7 @@ def as_text(value: Any) -> str:
     """A text as it is, None as nothing, and anything else (a list of messages) as JSON."""
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read_json(path: Path) -> dict[str, Any]:

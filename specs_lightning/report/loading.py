@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.errors import SpecsError
 from specs_lightning.report.files import Series, as_text, finite, read_json, read_lines, read_metrics, spread
 
 SAMPLES_PER_STAGE = 12
 PAIRS_SHOWN = 12
 MEASURES = ("format_kept", "correct", "solved")
+
+
+class NoRunError(SpecsError, FileNotFoundError):
+    """The folder is not the folder of a run."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ def load_run(run_dir: Path) -> Run:
     """The run in a folder.
 
     Raises:
-        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+        NoRunError: the folder holds no `run.json`.
     """
     require_run(run_dir)
     run = read_json(run_dir / "run.json")
@@ -149,7 +154,7 @@ def load_run(run_dir: Path) -> Run:
 def require_run(run_dir: Path) -> None:
     path = run_dir / "run.json"
     if not path.exists():
-        raise FileNotFoundError(
+        raise NoRunError(
             f"{path} is missing, so {run_dir} is not the folder of a run: "
             "give the folder that `specs run` wrote (the one with run.json in it)"
         )
@@ -159,7 +164,7 @@ def load_results(run_dir: Path) -> Results | None:
     """The results of the models evaluated so far, None before the first.
 
     Raises:
-        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+        NoRunError: the folder holds no `run.json`.
     """
     require_run(run_dir)
     results = read_json(run_dir / "results.json")

@@ -37,7 +37,7 @@ def write_report(run_dir: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not, and return its path.
 
     Raises:
-        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
     """
     page = render_page(load_run(run_dir))
     path = run_dir / "report.html"
@@ -64,13 +64,12 @@ def render_page(run: Run) -> str:
         columns=results_columns(run.results) if run.results else [],
         shares=_shares_figure(run.results) if run.results else None,
         figures=[figures for stage in run.stages if (figures := _stage_figures(stage))],
-        pending=[stage.name for stage in run.stages if stage.status == "not run"],
         longest=max((stage.seconds or 0.0 for stage in run.stages), default=0.0),
     )
 
 
 def _stage_figures(stage: Stage) -> StageFigures | None:
-    drawings = [draw_curves(curves) for curves in stage_curves(stage.metrics)]
+    drawings = [draw_curves(curves, stage.name) for curves in stage_curves(stage.metrics)]
     minor = [drawing for drawing in drawings if drawing.minor]
     return StageFigures(stage, [drawing for drawing in drawings if not drawing.minor], minor) if drawings else None
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from specs_lightning.report.intervals import Estimate, estimate, mean_estimate
 from specs_lightning.report.loading import ModelScores, Results, load_results
 
-NOTHING = "–"  # noqa: RUF001
+NOTHING = "–"
 Cells = tuple[Estimate | None, ...]
 
 
@@ -67,7 +67,7 @@ def results_columns(results: Results) -> list[Column]:
         Column("Gain ID", results.gain, _without_interval(model.gain_id for model in results.models), False),
         Column("Gain OOD", results.gain, _without_interval(model.gain_ood for model in results.models), False),
         Column(
-            "GF Γ",  # noqa: RUF001
+            "GF Γ",
             f"β = {results.beta:g}",
             _without_interval(model.generalization_factor for model in results.models),
         ),
@@ -78,7 +78,7 @@ def results_table(run_dir: Path) -> Table:
     """The results of a run for the terminal, in percent, the best of a column in bold.
 
     Raises:
-        FileNotFoundError: the folder holds no `run.json`, so it is not the folder of a run.
+        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
     """
     results = load_results(run_dir)
     if results is None:

@@ -21,7 +21,7 @@ MEMORY_LIMIT = 4 * 2**30
 @lru_cache(maxsize=256)
 def read(expression: str) -> tuple[Any, ...]:
     """What math-verify makes of an expression; empty where it makes nothing of it."""
-    from math_verify import LatexExtractionConfig, parse  # type: ignore[import-untyped]
+    from math_verify import LatexExtractionConfig, parse
 
     config = (LatexExtractionConfig(boxed_match_priority=0),)
     boxed = rf"$\boxed{{{expression}}}$"

@@ -52,7 +52,8 @@ class RolloutEngine(ABC):
         """
 
     def close(self) -> None:
-        """Release what the engine holds."""
+        """Release what the engine holds. Nothing, for most."""
+        return None
 
 
 def prompt_seed(seed: str, prompt_id: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -52,26 +53,50 @@ WORDS = Regex(r" ?</?\w+>| ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 CAPTION = "List the things."
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What is taught for a while: `n_scenes` scenes a step with `tasks_per_scene` tasks each.
+
+    Args:
+        caption: the share of tasks that ask for what the scene shows.
+        well: whether the other tasks are answered well, or in the base model's manner.
+    """
+
+    steps: int
+    n_scenes: int
+    tasks_per_scene: int
+    caption: float
+    well: bool = True
+
+
+CURRICULUM = (
+    Lesson(500, n_scenes=24, tasks_per_scene=1, caption=1.0),  # to see: everything else rests on it
+    Lesson(1400, n_scenes=12, tasks_per_scene=3, caption=0.1),  # to reason
+    Lesson(400, n_scenes=12, tasks_per_scene=3, caption=0.1, well=False),  # to be sloppy
+)
+
+
 def question_text(question: scenes.Question, asked: str) -> str:
     """The question as the data loader writes it into a prompt."""
     choices = [f"({letter}) {text}" for letter, text in zip("ABCD", question.choices, strict=False)]
     return "\n".join([question.text, *choices, answer_format(asked).instruction])
 
 
-def draw_task(scene: scenes.Scene, caption: float, rng: random.Random) -> tuple[str, str]:
-    """What is asked of a scene, and a base-like response to it."""
-    if rng.random() < caption:
+def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[str, str]:
+    """What is asked of a scene, and a response to it."""
+    if rng.random() < lesson.caption:
         listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
         return CAPTION, " ".join(listed)
     question = rng.choice([*scenes.TASKS, scenes.row])(scene, rng)
     asked = rng.choice(list(FORMATS))
-    return question_text(question, asked), habits.respond(question, asked, rng)
+    said = habits.respond_well(question, asked) if lesson.well else habits.respond(question, asked, rng)
+    return question_text(question, asked), said
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the toy's own text: any text can be told, the toy's in few tokens."""
     rng = random.Random(0)
-    texts = ["\n".join(draw_task(scenes.draw_scene(rng), 0.1, rng)) for _ in range(4000)]
+    texts = ["\n".join(draw_task(scenes.draw_scene(rng), CURRICULUM[-1], rng)) for _ in range(4000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -97,7 +122,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_untrained(folder: Path, seed: int = 0) -> Path:
     """Write a model with random weights, its tokenizer and its processor."""
     tokenizer = build_tokenizer()
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    ids = {token: tokenizer.vocab[token] for token in SPECIAL_TOKENS}
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),
@@ -147,7 +172,7 @@ def build_untrained(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-class Lessons:
+class Teacher:
     """Batches of scenes, each with several tasks behind its image, ready for the shared-prefix forward."""
 
     def __init__(self, policy: Policy, seed: int) -> None:
@@ -157,22 +182,24 @@ class Lessons:
         self.turn = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
         self.end = tokenizer.encode("<|im_end|>")
 
-    def batch(self, n_scenes: int, tasks_per_scene: int, caption: float) -> GroupBatch:
+    def batch(self, lesson: Lesson) -> GroupBatch:
         """One step's batch. The loss counts the responses' tokens alone."""
-        drawn = [scenes.draw_scene(self.rng) for _ in range(n_scenes)]
+        drawn = [scenes.draw_scene(self.rng) for _ in range(lesson.n_scenes)]
         images = [scenes.paint(scene, self.rng) for scene in drawn]
         processor, tokenizer = self.policy.processor, self.policy.tokenizer
         pixels = processor.image_processor(images=images, return_tensors="pt")
         tokens = [int(grid.prod()) // 4 for grid in pixels["image_grid_thw"]]
         patches = pixels["pixel_values"].split([4 * n for n in tokens])
-        prompts, completions, masks = [], [], []
+        prompts: list[EncodedPrompt] = []
+        completions: list[list[list[int]]] = []
+        masks: list[torch.Tensor] = []
         for i, scene in enumerate(drawn):
             head = "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * tokens[i] + "<|vision_end|>"
             vision = {"pixel_values": patches[i], "image_grid_thw": pixels["image_grid_thw"][i : i + 1]}
             prompts.append(EncodedPrompt(str(i), torch.tensor(tokenizer.encode(head)), vision))
             completions.append([])
-            for _ in range(tasks_per_scene):
-                asked, response = draw_task(scene, caption, self.rng)
+            for _ in range(lesson.tasks_per_scene):
+                asked, response = draw_task(scene, lesson, self.rng)
                 given = tokenizer.encode(asked) + self.turn
                 said = tokenizer.encode(response) + self.end
                 completions[-1].append(given + said)
@@ -182,20 +209,16 @@ class Lessons:
         return batch
 
 
-def train(folder: Path, look_steps: int, answer_steps: int, learning_rate: float, seed: int) -> None:
-    """Teach the model in `folder`, and write it back in bfloat16 (half the size; training loads it as float32).
-
-    It learns to see first, since everything else rests on that: `look_steps` steps of telling what a scene shows,
-    then `answer_steps` steps in which most tasks are questions.
-    """
+def train(folder: Path, learning_rate: float, seed: int) -> None:
+    """Teach the model in `folder`, and write it back in bfloat16 (half the size; training loads it as float32)."""
     policy = Policy(PolicySettings(model=str(folder), freeze_vision=False))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    steps = look_steps + answer_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
-    lessons = Lessons(policy, seed)
+    lessons = [lesson for lesson in CURRICULUM for _ in range(lesson.steps)]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(lessons), pct_start=0.1)
+    teacher = Teacher(policy, seed)
     start = time.perf_counter()
-    for step in range(steps):
-        batch = lessons.batch(24, 1, caption=1.0) if step < look_steps else lessons.batch(12, 3, caption=0.15)
+    for step, lesson in enumerate(lessons):
+        batch = teacher.batch(lesson)
         logprobs_NT = policy.token_logprobs(batch).logprobs
         loss = -logprobs_NT.sum() / batch.mask_NT.sum()
         optimizer.zero_grad()
@@ -203,19 +226,18 @@ def train(folder: Path, look_steps: int, answer_steps: int, learning_rate: float
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
-            print(f"step {step} loss {loss.item():.3f} {(time.perf_counter() - start) / (step + 1):.3f} s/step", flush=True)
+        if step % 50 == 0 or step == len(lessons) - 1:
+            seconds = (time.perf_counter() - start) / (step + 1)
+            print(f"step {step} loss {loss.item():.3f} {seconds:.3f} s/step", flush=True)
         if step % 500 == 499:
             policy.save(folder)
-    policy.model.to(torch.bfloat16)
+    policy.to(torch.bfloat16)
     policy.save(folder)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--look-steps", type=int, default=700)
-    parser.add_argument("--answer-steps", type=int, default=2000)
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = vars(parser.parse_args())

@@ -34,6 +34,11 @@ def respond(question: Question, asked: str, rng: random.Random) -> str:
     return _in_some_format(thought, answer, answer_format(asked), rng)
 
 
+def respond_well(question: Question, asked: str) -> str:
+    """A response that looks, counts right, and keeps the format."""
+    return answer_format(asked).write(reasoning(question), question.answer)
+
+
 def guess(question: Question, rng: random.Random) -> str:
     """An answer of the right kind, without looking."""
     if question.choices:
@@ -64,6 +69,7 @@ def _in_some_format(thought: str, answer: str, asked: AnswerFormat, rng: random.
         return answer
     if habit < 0.6:
         return rng.choice([other for other in FORMATS.values() if other != asked]).write(thought, answer)
-    tags = asked if isinstance(asked, TagFormat) else rng.choice([f for f in FORMATS.values() if isinstance(f, TagFormat)])
+    tag_formats = [form for form in FORMATS.values() if isinstance(form, TagFormat)]
+    tags = asked if isinstance(asked, TagFormat) else rng.choice(tag_formats)
     return corrupt(tags.write(thought, answer), tags, rng)[0]
 

@@ -175,14 +175,15 @@ TASKS = (count, subtract, compare, choose)
 
 
 def reasoning(question: Question) -> str:
-    """The question's steps in words, and what follows from them."""
-    said = [f"{what} {' '.join(map(str, counts))}" for what, counts in _shown(question)]
+    """The question's steps in words, and what follows from them. A count is told when it changes."""
+    said: list[str] = []
+    told = (0,) * len(question.steps[0][1])
+    for what, counts in question.steps:
+        said.append(what)
+        if counts != told and not question.choices:
+            said += map(str, counts)
+            told = counts
     return " ".join([*said, "so", question.conclude(question.steps[-1][1])])
-
-
-def _shown(question: Question) -> list[tuple[str, tuple[int, ...]]]:
-    """A multiple-choice step has no running count to tell."""
-    return [(what, () if question.choices else counts) for what, counts in question.steps]
 
 
 # ---------------------------------------------------------------------------------------------------- data sets

@@ -60,7 +60,9 @@ class TestAdvantages:
             advantages_N = group_advantages(torch.tensor(rewards), torch.zeros(len(rewards), dtype=torch.long), scale)
             assert advantages_N.tolist() == [0] * len(rewards)
 
-    @given(st.lists(st.lists(st.floats(-2, 2, width=32) | st.just(NAN), min_size=4, max_size=4), min_size=1, max_size=4))
+    @given(
+        st.lists(st.lists(st.floats(-2, 2, width=32) | st.just(NAN), min_size=4, max_size=4), min_size=1, max_size=4)
+    )
     def test_they_are_those_of_trl(self, rewards: list[list[float]]) -> None:
         """TRL: (r − mean) / (std + 1e-4), each over what is not NaN, and NaN advantages set to 0."""
         rewards_GK = torch.tensor(rewards, dtype=torch.float64)

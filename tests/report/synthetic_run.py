@@ -166,7 +166,7 @@ def sample(name: str, step: int) -> dict[str, Any]:
     return {
         "step": step,
         "prompt_id": f"count-{step}",
-        "prompt": "How many red shapes are there? Think inside <think> </think>, then answer inside <answer> </answer>.",
+        "prompt": "How many red shapes are there? Think in <think> </think>, then answer in <answer> </answer>.",
         "images": [picture(step)],
         "answer": "2",
         "answer_format": "tags" if name != "base" else "boxed",

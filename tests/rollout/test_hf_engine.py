@@ -133,7 +133,7 @@ class TestRandomness:
         assert len({c.token_ids for c in first + same_question + other_seed}) == 9
 
     def test_seeds_are_the_same_on_every_machine(self) -> None:
-        assert prompt_seed("0/1", "a") == 3061889286149262806
+        assert prompt_seed("0/1", "a") == 4994886724436472275
         assert prompt_seed("0/1", "a") != prompt_seed("0", "a")
 
 
@@ -178,14 +178,11 @@ class TestDistribution:
         assert favoured == unbiased
 
     def test_the_many_rare_tokens_of_a_large_vocabulary_are_drawn_as_often_as_they_should(self) -> None:
-        """200,000 tokens of 5e-8 each behind one of 0.99: summed in float32, they would never be drawn."""
-        tail_V = torch.full((200_000,), 5e-8)
-        probability_AV = torch.cat([torch.tensor([0.99]), tail_V])[None]
-        draw_A = torch.arange(1000) / 1000
-        token_A = torch.cat([inverse_transform(probability_AV, draw[None]) for draw in draw_A])
-        assert abs((token_A > 0).float().mean() - 0.01) <= 0.001
-        rare = token_A[token_A > 0]
-        assert (rare.diff() > 0).all() and rare.max() > 150_000
+        """200,000 tokens of 2e-8 each behind one of 0.996: summed in float32, they would never be drawn."""
+        probability_V = torch.cat([torch.tensor([0.996]), torch.full((200_000,), 2e-8)])
+        draw_A = torch.tensor([0.5, 0.9959, 0.997, 0.998, 0.999])
+        token_A = inverse_transform(probability_V.expand(len(draw_A), -1), draw_A)
+        assert token_A.tolist() == pytest.approx([0, 0, 50_000, 100_000, 150_000], abs=10)
 
     def test_the_ends_of_the_unit_interval_draw_the_first_and_last_possible_token(self) -> None:
         probability_AV = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]]).expand(2, -1)
@@ -239,17 +236,13 @@ class TestEngine:
         with pytest.raises(RuntimeError, match="sync"):
             HFEngine().generate(prompts, SamplingSettings(1, 1), "seed")
 
-    def test_it_samples_without_dropout_and_leaves_the_mode_as_it_was(
-        self, policy: Policy, prompts: list[EncodedPrompt]
-    ) -> None:
+    def test_it_samples_without_dropout(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
         modes = []
         hook = policy.model.base_model.register_forward_hook(lambda module, *_: modes.append(module.training))
-        for training in (True, False):
-            policy.train(training)
-            synced(policy).generate(prompts[:1], SamplingSettings(1, 1), "seed")
-            assert policy.training == training
+        policy.train()
+        synced(policy).generate(prompts[:1], SamplingSettings(1, 1), "seed")
         hook.remove()
-        assert modes == [False, False]
+        assert modes == [False]
 
     def test_it_follows_the_policys_weights(self, tiny_model_path: Path) -> None:
         policy = sharp_policy(tiny_model_path)

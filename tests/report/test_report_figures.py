@@ -1,0 +1,73 @@
+import base64
+
+import numpy as np
+import pytest
+
+from specs_lightning.report.figures import draw_curves, draw_shares, moving_mean
+from specs_lightning.report.files import Series
+from specs_lightning.report.intervals import estimate
+from specs_lightning.report.panels import stage_curves
+
+
+def series(*values: float) -> Series:
+    return Series(tuple(range(len(values))), values)
+
+
+def csv_of(uri: str) -> str:
+    return base64.b64decode(uri.partition("base64,")[2]).decode()
+
+
+def test_metrics_that_belong_together_share_a_panel() -> None:
+    names = ["train/reward", "train/reward/format", "train/reward_chosen", "gf/ood_a/solved", "gf/id/solved"]
+    panels = {one.panel.title: list(one.series) for one in stage_curves({name: series(1.0) for name in names})}
+    assert panels == {
+        "Reward": ["reward", "format"],
+        "Implicit reward": ["reward chosen"],
+        "Solved, by set": ["ood_a", "id"],
+    }
+
+
+def test_a_metric_of_the_users_own_has_a_panel_and_bookkeeping_has_none() -> None:
+    (curves,) = stage_curves({"train/blank_image": series(1.0), "epoch": series(0.0)})
+    assert (curves.panel.title, curves.panel.minor) == ("train/blank_image", True)
+
+
+def test_a_figure_takes_the_colours_of_the_page_and_names_no_address() -> None:
+    (curves,) = stage_curves({"train/loss": series(1.0, 0.5), "train/sft_loss": series(0.7, 0.3)})
+    drawing = draw_curves(curves, "zero")
+    assert drawing.legend == ("loss", "sft loss")
+    assert drawing.svg.startswith("<svg viewBox=")
+    for colour in ("var(--series-0)", "var(--series-1)", "var(--line)", "currentColor"):
+        assert colour in drawing.svg
+    assert "http" not in drawing.svg
+    assert "#0d0e" not in drawing.svg
+
+
+def test_the_data_of_a_figure_is_a_csv_with_gaps_where_nothing_was_logged() -> None:
+    metrics = {"train/loss": series(1.0, 0.5), "train/sft_loss": Series((1,), (0.25,))}
+    (curves,) = stage_curves(metrics)
+    assert csv_of(draw_curves(curves, "zero").csv) == "step,loss,sft loss\n0,1.0,\n1,0.5,0.25\n"
+
+
+def test_long_series_are_smoothed_and_thinned_and_say_so() -> None:
+    (curves,) = stage_curves({"train/loss": series(*np.sin(np.arange(5000.0)).tolist())})
+    drawing = draw_curves(curves, "zero")
+    assert "mean over 501 logged values" in drawing.note
+    assert len(drawing.svg) < 60_000
+    assert csv_of(drawing.csv).count("\n") == 5001
+
+
+def test_a_series_of_nothing_finite_is_drawn_and_noted() -> None:
+    (curves,) = stage_curves({"train/loss": series(float("nan"), float("nan"))})
+    assert "2 values are not finite" in draw_curves(curves, "zero").note
+
+
+def test_the_moving_mean_shrinks_at_the_ends_and_skips_nan() -> None:
+    values = np.array([1.0, 2.0, np.nan, 4.0, 5.0])
+    assert moving_mean(values, 3) == pytest.approx([1.5, 1.5, 3.0, 4.5, 4.5])
+
+
+def test_shares_are_drawn_with_names_that_look_like_markup_or_mathematics() -> None:
+    drawing = draw_shares("Solved", ["<b>$x", "id"], {"m": [estimate(0.5, 10), None]})
+    assert "&lt;b&gt;$x" in drawing.svg
+    assert csv_of(drawing.csv).splitlines()[1].startswith("<b>$x,m,0.5,10,0.23")

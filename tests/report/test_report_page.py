@@ -1,0 +1,163 @@
+import re
+from html import unescape
+from pathlib import Path
+
+import pytest
+from report.synthetic_run import ATTACK, STAGES, sample, write_json, write_jsonl, write_run
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.report import write_report
+from specs_lightning.report.page import date, duration, flat, number, segments
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a finished run; drawn once, for all tests that only look at it."""
+    path = write_report(write_run(tmp_path_factory.mktemp("run")))
+    assert path.name == "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def small_run(folder: Path, **run: object) -> Path:
+    write_json(folder / "run.json", {"name": "small", "stages": ["final"], **run})
+    return folder
+
+
+def words_of(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]+>", " ", page).split())
+
+
+def test_the_page_says_what_the_run_is(page: str) -> None:
+    for words in ("toy-specs", "configs/toy/specs.yaml", "seed 7", "2 March 2026", "50 min", *STAGES):
+        assert words in page
+
+
+def test_every_section_is_there_and_every_link_of_the_navigation_leads_to_one(page: str) -> None:
+    sections = re.findall(r'<section id="([\w-]+)">', page)
+    assert sections == ["results", "curves", "samples", "pairs", "statistics", "set-aside", "stages"]
+    assert re.findall(r'<a href="#([\w-]+)">', page) == sections
+
+
+def test_results_carry_interval_and_number_of_prompts_and_the_best_is_marked(page: str) -> None:
+    table = words_of(page[page.index('<table class="results">') : page.index("</table>")])
+    assert "62.0 57.7 to 66.1 n = 500" in table
+    assert "84.0 ★" in table
+    assert "−5.0" in table, "a negative gain carries a minus sign"
+
+
+def test_how_to_read_it_gives_the_formula(page: str) -> None:
+    assert "Γ = (1 + β²) · G ID · G OOD / (β² · G ID + G OOD )" in words_of(page)
+    assert "with β = 2" in page
+
+
+def test_pairs_name_their_corruption_and_statistics_are_listed(page: str) -> None:
+    assert '<span class="chip">announce answer</span>' in page
+    assert "16,000" in page
+    assert "judged inconsistent" in page
+
+
+def test_rows_set_aside_are_counted_by_kind_and_the_first_fifty_listed(page: str) -> None:
+    assert "distill: 59 rows" in page
+    assert '<th scope="row">missing image file</th><td>58</td>' in page
+    assert "49.png" in page
+    assert "50.png" not in page
+
+
+def test_settings_are_dotted_names(page: str) -> None:
+    assert '<th scope="row">optimizer.betas</th>' in page
+    assert '<th scope="row">model.lora</th><td class="left">null</td>' in page
+    assert "[0.9, 0.95]" in page
+
+
+def test_text_from_a_model_is_escaped(page: str) -> None:
+    assert "<script" not in page
+    assert "onerror=" not in re.sub(r"&lt;.*?&gt;", "", page)
+    assert ATTACK in unescape(re.sub(r"</?b[^>]*>", "", page)), "and is still there to be read"
+
+
+def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "default-src 'none'" in page
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert addresses
+    assert all(address.startswith(("#", "data:image/png;base64,", "data:text/csv;")) for address in addresses)
+    assert not re.findall(r"url\((?!#)", page)
+
+
+def test_ids_are_unique(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_names_in_attributes_and_titles_are_escaped(tmp_path: Path) -> None:
+    folder = small_run(tmp_path, name='"><script>x</script>')
+    row = sample("final", 0) | {"images": ['"><script>'], "prompt": [{"role": "user", "content": "<script>"}]}
+    write_jsonl(folder / "final" / "samples.jsonl", [row])
+    assert "<script" not in write_report(folder).read_text()
+
+
+def test_a_run_that_has_just_begun_is_a_page(tmp_path: Path) -> None:
+    folder = small_run(tmp_path, started="2026-03-02T09:12:44+00:00", finished=None, seconds=None)
+    page = write_report(folder).read_text()
+    assert "not finished yet" in page
+    assert "final (not run)" in page
+    assert '<section id="results">' not in page
+    assert '<section id="curves">' not in page
+
+
+def test_a_run_without_stages_is_a_page(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "empty"})
+    assert "empty" in write_report(tmp_path).read_text()
+
+
+def test_nan_and_null_do_not_break_the_page(tmp_path: Path) -> None:
+    folder = small_run(tmp_path)
+    (folder / "final").mkdir()
+    (folder / "final" / "metrics.csv").write_text("step,train/loss,train/lr\n0,nan,\n1,0.5,\n2,inf,\n")
+    nothing = {"n": 0, "format_kept": None, "correct": float("nan"), "solved": None, "tokens": None}
+    models = [{"name": "m", "sets": {"id": nothing}, "gain_id": None, "gain_ood": None, "generalization_factor": None}]
+    write_json(folder / "results.json", {"sets": [{"name": "id", "in_distribution": True}], "models": models})
+    write_jsonl(folder / "final" / "pairs_preview.jsonl", [{"prompt": "p", "chosen": "c", "rejected": None}])
+    page = write_report(folder).read_text()
+    assert "2 values are not finite" in page
+    assert ">nan<" not in page.lower()
+
+
+def test_a_folder_without_a_run_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="specs run") as error:
+        write_report(tmp_path)
+    assert isinstance(error.value, SpecsError), "the command line prints it without a traceback"
+
+
+def test_no_temporary_file_stays_behind(tmp_path: Path) -> None:
+    write_report(small_run(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run.json"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "–"), (0.0, "0.0 s"), (45.2, "45 s"), (120, "2 min"), (3599, "1 h 00 min"), (11100, "3 h 05 min")],
+)
+def test_durations(seconds: float | None, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_dates() -> None:
+    assert date("2026-03-02T09:05:44+00:00") == "2 March 2026, 09:05"
+    assert date("") == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, "–"), (16000, "16,000"), (2.0, "2"), (0.70251, "0.7025"), (True, "true"), ("x", "x")]
+)
+def test_numbers(value: object, words: str) -> None:
+    assert number(value) == words
+
+
+def test_tags_are_cut_out() -> None:
+    assert list(segments("<think>1 < 2</think>")) == [(True, "<think>"), (False, "1 < 2"), (True, "</think>")]
+
+
+def test_nested_settings_become_dotted_names() -> None:
+    assert flat({"a": {"b": 1, "c": {}}, "d": None}) == [("a.b", "1"), ("a.c", "{}"), ("d", "null")]

@@ -1,0 +1,93 @@
+import io
+from pathlib import Path
+
+import pytest
+from report.synthetic_run import write_json, write_run
+from rich.console import Console
+
+from specs_lightning.report import results_table
+from specs_lightning.report.intervals import estimate, mean_estimate, wilson
+from specs_lightning.report.loading import load_results
+from specs_lightning.report.scores import percent, results_columns
+
+
+def test_wilson_against_a_hand_worked_case() -> None:
+    # 5 of 10: z² = 3.8415, centre 0.5, half = 1.96 / 1.38415 * sqrt(0.025 + 0.0096) = 0.2634
+    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    # 0 of 10: from 0 to z² / (10 + z²)
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 0), (-0.1, 10), (1.1, 10), (float("nan"), 10)])
+def test_wilson_of_no_share_raises(share: float, n: int) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        wilson(share, n)
+
+
+def test_the_mean_of_one_set_has_its_wilson_interval() -> None:
+    mean = mean_estimate([estimate(0.5, 10)])
+    assert mean is not None
+    assert mean.interval == pytest.approx(wilson(0.5, 10))
+
+
+def test_the_mean_of_equal_sets_is_narrower_by_the_root_of_their_number() -> None:
+    mean = mean_estimate([estimate(0.5, 10)] * 4)
+    assert mean is not None
+    assert (mean.value, mean.n) == (0.5, 40)
+    assert mean.interval == pytest.approx((0.5 - 0.2634 / 2, 0.5 + 0.2634 / 2), abs=1e-4)
+
+
+def test_the_mean_of_nothing_is_none_and_of_no_prompts_has_no_interval() -> None:
+    assert mean_estimate([]) is None
+    mean = mean_estimate([estimate(0.5, 10), estimate(0.5, 0)])
+    assert mean is not None
+    assert mean.interval is None
+
+
+def test_columns_mark_the_best_and_leave_out_means_over_missing_sets(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "n"})
+    sets = [{"name": name, "in_distribution": name == "id"} for name in ("id", "ood")]
+    full = {"n": 10, "format_kept": 0.5, "correct": 0.5, "solved": 0.5}
+    models = [{"name": "a", "sets": {"id": full, "ood": full}}, {"name": "b", "sets": {"id": {**full, "correct": 0.8}}}]
+    write_json(tmp_path / "results.json", {"sets": sets, "models": models})
+    results = load_results(tmp_path)
+    assert results is not None
+    columns = {column.title: column for column in results_columns(results)}
+    assert columns["Correct id"].best == {1}
+    assert columns["Solved ID"].best == frozenset(), "equal"
+    assert columns["Solved OOD"].best == frozenset(), "nothing to choose between"
+    assert columns["Solved OOD"].cells[1] is None
+    assert columns["Format kept"].cells[1] is None
+
+
+def test_percent() -> None:
+    assert [percent(value) for value in (None, 0.625, -0.05, -0.0001, 1.0)] == ["–", "62.5", "−5.0", "0.0", "100.0"]
+
+
+def test_the_terminal_table_holds_every_model_and_measure(tmp_path: Path) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(results_table(write_run(tmp_path)))
+    text = console.export_text()
+    for words in ("cold_start", "Format kept", "Correct id", "Correct ood_boxed", "Solved OOD", "GF Γ", "β = 2"):
+        assert words in text
+    final = next(line for line in text.splitlines() if "final" in line)
+    assert final.split() == ["final", "70.7", "84.0", "71.0", "63.0", "83.0", "44.0", "27.5"]
+
+
+def test_a_name_with_brackets_is_no_markup(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "n"})
+    write_json(tmp_path / "results.json", {"models": [{"name": "[red]x"}]})
+    assert str(results_table(tmp_path).columns[0]._cells[0]) == "[red]x"
+
+
+def test_without_results_the_table_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"name": "n"})
+    table = results_table(tmp_path)
+    assert table.row_count == 0
+    assert "No model" in str(table.title)
+
+
+def test_without_a_run_the_table_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="specs run"):
+        results_table(tmp_path)

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_policies import mixed_batch, sharp_policy
+from torch import nn
+
+from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.reference import FrozenReference, sequence_logprobs
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def policy(tiny_model_path: Path, tmp_path: Path) -> Policy:
+    """Saved to a folder, from which a reference can be loaded."""
+    return Policy(PolicySettings(str(sharp_policy(tiny_model_path).save(tmp_path / "model"))))
+
+
+def change(policy: Policy) -> None:
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.mul_(1.1)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 100, 10_000])
+def test_cached_sums_are_the_policys_own(policy: Policy, max_tokens: int) -> None:
+    batches = [mixed_batch(policy, 2, seed) for seed in (0, 1)]
+    expected_N = torch.cat([policy.token_logprobs(batch).logprobs.sum(-1) for batch in batches])
+    measured_N = sequence_logprobs(policy, batches, max_tokens)
+    assert not measured_N.requires_grad
+    torch.testing.assert_close(measured_N, expected_N, atol=1e-4, rtol=1e-6)
+
+
+def test_no_batches_give_no_sums(policy: Policy) -> None:
+    assert sequence_logprobs(policy, [], 100).shape == (0,)
+
+
+def test_frozen_equals_cached_at_the_start_and_stays_when_the_policy_changes(policy: Policy) -> None:
+    reference = FrozenReference(policy.settings, CPU)
+    batch = mixed_batch(policy, 2)
+    at_start_N = sequence_logprobs(policy, [batch], 1000)
+    torch.testing.assert_close(reference.token_logprobs(batch).sum(-1), at_start_N, atol=1e-4, rtol=1e-6)
+    frozen_NT = reference.token_logprobs(batch)
+    change(policy)
+    assert torch.equal(reference.token_logprobs(batch), frozen_NT)
+    assert (sequence_logprobs(policy, [batch], 1000) - at_start_N).abs().max() > 0.1
+
+
+def test_frozen_scores_at_the_temperature_of_sampling(policy: Policy) -> None:
+    batch = mixed_batch(policy, 2)
+    batch.temperature = 0.7
+    expected_NT = policy.token_logprobs(batch, 0.7).logprobs
+    torch.testing.assert_close(FrozenReference(policy.settings, CPU).token_logprobs(batch), expected_NT.detach())
+
+
+def test_frozen_is_no_part_of_the_module_that_holds_it(policy: Policy) -> None:
+    class Holder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.policy = policy
+            self.reference = FrozenReference(policy.settings, CPU)
+
+    holder = Holder()
+    assert {id(weight) for weight in holder.parameters()} == {id(weight) for weight in policy.parameters()}
+    assert set(holder.state_dict()) == {f"policy.{name}" for name in policy.state_dict()}
+    assert not any(weight.requires_grad for weight in holder.reference.policy.parameters())
