@@ -180,7 +180,12 @@ def _boxes_backwards(text: str) -> Iterator[_Box]:
 
 
 def _unquoted(quoted: str) -> str:
-    """The value of a JSON string, or what stands between its quotes where it is none, as LaTeX often is."""
+    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX.
+
+    To JSON `\frac` is a form feed and "rac", and `\sqrt` is an error.
+    """
+    if re.search(r"(?<!\\)(?:\\\\)*\\[bfnrt][a-z]", quoted):
+        return quoted[1:-1]
     try:
         return str(json.loads(quoted))
     except ValueError:

@@ -11,10 +11,11 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
 
 COMMANDS = {
     "run": "the whole method, stage by stage, to a report",
@@ -34,6 +35,7 @@ HARMLESS_WARNINGS = (
     ".*Total length of `list` across ranks is zero.*",  # no validation while training: callbacks evaluate
     ".*exists and is not empty.*",  # a resumed run
     ".*LeafSpec.*",
+    "(?s).*no pre-optimization state was saved.*",  # a checkpoint is to hold the state after the step
 )
 
 
@@ -89,10 +91,12 @@ def prepare_process() -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     import datasets
+    import lightning.pytorch  # noqa: F401  it sets its loggers' levels when it is imported
     from transformers.utils import logging as transformers_logging
 
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
 
@@ -112,10 +116,21 @@ def run_function(command: str, args: Sequence[str]) -> Any:
     parser.add_function_arguments(function, as_positional=command == "report", sub_configs=True)
     config = parser.parse_args(list(args))
     config.pop("config", None)
-    if command == "run":
-        # The stages read their configuration files again, each with its own overrides.
-        return function(**parser.instantiate(config).as_dict())
-    return function(**vars(parser.instantiate(config)))
+    # A stage's overrides are for another parser: a class path in them is not an object yet.
+    overrides = {name: stage.pop("overrides") for name, stage in (config.get("stages") or {}).items()}
+    settings = vars(parser.instantiate(config))
+    for name, override in overrides.items():
+        settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
+    return function(**settings)
+
+
+def as_plain(value: Any) -> Any:
+    """Namespaces as dictionaries, however deep."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {key: as_plain(item) for key, item in value.items()}
+    return [as_plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _function(command: str) -> Callable[..., Any]:

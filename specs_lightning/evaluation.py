@@ -27,6 +27,7 @@ class Answer:
         prompt_id: the prompt's id in it.
         text: the completion.
         tokens: its length.
+        finished: whether the policy ended it, rather than the length limit.
         format_kept: 1 if it is finished and in the asked format, else 0.
         correct: 1 if its answer is right in whatever form it stands, 0 if not, NaN if it could not be judged.
         solved: both at once: what a strict harness counts.
@@ -36,6 +37,7 @@ class Answer:
     prompt_id: str
     text: str
     tokens: int
+    finished: bool
     format_kept: float
     correct: float
     solved: float
@@ -79,6 +81,7 @@ class Evaluator:
                     prompt_id=prompt.id,
                     text=completion.text,
                     tokens=len(completion.token_ids),
+                    finished=completion.finished,
                     format_kept=float(kept),
                     correct=correct,
                     solved=correct * kept,

@@ -57,7 +57,8 @@ class ModelFamily:
             return text_P.expand(4, -1)
         token_types = (input_ids == model.config.image_token_id).int()
         position_3P, _ = model.base_model.get_rope_index(  # type: ignore[operator]
-            input_ids, mm_token_type_ids=token_types, **grids)
+            input_ids, mm_token_type_ids=token_types, **grids
+        )
         return torch.cat([text_P[None], position_3P[:, 0]])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
@@ -54,4 +55,8 @@ class SpecsCLI(LightningCLI):
         if settings.logger is None:
             # Files beside the checkpoints; a resumed run writes a further version and overwrites nothing.
             kwargs["logger"] = CSVLogger(settings.default_root_dir or ".", name="metrics", flush_logs_every_n_steps=10)
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")  # not below a logger's version
+        return trainer

@@ -265,7 +265,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 def _execute(planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int) -> None:
     stage = planned.stage
     overrides = [f"--{key}={_as_argument(value)}" for key, value in stage.overrides.items()]
-    if stage.kind == "fit" and not (planned.folder / "model").exists():
+    if stage.kind == "fit":
         seeds = [f"--seed_everything={seed}", f"--data.seed={seed}"]
         fit_stage(title, str(stage.config), [*overrides, *seeds], planned.folder)
     elif stage.kind == "distill":

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.families import family_of, vision_modules, vision_token_ids
@@ -87,6 +88,8 @@ class Policy(nn.Module):
                 module.requires_grad_(False)
         if settings.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
+        self._checkpointed = list(layers) if settings.gradient_checkpointing else []
         self.eval()  # no dropout, in training either: it would make trainer and engine disagree
 
     def _may_share_prefix(self) -> bool:
@@ -102,9 +105,7 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.banned_ids.device
 
-    def token_logprobs(
-        self, batch: GroupBatch, temperature: float = 1.0, with_entropy: bool = False
-    ) -> TokenLogprobs:
+    def token_logprobs(self, batch: GroupBatch, temperature: float = 1.0, with_entropy: bool = False) -> TokenLogprobs:
         """The log-probability of each token that the batch's mask marks, zero elsewhere.
 
         Args:
@@ -115,8 +116,8 @@ class Policy(nn.Module):
         Returns:
             (N, T) float32 tensors, in nats.
         """
-        # transformers recomputes activations in training mode alone.
-        self.model.train(self.settings.gradient_checkpointing and torch.is_grad_enabled())
+        for layer in self._checkpointed:  # transformers recomputes activations in training mode alone
+            layer.training = torch.is_grad_enabled()
         rows = pack_rows(
             batch,
             lambda prompt: self.family.positions(self.model, prompt),
@@ -142,9 +143,7 @@ class Policy(nn.Module):
         def spread(values_M: Tensor) -> Tensor:
             return values_M.new_zeros(batch.mask_NT.shape).masked_scatter(batch.mask_NT, values_M)
 
-        return TokenLogprobs(
-            spread(scored.logprobs), None if scored.entropy is None else spread(scored.entropy)
-        )
+        return TokenLogprobs(spread(scored.logprobs), None if scored.entropy is None else spread(scored.entropy))
 
     forward = token_logprobs
 
@@ -176,4 +175,3 @@ def model_source(model: str) -> str:
             "the name of a model on the hub, or toy:base."
         )
     return source
-

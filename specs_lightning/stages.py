@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from specs_lightning.callbacks.sample_table import sample_row
 from specs_lightning.data.prompts import PromptEncoder, try_encode
 from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.evaluation import Answer, Evaluator, write_answers
+from specs_lightning.groups import Prompt
 from specs_lightning.policy import Policy, PolicySettings
 from specs_lightning.progress import StageProgress, progress_bar
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 
 PROMPTS_AT_ONCE = 128
+SAMPLES_OF_A_SET = 3
 
 
 def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> None:
     """Train as `specs fit` does, from where an earlier attempt was stopped; the model goes to `folder/model`."""
     from specs_lightning.cli import fit
 
-    last = folder / "checkpoints" / "last.ckpt"
-    resume = [f"--ckpt_path={last}"] if last.exists() else []
-    root = f"--trainer.default_root_dir={folder}"
-    fit(["fit", f"--config={config}", *overrides, root, *resume], callbacks=[StageProgress(title)])
+    if not (folder / "model").exists():
+        last = folder / "checkpoints" / "last.ckpt"
+        resume = [f"--ckpt_path={last}"] if last.exists() else []
+        root = f"--trainer.default_root_dir={folder}"
+        fit(["fit", f"--config={config}", *overrides, root, *resume], callbacks=[StageProgress(title)])
     merge_metrics(folder)
 
 
@@ -64,8 +69,30 @@ def evaluate_stage(
     evaluator.close()
     folder.mkdir(parents=True, exist_ok=True)
     set_aside.write(folder / "set_aside.jsonl")
+    if not (folder / "samples.jsonl").exists():  # a training stage has kept its own
+        _write_samples(prompts, answers, folder / "samples.jsonl")
     write_answers(answers, folder / "answers.jsonl")
     return answers
+
+
+def _write_samples(prompts: dict[str, list[Prompt]], answers: list[Answer], file: Path) -> None:
+    """The answers to the first prompts of each set, as `SampleTable` writes them."""
+    rows = []
+    for name, questions in prompts.items():
+        for prompt in questions[:SAMPLES_OF_A_SET]:
+            completions = [
+                {
+                    "text": answer.text,
+                    "finished": answer.finished,
+                    "tokens": answer.tokens,
+                    "reward": answer.as_row()["solved"],
+                    "rewards": {measure: answer.as_row()[measure] for measure in ("correct", "format_kept")},
+                }
+                for answer in answers
+                if (answer.set, answer.prompt_id) == (name, prompt.id)
+            ]
+            rows.append(sample_row(prompt, 0, completions))
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def merge_metrics(folder: Path) -> None:

@@ -165,6 +165,7 @@ class TestFindAnswer:
             ('{"answer": 5, "reasoning": "why"', "5"),
             ('{"answer": "\\\\frac{1}{2}"} Done.', r"\frac{1}{2}"),
             ('{"answer": "\\sqrt{2}"} Done.', r"\sqrt{2}"),
+            ('{"answer": "\\frac{1}{2}"} Done.', r"\frac{1}{2}"),
             ('So {"answer": "a \\"b\\" c"}', 'a "b" c'),
             ('{"reasoning": "why", "answer": "5', "5"),
             # words

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from specs_lightning.data.images import preview
-from specs_lightning.groups import Group
+from specs_lightning.groups import Group, Prompt
 
 
 class SampleTable(Callback):
@@ -36,27 +36,32 @@ class SampleTable(Callback):
                 file.writelines(json.dumps(row) + "\n" for row in rows)
 
     def _row(self, group: Group, step: int) -> dict[str, Any]:
-        prompt = group.prompt.question
         rewards = group.rewards.tolist()
         by_name = {name: values.tolist() for name, values in group.rewards_by_name.items()}
-        return {
-            "step": step,
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "images": [preview(image) for image in prompt.images],
-            "answer": prompt.answer,
-            "answer_format": prompt.answer_format,
-            "completions": [
-                {
-                    "text": completion.text,
-                    "finished": completion.finished,
-                    "tokens": len(completion.token_ids),
-                    "reward": _json_number(rewards[i]),
-                    "rewards": {name: _json_number(values[i]) for name, values in by_name.items()},
-                }
-                for i, completion in enumerate(group.completions[: self.completions])
-            ],
-        }
+        completions = [
+            {
+                "text": completion.text,
+                "finished": completion.finished,
+                "tokens": len(completion.token_ids),
+                "reward": _json_number(rewards[i]),
+                "rewards": {name: _json_number(values[i]) for name, values in by_name.items()},
+            }
+            for i, completion in enumerate(group.completions[: self.completions])
+        ]
+        return sample_row(group.prompt.question, step, completions)
+
+
+def sample_row(prompt: Prompt, step: int, completions: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row of `samples.jsonl`: a prompt, its images small, and judged completions."""
+    return {
+        "step": step,
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "images": [preview(image) for image in prompt.images],
+        "answer": prompt.answer,
+        "answer_format": prompt.answer_format,
+        "completions": completions,
+    }
 
 
 def _json_number(value: float) -> float | None:

@@ -222,9 +222,7 @@ def _reject(
     return _Side(text, {"rejected_sample": completion.text, "corruption": name})
 
 
-def _readable(
-    completions: Sequence[Completion], tags: AnswerFormat, prompt: Prompt
-) -> list[tuple[Completion, Parts]]:
+def _readable(completions: Sequence[Completion], tags: AnswerFormat, prompt: Prompt) -> list[tuple[Completion, Parts]]:
     """The responses whose parts can be told apart and written in the asked format."""
     found = [(c, parts) for c in completions if (parts := read_parts(c.text, prompt.answer_format))]
     return [(c, parts) for c, parts in found if tags.read(tags.write(*parts))]

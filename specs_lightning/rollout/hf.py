@@ -58,9 +58,7 @@ class _Decoding:
     `_G` prompts, `_N` all completions, `_A` those still active.
     """
 
-    def __init__(
-        self, policy: Policy, prompts: list[EncodedPrompt], sampling: SamplingSettings, seed: str
-    ) -> None:
+    def __init__(self, policy: Policy, prompts: list[EncodedPrompt], sampling: SamplingSettings, seed: str) -> None:
         self.policy, self.prompts, self.sampling = policy, prompts, sampling
         device, k = policy.device, sampling.completions_per_prompt
         draws = [
@@ -161,8 +159,8 @@ class _Decoding:
 def inverse_transform(probability_AV: Tensor, draw_A: Tensor) -> Tensor:
     """The token behind each uniform number: one number a token, so that a draw depends on its prompt alone.
 
-    In float64 (which MPS lacks): summed in float32, the many tokens of a large vocabulary that have less than 6e-8
-    each would never be drawn, and rounding could draw one that has none.
+    In float64 (which MPS lacks): in float32 a token of less than 6e-8 may have no share of the unit interval, and a
+    parallel sum, which need not rise steadily, may give a share to one that has no probability.
     """
     wide = torch.float32 if probability_AV.device.type == "mps" else torch.float64
     cumulative_AV = probability_AV.to(wide).cumsum(-1)

@@ -72,4 +72,3 @@ def _in_some_format(thought: str, answer: str, asked: AnswerFormat, rng: random.
     tag_formats = [form for form in FORMATS.values() if isinstance(form, TagFormat)]
     tags = asked if isinstance(asked, TagFormat) else rng.choice(tag_formats)
     return corrupt(tags.write(thought, answer), tags, rng)[0]
-

@@ -13,7 +13,7 @@ from specs_lightning.rewards.quantities import read_quantity, read_ratio, same_q
         ("30", 30),
         ("$30$", 30),
         ("-7", -7),
-        ("−7", -7),  # noqa: RUF001
+        ("−7", -7),
         ("1,234,567", 1234567),
         ("1{,}234", 1234),
         (r"10\,100", 10100),
