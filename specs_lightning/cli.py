@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings
+from jsonargparse import ActionConfigFile, Namespace, set_parsing_settings
 
 COMMANDS = {
     "run": "the whole method, stage by stage, to a report",
@@ -110,8 +110,10 @@ def fit(args: Sequence[str], **trainer: Any) -> Any:
 
 def run_function(command: str, args: Sequence[str]) -> Any:
     """Parse a function's arguments from files and overrides, and call it."""
+    from specs_lightning.hints import HintingParser
+
     function = _function(command)
-    parser = ArgumentParser(prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser = HintingParser(allow_abbrev=False, prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of settings; several may be given.")
     parser.add_function_arguments(function, as_positional=command == "report", sub_configs=True)
     config = parser.parse_args(list(args))
