@@ -113,7 +113,7 @@ def run_function(command: str, args: Sequence[str]) -> Any:
     from specs_lightning.hints import HintingParser
 
     function = _function(command)
-    parser = HintingParser(allow_abbrev=False, prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
+    parser = HintingParser(prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of settings; several may be given.")
     parser.add_function_arguments(function, as_positional=command == "report", sub_configs=True)
     config = parser.parse_args(list(args))

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
@@ -39,19 +39,23 @@ def _import(class_path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class HintingParser(ArgumentParser):
-    """A parser whose errors say what would be right."""
+class _Hinting:
+    """A parser whose errors say what would be right, and that guesses nothing: a shortened name is an error."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(message + hint(message, _keys(self)), ex)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-
-class HintingLightningParser(LightningArgumentParser):
-    """The same for LightningCLI."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        super().error(message + hint(message, _keys(self)), ex)
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        super().error(message + hint(message, _keys(self)), ex)  # type: ignore[misc]
 
 
-def _keys(parser: ArgumentParser) -> list[str]:
+class HintingParser(_Hinting, ArgumentParser):
+    """For the functions of the command line."""
+
+
+class HintingLightningParser(_Hinting, LightningArgumentParser):
+    """For LightningCLI."""
+
+
+def _keys(parser: Any) -> list[str]:
     return [action.dest for action in parser._actions if action.dest != "help"]

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 
-from specs_lightning import __version__
 from specs_lightning.data.base import PolicyDataModule
 from specs_lightning.hints import HintingLightningParser
 from specs_lightning.modules import PolicyModule
@@ -44,17 +42,10 @@ class SpecsCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             trainer_defaults=trainer_defaults,
+            parser_class=HintingLightningParser,
             parser_kwargs={"prog": "specs"},
             args=list(args),
         )
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        kwargs.setdefault("dump_header", [f"specs-lightning {__version__}"])
-        parser = HintingLightningParser(allow_abbrev=False, **kwargs)
-        parser.add_argument(
-            "-c", "--config", action=ActionConfigFile, help="A YAML file of settings; several may be given."
-        )
-        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         # A run has one epoch unless told otherwise: rollouts are one long pass, and so is the paper's cold start.
