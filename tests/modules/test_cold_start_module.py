@@ -1,0 +1,127 @@
+"""The cold start, trained for a few real steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small_runs import Curve, adam, sgd, small_trainer, trained_weights, write_pair_file
+from tiny_policies import relative_difference, sharp_policy
+
+from specs_lightning.data import PreferenceDataModule
+from specs_lightning.modules import ColdStartModule, ScheduleSettings
+from specs_lightning.objectives import DPO, SFT, ColdStartObjective
+from specs_lightning.policy import PolicySettings
+
+CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(sharp_policy(tiny_model_path).save(tmp_path_factory.mktemp("sharp") / "model"))
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_pair_file(tmp_path_factory.mktemp("pairs")))
+
+
+def make(model: str, objective: ColdStartObjective, freeze_vision: bool = True, **settings: Any) -> ColdStartModule:
+    defaults: dict[str, Any] = {"optimizer": adam, "schedule": CONSTANT}
+    return ColdStartModule(PolicySettings(model, freeze_vision=freeze_vision), objective, **defaults | settings)
+
+
+@pytest.mark.parametrize("freeze_vision", [True, False])
+@pytest.mark.parametrize("objective", [DPO(), SFT()], ids=["dpo", "sft"])
+def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
+    model: str, pairs: str, tmp_path: Path, objective: ColdStartObjective, freeze_vision: bool
+) -> None:
+    moved, curves = [], []
+    for max_tokens in (1, 250, 100_000):
+        module = make(
+            model, objective, freeze_vision, optimizer=sgd, max_tokens_per_micro_batch=max_tokens, max_grad_norm=1e9
+        )
+        module.configure_model()
+        start = trained_weights(module)
+        curves.append(Curve())
+        trainer = small_trainer(tmp_path, curves[-1], max_steps=1)
+        trainer.fit(module, datamodule=PreferenceDataModule(pairs, batch_size=6))
+        moved.append(trained_weights(module) - start)
+    assert moved[-1].norm() > 0
+    for other, curve in zip(moved[:-1], curves[:-1], strict=True):
+        assert relative_difference(other, moved[-1]) <= 1e-5
+        assert curve.steps[0] == pytest.approx(curves[-1].steps[0], rel=1e-4, abs=1e-4)
+
+
+def test_cached_and_frozen_references_give_the_same_curve(model: str, pairs: str, tmp_path: Path) -> None:
+    curves = {}
+    for reference in ("cached", "frozen"):
+        curves[reference] = Curve()
+        data = PreferenceDataModule(pairs, batch_size=3)
+        small_trainer(tmp_path, curves[reference]).fit(make(model, DPO(), reference=reference), datamodule=data)
+    assert len(curves["cached"].steps) == 3
+    assert curves["cached"]["loss"] == pytest.approx(curves["frozen"]["loss"], rel=1e-4)
+    assert curves["cached"]["reward_margin"] == pytest.approx(curves["frozen"]["reward_margin"], abs=1e-4)
+    assert curves["cached"]["reward_margin"][0] == pytest.approx(0, abs=1e-5)
+    assert abs(curves["cached"]["reward_margin"][2]) > 1e-3
+
+
+@pytest.mark.parametrize("reference", ["cached", "frozen"])
+def test_reduced_precision_leaves_policy_and_reference_equal_at_the_start(
+    model: str, pairs: str, tmp_path: Path, reference: Any
+) -> None:
+    curve = Curve()
+    trainer = small_trainer(tmp_path, curve, max_steps=1, precision="bf16-mixed")
+    trainer.fit(make(model, DPO(), reference=reference), datamodule=PreferenceDataModule(pairs, batch_size=8))
+    assert curve["reward_chosen"][0] == pytest.approx(0, abs=1e-6)
+    assert curve["reward_rejected"][0] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("reference", ["cached", "frozen"])
+def test_a_checkpoint_holds_no_second_model_and_a_run_goes_on_from_it(
+    model: str, pairs: str, tmp_path: Path, reference: Any
+) -> None:
+    whole = Curve()
+    keeper = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+    first = make(model, DPO(), reference=reference)
+    small_trainer(tmp_path, whole, keeper, enable_checkpointing=True, max_epochs=2).fit(
+        first, datamodule=PreferenceDataModule(pairs, batch_size=2)
+    )
+    assert len(whole.steps) == 8
+    checkpoint = torch.load(tmp_path / "step=6.ckpt", weights_only=True)
+    assert set(checkpoint["state_dict"]) == {f"policy.{name}" for name in first.policy.state_dict()}
+    assert not [name for name in first.state_dict() if "_frozen" in name]
+
+    resumed, module = Curve(), make(model, DPO(), reference=reference)
+    small_trainer(tmp_path, resumed, max_epochs=2).fit(
+        module, datamodule=PreferenceDataModule(pairs, batch_size=2), ckpt_path=tmp_path / "step=6.ckpt"
+    )
+    assert resumed.steps == whole.steps[6:]
+    assert torch.equal(trained_weights(module), trained_weights(first))
+
+
+def test_a_checkpoint_of_another_objective_is_refused(model: str, pairs: str, tmp_path: Path) -> None:
+    keeper = ModelCheckpoint(tmp_path, filename="sft", every_n_train_steps=1)
+    small_trainer(tmp_path, keeper, enable_checkpointing=True, max_steps=1).fit(
+        make(model, SFT()), datamodule=PreferenceDataModule(pairs, batch_size=4)
+    )
+    with pytest.raises(RuntimeError, match="no reference log-probabilities"):
+        small_trainer(tmp_path).fit(
+            make(model, DPO()), datamodule=PreferenceDataModule(pairs, batch_size=4), ckpt_path=tmp_path / "sft.ckpt"
+        )
+
+
+def test_a_frozen_vision_tower_stays_and_the_rest_moves(model: str, pairs: str, tmp_path: Path) -> None:
+    for freeze in (True, False):
+        module = make(model, DPO(), freeze)
+        module.configure_model()
+        start = {name: p.detach().clone() for name, p in module.policy.model.named_parameters()}
+        small_trainer(tmp_path, max_steps=2).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=4))
+        moved = {name for name, p in module.policy.model.named_parameters() if not torch.equal(p, start[name])}
+        vision = {name for name in start if "visual" in name}
+        assert vision
+        assert set(start) - vision <= moved
+        assert bool(moved & vision) is not freeze
