@@ -110,6 +110,7 @@ def fit(args: Sequence[str], **trainer: Any) -> Any:
 
 def run_function(command: str, args: Sequence[str]) -> Any:
     """Parse a function's arguments from files and overrides, and call it."""
+    from specs_lightning.errors import refused_settings
     from specs_lightning.hints import HintingParser
 
     function = _function(command)
@@ -120,9 +121,10 @@ def run_function(command: str, args: Sequence[str]) -> Any:
     config.pop("config", None)
     # A stage's overrides are for another parser: a class path in them is not an object yet.
     overrides = {name: stage.pop("overrides") for name, stage in (config.get("stages") or {}).items()}
-    settings = vars(parser.instantiate(config))
-    for name, override in overrides.items():
-        settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
+    with refused_settings():
+        settings = vars(parser.instantiate(config))
+        for name, override in overrides.items():
+            settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
     return function(**settings)
 
 
@@ -154,10 +156,8 @@ def _report(run_dir: Path) -> None:
     Args:
         run_dir: the folder that `specs run` wrote.
     """
-    from rich.console import Console
-
+    from specs_lightning.progress import console
     from specs_lightning.report import results_table, write_report
 
-    console = Console()
     console.print(results_table(run_dir))
     console.print(f"report: {write_report(run_dir)}")

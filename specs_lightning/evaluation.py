@@ -90,7 +90,7 @@ class Evaluator:
         return answers
 
     def close(self) -> None:
-        self.engine.close()
+        """End the processes that judge. The engine is its owner's to close."""
         self.accuracy.close()
 
 

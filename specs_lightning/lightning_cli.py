@@ -12,12 +12,16 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger
 
 from specs_lightning.data.base import PolicyDataModule
+from specs_lightning.errors import refused_settings
 from specs_lightning.hints import HintingLightningParser
 from specs_lightning.modules import PolicyModule
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved settings to `config.yaml` in the run's folder, to be given to `--config` again."""
+    """Writes the resolved settings to the run's folder, to be given to `--config` again.
+
+    `config.yaml` is the training's; other commands write `config_test.yaml` and the like beside it.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.is_global_zero:
@@ -26,7 +30,8 @@ class SaveConfig(SaveConfigCallback):
             # A saved `ckpt_path: null` would override the command line's.
             config = self.config.clone()
             config.pop("ckpt_path", None)
-            self.parser.save(config, folder / "config.yaml", skip_none=False, overwrite=True, multifile=False)
+            file = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+            self.parser.save(config, folder / file, skip_none=False, overwrite=True, multifile=False)
 
 
 class SpecsCLI(LightningCLI):
@@ -52,11 +57,16 @@ class SpecsCLI(LightningCLI):
         defaults = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
 
+    def instantiate_classes(self) -> None:
+        with refused_settings():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config[self.subcommand].trainer if self.subcommand else self.config.trainer
         if settings.logger is None:
             # Files beside the checkpoints; a resumed run writes a further version and overwrites nothing.
-            kwargs["logger"] = CSVLogger(settings.default_root_dir or ".", name="metrics", flush_logs_every_n_steps=10)
+            # Flushed at every step: what a stopped run logged belongs to the curve of the run that goes on from it.
+            kwargs["logger"] = CSVLogger(settings.default_root_dir or ".", name="metrics", flush_logs_every_n_steps=1)
         trainer = super().instantiate_trainer(**kwargs)
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:

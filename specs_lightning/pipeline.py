@@ -188,7 +188,7 @@ def _plan(stages: dict[str, Stage], evaluation: EvaluationSettings, folder: Path
         settings: dict[str, Any] = {
             "kind": stage.kind,
             "model": stage.model,
-            "overrides": overrides,
+            "overrides": stage.overrides,  # references as such: a run may be moved
             "file": _read_yaml(stage.config) if stage.config else None,
             "seed": seed,
             "upstream": {other: plan[other].fingerprint for other in upstream},
@@ -226,6 +226,7 @@ def _set_aside_old(plan: list[PlannedStage], folder: Path, redo: list[str]) -> N
     if unknown := set(redo) - {planned.name for planned in plan}:
         raise PipelineError(f"redo names unknown stages: {', '.join(sorted(unknown))}")
     again: set[str] = set(redo)
+    to_move: list[PlannedStage] = []
     for planned in plan:
         if again & set(planned.upstream):
             again.add(planned.name)
@@ -233,10 +234,7 @@ def _set_aside_old(plan: list[PlannedStage], folder: Path, redo: list[str]) -> N
         if record is None:
             continue
         if planned.name in again:
-            number = 1
-            while (kept := folder / f"{planned.name}.{number}").exists():
-                number += 1
-            planned.folder.rename(kept)
+            to_move.append(planned)
         elif record["fingerprint"] != planned.fingerprint:
             state = "finished" if record["status"] == "finished" else "begun"
             raise PipelineError(
@@ -244,6 +242,11 @@ def _set_aside_old(plan: list[PlannedStage], folder: Path, redo: list[str]) -> N
                 + "\n".join(_differences(record["settings"], planned.settings))
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
+    for planned in to_move:  # once nothing is refused any more
+        number = 1
+        while (kept := folder / f"{planned.name}.{number}").exists():
+            number += 1
+        planned.folder.rename(kept)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -57,7 +57,8 @@ def evaluate_stage(
     policy = Policy(PolicySettings(model=model)).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     encoder = PromptEncoder(policy.processor)
     prompts = {name: load_prompts(source, set_aside) for name, source in sets.items()}
-    evaluator = Evaluator(engine or HFEngine(), sampling, seed)
+    engine = engine or HFEngine()
+    evaluator = Evaluator(engine, sampling, seed)
     answers: list[Answer] = []
     with progress_bar(title, sum(map(len, prompts.values()))) as advance:
         for name, questions in prompts.items():
@@ -67,6 +68,7 @@ def evaluate_stage(
                 answers += evaluator.answer(policy, encoded, name)
                 advance(len(batch))
     evaluator.close()
+    engine.close()
     folder.mkdir(parents=True, exist_ok=True)
     set_aside.write(folder / "set_aside.jsonl")
     if not (folder / "samples.jsonl").exists():  # a training stage has kept its own

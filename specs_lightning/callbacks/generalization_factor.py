@@ -121,6 +121,10 @@ class GeneralizationFactorCallback(Callback):
             raise ValueError(f"{file} has no answers to the sets {', '.join(missing)}: evaluate the base on them first")
         return {name: sum(values) / len(values) for name, values in scores.items()}
 
+    def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
+        if self._evaluator is not None:  # training may not have started
+            self._evaluator.close()
+
     def state_dict(self) -> dict[str, Any]:
         return {"baseline": self.metric.baseline, "measured_at": self.measured_at}
 

@@ -13,7 +13,7 @@ from specs_lightning.groups import Group, Prompt
 
 
 class SampleTable(Callback):
-    """Writes groups of the current round to `samples.jsonl`, one row a prompt.
+    """Writes groups of the current round to `samples.jsonl`, one row a prompt. For `RolloutDataModule`.
 
     Args:
         every_n_steps: how often.

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from specs_lightning.data.prompts import PromptEncoder, encode_all
 from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.data.tables import DataError
 from specs_lightning.evaluation import Evaluator
 from specs_lightning.groups import Prompt
 from specs_lightning.policy import Policy
@@ -77,7 +78,7 @@ class PolicyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             if not self.evaluation:
-                raise ValueError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
+                raise DataError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
             self._prompts = {name: load_prompts(source, self.set_aside) for name, source in self.evaluation.items()}
 
     def _evaluation_loaders(self) -> list[DataLoader[Any]]:

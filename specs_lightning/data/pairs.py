@@ -46,7 +46,7 @@ def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
             "answer": pair.prompt.answer,
             "answer_type": pair.prompt.answer_type,
             "answer_format": pair.prompt.answer_format,
-            "provenance": pair.provenance,
+            "provenance": pair.provenance or None,  # parquet has no empty structs
         }
         for pair in pairs
     ]
@@ -73,18 +73,23 @@ def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
             f"and it has {', '.join(table.columns)}"
         )
     # Gold answers are not needed here: pairs were verified when they were made.
-    source = PromptSource(path, add_instruction=False, columns={"answer": "", "answer_type": "", "answer_format": ""})
-    prompts = {prompt.metadata["source_row"]: prompt for prompt in load_prompts(source, set_aside)}
+    unused = dict.fromkeys(("answer", "answer_type", "answer_format", "choices", "messages"), "")
+    source = PromptSource(path, add_instruction=False, columns={"question": "prompt", **unused})
+    prompts = {
+        (prompt.metadata["source_file"], prompt.metadata["source_row"]): prompt
+        for prompt in load_prompts(source, set_aside)
+    }
     pairs = []
     for row in table.rows:
-        if row.number not in prompts:  # set aside with its prompt
+        prompt = prompts.get((row.file, row.number))
+        if prompt is None:  # set aside already
             continue
         try:
             chosen, rejected = _response(row, "chosen"), _response(row, "rejected")
         except ValueError as error:
             set_aside.add(row.file, row.number, str(error))
             continue
-        pairs.append(PreferencePair(prompts[row.number], chosen, rejected, row.values.get("provenance") or {}))
+        pairs.append(PreferencePair(prompt, chosen, rejected, row.values.get("provenance") or {}))
     if not pairs:
         raise DataError(f"{path} has no usable pair\n{set_aside.summary()}")
     return pairs
@@ -95,7 +100,7 @@ def _response(row: Row, name: str) -> str:
     value = row.values[name]
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0].get("content")
-    if isinstance(value, list):
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         value = "".join(part.get("text") or "" for part in value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{name} is not one non-empty assistant message")

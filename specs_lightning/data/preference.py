@@ -10,8 +10,9 @@ import torch
 
 from specs_lightning.data.base import PolicyDataModule, shuffled
 from specs_lightning.data.pairs import PreferencePair, load_pairs
-from specs_lightning.data.prompts import try_encode
+from specs_lightning.data.prompts import SpecialTokenInText, try_encode
 from specs_lightning.data.sources import PromptSource
+from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 
@@ -72,7 +73,7 @@ class PreferenceDataModule(PolicyDataModule):
             encoded = [self._encode(pair) for pair in self.pairs]
             self._encoded = [pair for pair in encoded if pair is not None]
             if not self._encoded:
-                raise ValueError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
+                raise DataError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
         return self._encoded
 
     def setup(self, stage: str) -> None:
@@ -100,13 +101,20 @@ class PreferenceDataModule(PolicyDataModule):
         prompt = try_encode(self.encoder, pair.prompt, self.set_aside)
         if prompt is None:
             return None
-        chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
+        try:
+            chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
+        except SpecialTokenInText as error:
+            self._set_aside(pair, str(error))
+            return None
         longest = max(len(chosen), len(rejected))
         if self.max_completion_tokens is not None and longest > self.max_completion_tokens:
-            reason = f"completion longer than {self.max_completion_tokens} tokens: {longest}"
-            self.set_aside.add(self.train, pair.prompt.id, reason)
+            self._set_aside(pair, f"completion longer than {self.max_completion_tokens} tokens: {longest}")
             return None
         return EncodedPair(prompt, chosen, rejected)
+
+    def _set_aside(self, pair: PreferencePair, reason: str) -> None:
+        place = pair.prompt.metadata
+        self.set_aside.add(place["source_file"], place["source_row"], reason)
 
 
 class PreferenceLoader:

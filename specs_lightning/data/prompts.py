@@ -35,6 +35,10 @@ class PromptTooLong(ValueError):
     """A prompt that has more tokens than the limit allows."""
 
 
+class SpecialTokenInText(ValueError):
+    """A text that holds one of the tokenizer's special tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A message as text, its images as placeholders."""
@@ -289,7 +293,7 @@ class PromptEncoder:
     def _refuse_special_tokens(self, text: str, what: str) -> None:
         """Special tokens in a text would be taken as such: an image token without its image, a turn ended early."""
         if found := [token for token in self._special_tokens if token in text]:
-            raise ValueError(f"special token in the text: {what} holds {', '.join(found)}")
+            raise SpecialTokenInText(f"special token in the text: {what} holds {', '.join(found)}")
 
 
 def _load(prompt_id: str, number: int, image: Any) -> Any:
@@ -300,10 +304,10 @@ def _load(prompt_id: str, number: int, image: Any) -> Any:
 
 
 def try_encode(encoder: PromptEncoder, prompt: Prompt, set_aside: SetAside) -> EncodedPrompt | None:
-    """The encoded prompt; `None`, and a row set aside, if it is too long or one of its images is broken."""
+    """The encoded prompt; `None`, and a row set aside, if it is too long, or its text or an image cannot be used."""
     try:
         return encoder.encode(prompt)
-    except (PromptTooLong, BadImage) as error:
+    except (PromptTooLong, BadImage, SpecialTokenInText) as error:
         set_aside.add(prompt.metadata["source_file"], prompt.metadata["source_row"], str(error))
         log.warning("prompt set aside: %s", error)
         return None

@@ -9,6 +9,7 @@ from specs_lightning.data.base import PolicyDataModule, shuffled
 from specs_lightning.data.prompts import try_encode
 from specs_lightning.data.rounds import DynamicSampling, Round, groups_from_state, groups_to_state, make_round
 from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
@@ -59,11 +60,16 @@ class RolloutDataModule(PolicyDataModule):
             raise ValueError(
                 f"prompts_per_round ({prompts_per_round}) must be a multiple of steps_per_round ({steps_per_round})"
             )
+        if sampling.temperature == 0:
+            raise ValueError("GRPO learns from differences between samples: sampling.temperature must be above 0")
         if rewards is None and reward_weights is None:
             reward_weights = [0.5, 1.0]
         self.rewards = RewardSum(
             rewards if rewards is not None else [FormatReward(), AccuracyReward()], reward_weights, max_unscored_share
         )
+        names = [reward.name for reward in self.rewards.rewards]
+        if dynamic_sampling is not None and dynamic_sampling.accuracy_range and "accuracy" not in names:
+            raise ValueError(f"accuracy_range needs a reward named accuracy; there are: {', '.join(names)}")
         self.train = train
         self.sampling = sampling
         self.prompts_per_round, self.steps_per_round, self.rounds = prompts_per_round, steps_per_round, rounds
@@ -79,6 +85,8 @@ class RolloutDataModule(PolicyDataModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
+        if stage == "fit" and (self.module.trainer.max_epochs or 1) > 1:
+            raise DataError("rollouts are one long epoch: set data.rounds instead of trainer.max_epochs")
         if stage == "fit" and not self.prompts:
             self.prompts = load_prompts(self.train, self.set_aside)
 
@@ -103,6 +111,8 @@ class RolloutLoader:
         """Batches handed out."""
         self.round: Round | None = None
         self.prompts_used = 0
+        self.unusable: set[int] = set()
+        """Prompts that could not be encoded, by their place in the data."""
 
     def __len__(self) -> int:
         return self.data.steps_per_epoch
@@ -140,29 +150,31 @@ class RolloutLoader:
 
     def _next_round(self, number: int) -> Round:
         data = self.data
-        return make_round(
-            data.policy,
-            data.engine,
-            data.rewards,
-            self._prompts(),
-            data.prompts_per_round,
-            data.sampling,
-            f"{data.seed}-{number}",
-            data.dynamic_sampling,
-        )
+        # In the precision of the steps, or the embedded engine's log-probabilities would not be the trainer's.
+        with data.module.trainer.precision_plugin.forward_context():
+            return make_round(
+                data.policy,
+                data.engine,
+                data.rewards,
+                self._prompts(),
+                data.prompts_per_round,
+                data.sampling,
+                f"{data.seed}-{number}",
+                data.dynamic_sampling,
+            )
 
     def _prompts(self) -> Iterator[EncodedPrompt]:
         """Encoded prompts without end, each pass in another order; what cannot be encoded is set aside, once."""
-        prompts, unusable = self.data.prompts, 0
-        while unusable < len(prompts):
+        prompts = self.data.prompts
+        while len(self.unusable) < len(prompts):
             epoch, place = divmod(self.prompts_used, len(prompts))
             index = shuffled(len(prompts), self.data.seed, epoch)[place]
             self.prompts_used += 1
-            encoded = self._encode(prompts[index])
-            unusable = 0 if encoded is not None else unusable + 1
-            if encoded is not None:
+            if index in self.unusable:
+                continue
+            encoded = try_encode(self.data.encoder, prompts[index], self.data.set_aside)
+            if encoded is None:
+                self.unusable.add(index)
+            else:
                 yield encoded
-        raise RuntimeError(f"no prompt can be encoded:\n{self.data.set_aside.summary()}")
-
-    def _encode(self, prompt: Prompt) -> EncodedPrompt | None:
-        return try_encode(self.data.encoder, prompt, self.data.set_aside)
+        raise DataError(f"{self.data.train.path}: no prompt can be used\n{self.data.set_aside.summary()}")

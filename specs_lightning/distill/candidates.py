@@ -49,6 +49,8 @@ def draw_candidates(
     engine.sync(policy)
     file.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar(title, len(missing)) as advance, file.open("a") as out:
+        if _is_cut_off(file):
+            out.write("\n")
         for start in range(0, len(missing), PROMPTS_AT_ONCE):
             batch = missing[start : start + PROMPTS_AT_ONCE]
             encoded = [e for e in (try_encode(encoder, prompt, set_aside) for prompt in batch) if e is not None]
@@ -62,6 +64,14 @@ def draw_candidates(
 
 def _row(completion: Completion) -> dict[str, object]:
     return {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+
+
+def _is_cut_off(file: Path) -> bool:
+    """Whether a kill left the last line without its end."""
+    with file.open("rb") as opened:
+        size = opened.seek(0, 2)
+        opened.seek(max(0, size - 1))
+        return opened.read(1) not in (b"", b"\n")
 
 
 def _read(file: Path) -> dict[str, list[Completion]]:

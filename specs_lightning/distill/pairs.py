@@ -44,7 +44,7 @@ class PairSettings:
     verify: bool = True
     """Take a chosen response only if its reasoning is consistent with its answer."""
     supplement: bool = True
-    """Complete the format of a chosen response that is right but lacks a tag."""
+    """Where no right sample of zero kept the format, write one whose reasoning and answer can be read in it again."""
     corrupt: Literal["always", "if_well_formed"] = "always"
     """`always`: every rejected response is brought into the asked format, then corrupted, so that the corruptions are
     equally frequent. `if_well_formed`: one that broke the format by itself stays as it was sampled."""

@@ -6,6 +6,7 @@ a gain is not positive: nothing was generalised then, so Γ = 0 here, and both g
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -16,13 +17,15 @@ GainKind = Literal["difference", "relative", "raw"]
 
 
 def generalization_factor(gain_id: float, gain_ood: float, beta: float = 2.0) -> float:
-    """The weighted harmonic mean of both gains; 0 if either is not positive.
+    """The weighted harmonic mean of both gains; 0 if either is not positive, NaN if one is unknown (NaN).
 
     Args:
         gain_id: in distribution.
         gain_ood: out of distribution.
         beta: above 1 it weighs the gain out of distribution more.
     """
+    if math.isnan(gain_id) or math.isnan(gain_ood):
+        return math.nan
     if gain_id <= 0 or gain_ood <= 0:
         return 0.0
     return (1 + beta**2) * gain_id * gain_ood / (beta**2 * gain_id + gain_ood)
@@ -31,12 +34,13 @@ def generalization_factor(gain_id: float, gain_ood: float, beta: float = 2.0) ->
 def gain(score: float, baseline: float, kind: GainKind) -> float:
     """What was gained over the baseline: `difference`, `relative` to it, or the `raw` score (the paper's figure).
 
-    Raises:
-        ZeroDivisionError: a relative gain over a baseline of 0.
+    Relative to a baseline of 0 there is no telling: NaN, rather than the end of a run.
     """
     if kind == "raw":
         return score
-    return score - baseline if kind == "difference" else (score - baseline) / baseline
+    if kind == "difference":
+        return score - baseline
+    return (score - baseline) / baseline if baseline else math.nan
 
 
 class GeneralizationFactor(Metric):

@@ -58,7 +58,8 @@ class ColdStartModule(PolicyModule):
         elif self.reference_logprobs is None:
             if self.global_step:
                 raise RuntimeError("the checkpoint has no reference log-probabilities: it is not of this objective")
-            sums = sequence_logprobs(self.policy, self.data.in_order(), self.max_tokens_per_micro_batch)
+            with self.trainer.precision_plugin.forward_context():  # as in the steps, or the two would differ
+                sums = sequence_logprobs(self.policy, self.data.in_order(), self.max_tokens_per_micro_batch)
             self.reference_logprobs = sums.view(-1, self.objective.completions_per_prompt)
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:

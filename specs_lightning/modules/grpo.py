@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -43,8 +45,7 @@ class GRPOModule(PolicyModule):
 
     def on_train_start(self) -> None:
         if self.objective.kl_coefficient:
-            model = self.reference_model or self.policy_settings.model
-            settings = PolicySettings(model=model, dtype=self.policy_settings.dtype)
+            settings = replace(self.policy_settings, model=self.reference_model or self.policy_settings.model)
             self._reference = FrozenReference(settings, self.device)
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:

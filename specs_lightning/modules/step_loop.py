@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from transformers import get_scheduler
 
-from specs_lightning.evaluation import Answer, Evaluator, rates
+from specs_lightning.errors import SpecsError
+from specs_lightning.evaluation import Answer, Evaluator, rates, write_answers
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import Share
@@ -68,6 +70,8 @@ class PolicyModule(LightningModule, ABC):
         self.max_grad_norm = max_grad_norm
         self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
         self.evaluator: Evaluator | None = None
+        self.answers: dict[str, list[Answer]] = {}
+        """What `validate`, `test` and `predict` have gathered, by set."""
         self.skipped_in_a_row = 0
 
     # ------------------------------------------------------------------ what a subclass says
@@ -93,6 +97,13 @@ class PolicyModule(LightningModule, ABC):
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ training
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision in ("bf16-true", "16-true"):
+            raise SpecsError(
+                f"trainer.precision {self.trainer.precision} would round rewards and log-probabilities, too: for "
+                "weights in bfloat16 set model.policy.dtype to bfloat16; for autocast, trainer.precision to bf16-mixed"
+            )
 
     def configure_model(self) -> None:
         if self.policy is None:  # Lightning may ask more than once
@@ -128,13 +139,14 @@ class PolicyModule(LightningModule, ABC):
             loss += terms.loss.detach()
             shares.append(terms.metrics)
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        if self._is_usable(norm):
+        usable = self._is_usable(norm)
+        if usable:
             optimizer.step()
             self.policy.version += 1
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
         logged: dict[str, Any] = {"loss": self._over_ranks(loss), **self._means(shares), **batch.metrics}
-        logged |= {"grad_norm": norm, "lr": rate}
+        logged |= {"grad_norm": norm, "lr": rate, "skipped": float(not usable)}
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch))
         self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch))
 
@@ -170,19 +182,41 @@ class PolicyModule(LightningModule, ABC):
     def _answer(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
         if self.evaluator is None:
             self.evaluator = self.data.evaluator()
-        return self.evaluator.answer(self.policy, prompts, self.data.evaluation_names[dataloader_idx])
-
-    def _score(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> None:
-        answers = self._answer(prompts, dataloader_idx)
         name = self.data.evaluation_names[dataloader_idx]
-        for measure, rate in rates(answers).items():
-            self.log(f"{name}/{measure}", rate, batch_size=len(answers), add_dataloader_idx=False, sync_dist=True)
+        answers = self.evaluator.answer(self.policy, prompts, name)
+        self.answers.setdefault(name, []).extend(answers)
+        return answers
+
+    def _log_rates(self) -> None:
+        for name, answers in self.answers.items():
+            self.log_dict({f"{name}/{measure}": rate for measure, rate in rates(answers).items()}, sync_dist=True)
+        self._finish()
+
+    def _finish(self) -> None:
+        self.answers = {}
+        if self.evaluator is not None:
+            self.evaluator.close()
 
     def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score(batch, dataloader_idx)
+        self._answer(batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_rates()
 
     def test_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._score(batch, dataloader_idx)
+        self._answer(batch, dataloader_idx)
 
-    def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[Answer]:
-        return self._answer(batch, dataloader_idx)
+    def on_test_epoch_end(self) -> None:
+        self._log_rates()
+
+    def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        # As rows: Lightning moves what it is given to the CPU, and refuses frozen dataclasses.
+        return [answer.as_row() for answer in self._answer(batch, dataloader_idx)]
+
+    def on_predict_epoch_end(self) -> None:
+        """Write the judged answers to `predictions.jsonl` in the trainer's folder."""
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        answers = [answer for of_set in self.answers.values() for answer in of_set]
+        write_answers(answers, folder / "predictions.jsonl")
+        self._finish()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,14 +60,15 @@ class Lesson:
 
     Args:
         caption: the share of tasks that ask for what the scene shows.
-        well: whether the other tasks are answered well, or in the base model's manner.
+        plain: whether questions ask for no format and get the right reasoning alone, or any format and a response
+            in the base model's manner.
     """
 
     steps: int
     n_scenes: int
     tasks_per_scene: int
     caption: float
-    well: bool = True
+    plain: bool = True
 
 
 @dataclass(frozen=True)
@@ -78,37 +79,34 @@ class Course:
     lessons: tuple[Lesson, ...]
 
 
-TO_SEE = Lesson(500, n_scenes=24, tasks_per_scene=1, caption=1.0)
-TO_REASON = Lesson(1400, n_scenes=12, tasks_per_scene=3, caption=0.1)
-TO_BE_SLOPPY = Lesson(400, n_scenes=12, tasks_per_scene=3, caption=0.1, well=False)
+TO_SEE = Lesson(600, n_scenes=24, tasks_per_scene=1, caption=1.0)
+TO_REASON = Lesson(900, n_scenes=12, tasks_per_scene=3, caption=0.1)
+TO_ANSWER = Lesson(600, n_scenes=12, tasks_per_scene=3, caption=0.05, plain=False)
 CURRICULUM = (
     # Seeing first: everything else rests on it. Reasoning before bad habits: noise hides what is to be learned.
-    Course(1.5e-3, (TO_SEE, TO_REASON, TO_BE_SLOPPY)),
-    Course(8e-4, (replace(TO_BE_SLOPPY, steps=800),)),
+    Course(1.5e-3, (TO_SEE, TO_REASON)),
+    Course(1.0e-3, (TO_ANSWER,)),
 )
 
 
-def question_text(question: scenes.Question, asked: str) -> str:
-    """The question as the data loader writes it into a prompt."""
-    choices = [f"({letter}) {text}" for letter, text in zip("ABCD", question.choices, strict=False)]
-    return "\n".join([question.text, *choices, answer_format(asked).instruction])
-
-
 def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[str, str]:
-    """What is asked of a scene, and a response to it."""
+    """What is asked of a scene, in the words of the data loader, and a response to it."""
     if rng.random() < lesson.caption:
         listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
         return CAPTION, " ".join(listed)
     question = rng.choice([*scenes.TASKS, scenes.row])(scene, rng)
+    choices = [f"({letter}) {text}" for letter, text in zip("ABCD", question.choices, strict=False)]
+    lines = [question.text, *choices]
+    if lesson.plain:
+        return "\n".join(lines), scenes.reasoning(question)
     asked = rng.choice(list(FORMATS))
-    said = habits.respond_well(question, asked) if lesson.well else habits.respond(question, asked, rng)
-    return question_text(question, asked), said
+    return "\n".join([*lines, answer_format(asked).instruction]), habits.respond(question, asked, rng)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the toy's own text: any text can be told, the toy's in few tokens."""
     rng = random.Random(0)
-    texts = ["\n".join(draw_task(scenes.draw_scene(rng), TO_BE_SLOPPY, rng)) for _ in range(4000)]
+    texts = ["\n".join(draw_task(scenes.draw_scene(rng), TO_ANSWER, rng)) for _ in range(4000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]

@@ -34,11 +34,6 @@ def respond(question: Question, asked: str, rng: random.Random) -> str:
     return _in_some_format(thought, answer, answer_format(asked), rng)
 
 
-def respond_well(question: Question, asked: str) -> str:
-    """A response that looks, counts right, and keeps the format."""
-    return answer_format(asked).write(reasoning(question), question.answer)
-
-
 def guess(question: Question, rng: random.Random) -> str:
     """An answer of the right kind, without looking."""
     if question.choices:

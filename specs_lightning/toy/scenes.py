@@ -29,6 +29,10 @@ Thing = tuple[str, str]
 """A colour and a shape."""
 Scene = tuple[Thing | None, ...]
 """What stands in each cell, in reading order."""
+Criterion = tuple[str, Callable[[Thing], bool]]
+"""What is looked for, in words and as a test."""
+Steps = tuple[tuple[str, tuple[int, ...]], ...]
+"""What is said of each thing looked at, and the counts after it."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Question:
         answer: the right answer; a letter for multiple choice.
         answer_type: as in `rewards.accuracy`.
         task: which kind of question it is.
-        steps: what is said of each thing looked at, and the count after it ("a1 red circle", 1).
+        steps: what is said of each thing looked at, and the count after it ("a1 red circle is red yes", 1).
         choices: the options of a multiple-choice question.
         conclude: the answer that follows from the last counts.
     """
@@ -49,7 +53,7 @@ class Question:
     answer: str
     answer_type: str
     task: str
-    steps: tuple[tuple[str, tuple[int, ...]], ...]
+    steps: Steps
     conclude: Callable[[tuple[int, ...]], str]
     choices: tuple[str, ...] = ()
 
@@ -94,46 +98,47 @@ def _things(scene: Scene) -> list[tuple[str, Thing]]:
     return [(cell, thing) for cell, thing in zip(CELLS, scene, strict=True) if thing is not None]
 
 
-def _counted(scene: Scene, *wanted: Callable[[Thing], bool]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Each thing in reading order, and how many of each wanted kind were seen up to it."""
-    counts = [0] * len(wanted)
+def _looked_at(scene: Scene, *criteria: Criterion, invert: bool = False) -> Steps:
+    """Each thing in reading order held against each criterion, and how many met it so far (or, inverted, did not)."""
+    counts = [0] * len(criteria)
     steps = []
     for cell, thing in _things(scene):
-        counts = [count + matches(thing) for count, matches in zip(counts, wanted, strict=True)]
-        steps.append((f"{cell} {thing[0]} {thing[1]}", tuple(counts)))
+        met = [matches(thing) for _, matches in criteria]
+        counts = [count + (yes != invert) for count, yes in zip(counts, met, strict=True)]
+        checks = [f"is {words} {'yes' if yes else 'no'}" for (words, _), yes in zip(criteria, met, strict=True)]
+        steps.append((" ".join([cell, *thing, *checks]), tuple(counts)))
     return tuple(steps)
 
 
-def _kind(rng: random.Random, scene: Scene) -> tuple[str, Callable[[Thing], bool]]:
-    """Something to look for, in words and as a test: more often than not it is there."""
+def _criterion(rng: random.Random, scene: Scene) -> Criterion:
+    """Something to look for: more often than not it is there."""
     things = [thing for thing in scene if thing is not None]
     colour, shape = rng.choice(things) if rng.random() < 0.8 else (rng.choice(list(COLOURS)), rng.choice(SHAPES))
     pick = rng.random()
     if pick < 0.4:
-        return f"{colour} things", lambda thing: thing[0] == colour
+        return colour, lambda thing: thing[0] == colour
     if pick < 0.8:
-        return f"{shape}s", lambda thing: thing[1] == shape
-    return f"{colour} {shape}s", lambda thing: thing == (colour, shape)
+        return shape, lambda thing: thing[1] == shape
+    return f"{colour} {shape}", lambda thing: thing == (colour, shape)
 
 
 def count(scene: Scene, rng: random.Random) -> Question:
-    words, matches = _kind(rng, scene)
-    steps = _counted(scene, matches)
-    return Question(f"How many {words} are there?", str(steps[-1][1][0]), "number", "count", steps, _first)
+    criterion = _criterion(rng, scene)
+    steps = _looked_at(scene, criterion)
+    return Question(f"How many things match {criterion[0]}?", str(steps[-1][1][0]), "number", "count", steps, _first)
 
 
 def subtract(scene: Scene, rng: random.Random) -> Question:
-    words, matches = _kind(rng, scene)
-    steps = _counted(scene, lambda thing: not matches(thing))
-    text = f"Remove all {words}. How many things are left?"
+    criterion = _criterion(rng, scene)
+    steps = _looked_at(scene, criterion, invert=True)
+    text = f"Remove what matches {criterion[0]}. How many things are left?"
     return Question(text, str(steps[-1][1][0]), "number", "subtract", steps, _first)
 
 
 def compare(scene: Scene, rng: random.Random) -> Question:
     one, other = rng.sample(list(COLOURS), 2) if rng.random() < 0.5 else rng.sample(SHAPES, 2)
-    steps = _counted(scene, lambda thing: one in thing, lambda thing: other in thing)
-    words = [f"{name} things" if name in COLOURS else f"{name}s" for name in (one, other)]
-    text = f"Are there more {words[0]} than {words[1]}?"
+    steps = _looked_at(scene, (one, lambda thing: one in thing), (other, lambda thing: other in thing))
+    text = f"Do more things match {one} than {other}?"
     return Question(text, _more(steps[-1][1]), "text", "compare", steps, _more)
 
 
@@ -145,7 +150,8 @@ def choose(scene: Scene, rng: random.Random) -> Question:
     choices = [right, *wrong]
     rng.shuffle(choices)
     letter = "ABCD"[choices.index(right)]
-    step = (f"{CELLS[i]} {right}", (choices.index(right),))
+    checks = [f"{option} {text} no" for option, text in zip("ABCD", choices[: choices.index(right)], strict=False)]
+    step = (" ".join([CELLS[i], right, *checks, letter, right, "yes"]), (choices.index(right),))
     return Question(
         f"What is at {CELLS[i]}?", letter, "choice", "choose", (step,), lambda c: "ABCD"[c[0] % 4], tuple(choices)
     )
@@ -158,7 +164,7 @@ def row(scene: Scene, rng: random.Random) -> Question:
     counts, steps = 0, []
     for cell, thing in _things(scene):
         counts += cell in in_row
-        steps.append((f"{cell} {thing[0]} {thing[1]}", (counts,)))
+        steps.append((f"{cell} {' '.join(thing)} is {name} {'yes' if cell in in_row else 'no'}", (counts,)))
     return Question(f"How many things are in the {name} row?", str(counts), "number", "row", tuple(steps), _first)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from small_runs import Curve, Failing, Letters, adam, sgd, small_trainer, trained_weights, write_prompt_file
-from tiny_policies import relative_difference
+from tiny_policies import relative_difference, sharp_policy
 
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
@@ -96,9 +96,10 @@ def test_engine_and_trainer_agree_in_reduced_precision(
     tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
 ) -> None:
     curves = []
+    model = str(sharp_policy(tiny_model_path).save(tmp_path / "sharp"))
     for precision in ("32-true", "bf16-mixed"):
         curves.append(Curve())
-        module = GRPOModule(PolicySettings(str(tiny_model_path)), optimizer=adam, schedule=CONSTANT)
+        module = GRPOModule(PolicySettings(model), optimizer=adam, schedule=CONSTANT)
         trainer = small_trainer(tmp_path, curves[-1], max_steps=1, precision=precision)
         trainer.fit(module, datamodule=rollouts(prompts, steps_per_round=1))
     assert curves[0]["engine_gap"][0] < 1e-5

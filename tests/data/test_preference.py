@@ -1,0 +1,143 @@
+"""Pairs as training data: shuffled, resumable, and matched with what is cached of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from small_runs import scene_pairs, small_trainer, write_pair_file
+
+from specs_lightning.data import PreferenceDataModule
+from specs_lightning.data.pairs import PreferencePair, write_pairs
+from specs_lightning.data.preference import PreferenceLoader
+from specs_lightning.data.tables import DataError
+from specs_lightning.modules import ColdStartModule
+from specs_lightning.objectives import DPO, SFT, ColdStartObjective
+from specs_lightning.policy import PolicySettings
+from specs_lightning.reference import sequence_logprobs
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_pair_file(tmp_path_factory.mktemp("pairs")))
+
+
+class Seen(Callback):
+    """The data set's rows of each batch."""
+
+    def __init__(self) -> None:
+        self.rows: list[list[int]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.rows.append(batch.index_N.tolist())
+
+
+def fit(
+    tiny_model_path: Path, data: PreferenceDataModule, folder: Path, objective: ColdStartObjective, **trainer: Any
+) -> tuple[ColdStartModule, list[list[int]]]:
+    seen, module = Seen(), ColdStartModule(PolicySettings(str(tiny_model_path)), objective)
+    small_trainer(folder, seen, **trainer).fit(module, datamodule=data)
+    return module, seen.rows
+
+
+def test_each_epoch_has_every_pair_once_in_another_order(tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:
+    def run(seed: int) -> list[list[int]]:
+        data = PreferenceDataModule(pairs, batch_size=3, seed=seed)
+        return fit(tiny_model_path, data, tmp_path, SFT(), max_epochs=2)[1]
+
+    first = run(1)
+    assert [len(rows) for rows in first] == [3, 3, 2] * 2
+    epochs = [sum(first[:3], []), sum(first[3:], [])]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert run(1) == first
+    assert run(2) != first
+
+
+@pytest.mark.parametrize(("objective", "sides"), [(DPO(), 2), (SFT(), 1)])
+def test_supervised_training_takes_the_chosen_side_alone(
+    tiny_model_path: Path, pairs: str, tmp_path: Path, objective: ColdStartObjective, sides: int
+) -> None:
+    data = PreferenceDataModule(pairs, batch_size=8)
+    module, rows = fit(tiny_model_path, data, tmp_path, objective)
+    batch = data.collate([2, 0])
+    assert batch.group_sizes == [sides] * 2
+    assert batch.index_N is not None and batch.index_N.tolist() == [2] * sides + [0] * sides
+    texts = [
+        data.encoder.decode(ids[:length])
+        for ids, length in zip(batch.completion_ids_NT, batch.lengths_N.tolist(), strict=True)
+    ]
+    assert texts == [text for i in (2, 0) for text in (data.pairs[i].chosen, data.pairs[i].rejected)[:sides]]
+    ends = batch.completion_ids_NT[torch.arange(len(batch)), batch.lengths_N - 1]
+    assert (ends == module.policy.tokenizer.eos_token_id).all()
+    assert [sorted(set(r)) for r in rows] == [list(range(8))]
+
+
+def test_a_batch_finds_its_own_rows_of_the_cached_reference(tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:
+    data = PreferenceDataModule(pairs, batch_size=3)
+    module, _ = fit(tiny_model_path, data, tmp_path, DPO())
+    cached_N = sequence_logprobs(module.policy, data.in_order(), 1000)
+    module.reference_logprobs = cached_N.view(-1, 2)
+    for indices in ([7, 1, 4], [0], [5, 6]):
+        batch = module.prepare(data.collate(indices))
+        expected_N = sequence_logprobs(module.policy, [data.collate(indices)], 1000)
+        torch.testing.assert_close(batch.reference_logprobs_N, expected_N, atol=1e-4, rtol=1e-5)
+
+
+def test_a_loader_resumes_at_its_place_in_any_epoch(tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:
+    data = PreferenceDataModule(pairs, batch_size=3)
+    fit(tiny_model_path, data, tmp_path, SFT())
+
+    def rest(loader: PreferenceLoader, epochs: int) -> list[list[int]]:
+        return [batch.index_N.tolist() for _ in range(epochs) for batch in loader]  # type: ignore[union-attr]
+
+    whole = rest(PreferenceLoader(data), 3)
+    assert len(whole) == 9
+    for taken in range(9):
+        loader = PreferenceLoader(data)
+        loader.load_state_dict({"taken": taken})
+        assert rest(loader, 3 - taken // 3) == whole[taken:]
+        assert loader.state_dict() == {"taken": 9}
+
+
+class TestSetAside:
+    def test_what_cannot_be_used_is_listed_with_its_place_and_never_cut(
+        self, tiny_model_path: Path, tmp_path: Path
+    ) -> None:
+        pairs = scene_pairs(6)
+        long = "<think>so</think><answer>" + "9 " * 300 + "</answer>"
+        pairs[1] = PreferencePair(pairs[1].prompt, long, "Answer: 9")
+        pairs[2] = PreferencePair(pairs[2].prompt, pairs[2].chosen, long)
+        pairs[4] = PreferencePair(pairs[4].prompt, "<|im_end|> ends here", "Answer: 9")
+        write_pairs(pairs, tmp_path / "pairs.parquet")
+        data = PreferenceDataModule(str(tmp_path / "pairs.parquet"), batch_size=3, max_completion_tokens=250)
+        _, rows = fit(tiny_model_path, data, tmp_path, DPO())
+        assert sorted({row for batch in rows for row in batch}) == [0, 1, 2]
+        assert len(rows) == 1
+        written = [json.loads(line) for line in (tmp_path / "set_aside.jsonl").read_text().splitlines()]
+        assert [(row["row"], row["reason"].partition(":")[0]) for row in written] == [
+            (1, "completion longer than 250 tokens"),
+            (2, "completion longer than 250 tokens"),
+            (4, "special token in the text"),
+        ]
+        assert {row["source"] for row in written} == {str(tmp_path / "pairs.parquet")}
+
+    def test_over_long_prompts_too(self, tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:
+        data = PreferenceDataModule(pairs, batch_size=4, max_prompt_tokens=75)
+        fit(tiny_model_path, data, tmp_path, DPO())
+        assert 0 < len(data.encoded) < 8
+        assert len(data.set_aside.rows) == 8 - len(data.encoded)
+
+    def test_where_nothing_is_left_the_error_says_why(self, tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:
+        data = PreferenceDataModule(pairs, max_completion_tokens=2)
+        with pytest.raises(DataError, match=r"no pair can be used[\s\S]*8 x completion longer than 2 tokens"):
+            fit(tiny_model_path, data, tmp_path, DPO())
+
+
+def test_a_batch_size_out_of_range(pairs: str) -> None:
+    with pytest.raises(ValueError, match="batch_size must be positive, not 0"):
+        PreferenceDataModule(pairs, batch_size=0)

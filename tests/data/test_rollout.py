@@ -1,0 +1,229 @@
+"""Rounds as training data: one loader for the whole run, nothing fetched ahead, and resumable in the middle of a round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from small_runs import (
+    Curve,
+    Failing,
+    Letters,
+    ScriptedEngine,
+    adam,
+    small_trainer,
+    trained_weights,
+    write_prompt_file,
+)
+
+from specs_lightning.data import RolloutDataModule
+from specs_lightning.data.base import shuffled
+from specs_lightning.data.rounds import DynamicSampling
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.data.tables import DataError
+from specs_lightning.groups import GroupBatch, Prompt
+from specs_lightning.modules import GRPOModule, ScheduleSettings
+from specs_lightning.policy import PolicySettings
+from specs_lightning.rewards import AccuracyReward, FormatReward
+from specs_lightning.rollout import HFEngine, SamplingSettings
+
+DIFFERENT = ["a", "aa", "aaa"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptSource:
+    return PromptSource(str(write_prompt_file(tmp_path_factory.mktemp("prompts"))))
+
+
+def rollouts(prompts: PromptSource, **settings: Any) -> RolloutDataModule:
+    defaults: dict[str, Any] = {
+        "rewards": [Letters()],
+        "sampling": SamplingSettings(3, 6),
+        "prompts_per_round": 4,
+        "steps_per_round": 2,
+        "rounds": 3,
+    }
+    return RolloutDataModule(prompts, **defaults | settings)
+
+
+class Watched(GRPOModule):
+    """Keeps the batches that it trains on, and the policy's version at each."""
+
+    def __init__(self, model: Path) -> None:
+        super().__init__(PolicySettings(str(model)), optimizer=adam, schedule=ScheduleSettings("constant", 0.0))
+        self.batches: list[GroupBatch] = []
+        self.versions: list[int] = []
+
+    def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
+        self.batches.append(batch)
+        self.versions.append(self.policy.version)
+        super().training_step(batch, batch_idx)
+
+    @property
+    def prompt_ids(self) -> list[list[str]]:
+        return [[prompt.id for prompt in batch.prompts] for batch in self.batches]
+
+
+class Versions(HFEngine):
+    """Notes which version each round is sampled with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sampled: list[int] = []
+
+    def generate(self, *args: Any) -> Any:
+        completions = super().generate(*args)
+        self.sampled += {c.policy_version for group in completions for c in group}
+        return completions
+
+
+def test_nothing_is_fetched_ahead(tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
+    """Each round is sampled by the policy as the last step left it."""
+    module, engine = Watched(tiny_model_path), Versions()
+    data = rollouts(prompts, engine=engine)
+    trainer = small_trainer(tmp_path)
+    trainer.fit(module, datamodule=data)
+    assert trainer.num_training_batches == data.steps_per_epoch == 6
+    assert engine.sampled == [0, 2, 4]
+    assert module.versions == [0, 1, 2, 3, 4, 5]
+    assert [batch.fresh for batch in module.batches] == [True, False] * 3
+    assert [bool(batch.metrics) for batch in module.batches] == [True, False] * 3
+
+
+def test_a_round_is_handed_out_in_steps_of_whole_groups(
+    tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+) -> None:
+    module = Watched(tiny_model_path)
+    small_trainer(tmp_path).fit(module, datamodule=rollouts(prompts, seed=5))
+    order = shuffled(8, 5, 0) + shuffled(8, 5, 1)[:4]
+    asked = [f"p{i}" for i in order]
+    assert module.prompt_ids == [asked[i : i + 2] for i in range(0, 12, 2)]
+    assert all(batch.group_sizes == [3, 3] for batch in module.batches)
+
+
+def test_the_same_seed_gives_the_same_run(tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
+    def run(seed: int) -> tuple[list[float], torch.Tensor]:
+        curve, module = Curve(), Watched(tiny_model_path)
+        torch.seed()  # the global state plays no part
+        small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts, seed=seed))
+        return curve["loss"], trained_weights(module)
+
+    (losses, weights), (again, weights_again), (other, _) = run(1), run(1), run(2)
+    assert losses == again and torch.equal(weights, weights_again)
+    assert losses != other
+
+
+def test_one_pass_over_the_prompts_where_no_rounds_are_given(prompts: PromptSource) -> None:
+    for size, expected in ((4, 4), (2, 8), (6, 2), (64, 2)):
+        data = rollouts(prompts, prompts_per_round=size, rounds=None)
+        data.setup("fit")
+        assert len(data.train_dataloader()) == expected
+
+
+def test_a_round_that_does_not_divide_into_steps_is_refused(prompts: PromptSource) -> None:
+    with pytest.raises(ValueError, match=r"prompts_per_round \(5\) must be a multiple of steps_per_round \(2\)"):
+        rollouts(prompts, prompts_per_round=5)
+
+
+def test_the_papers_weights_are_the_default(prompts: PromptSource) -> None:
+    rewards = rollouts(prompts, rewards=None).rewards
+    assert [type(reward) for reward in rewards.rewards] == [FormatReward, AccuracyReward]
+    assert rewards.weights == [0.5, 1.0]
+
+
+class TestResume:
+    @pytest.mark.parametrize("stop", [1, 2, 3])
+    def test_a_run_goes_on_as_if_it_had_not_stopped(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, stop: int
+    ) -> None:
+        """After the first step of a round, at its end, and in the middle of the next."""
+        whole, first = Curve(), Watched(tiny_model_path)
+        keeper = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        small_trainer(tmp_path, whole, keeper, enable_checkpointing=True).fit(first, datamodule=rollouts(prompts))
+
+        resumed, module, engine = Curve(), Watched(tiny_model_path), Versions()
+        checkpoint = tmp_path / f"step={stop}.ckpt"
+        small_trainer(tmp_path, resumed).fit(
+            module, datamodule=rollouts(prompts, engine=engine), ckpt_path=checkpoint
+        )
+        assert module.prompt_ids == first.prompt_ids[stop:]
+        for batch, expected in zip(module.batches, first.batches[stop:], strict=True):
+            assert torch.equal(batch.completion_ids_NT, expected.completion_ids_NT)
+            assert torch.equal(batch.rewards_N, expected.rewards_N)  # type: ignore[arg-type]
+            assert batch.fresh == expected.fresh
+        assert len(engine.sampled) == (2 if stop < 3 else 1)
+        assert resumed["loss"] == whole["loss"][stop:]
+        assert torch.equal(trained_weights(module), trained_weights(first))
+
+    def test_the_loader_alone_gives_the_same_remaining_batches(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+    ) -> None:
+        module = Watched(tiny_model_path)
+        data = rollouts(prompts, engine=ScriptedEngine(lambda prompt, seed: [prompt.id, seed, "aa"]))
+        small_trainer(tmp_path).fit(module, datamodule=data)
+
+        def remaining(batches: Iterator[GroupBatch]) -> list[Any]:
+            return [(batch.completion_ids_NT.tolist(), [p.id for p in batch.prompts]) for batch in batches]
+
+        loader = data.train_dataloader()
+        batches = iter(loader)
+        for _ in range(3):
+            next(batches)
+        state = loader.state_dict()
+        expected = remaining(batches)
+        assert len(expected) == 3
+        other = data.train_dataloader()
+        other.load_state_dict(state)
+        assert remaining(iter(other)) == expected
+
+
+class TestUnusablePrompts:
+    def test_they_are_set_aside_once_and_replaced(self, tiny_model_path: Path, tmp_path: Path) -> None:
+        file = write_prompt_file(tmp_path)
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows[1]["question"] = rows[4]["question"] = "How many things are there? " * 40
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        module, curve = Watched(tiny_model_path), Curve()
+        data = rollouts(PromptSource(str(file)), rounds=6, max_prompt_tokens=150)
+        small_trainer(tmp_path, curve).fit(module, datamodule=data)
+        used = [prompt_id for ids in module.prompt_ids for prompt_id in ids]
+        assert len(used) == 24
+        assert set(used) == {"p0", "p2", "p3", "p5", "p6", "p7"}
+        assert [used.count(name) for name in sorted(set(used))] == [4] * 6
+        written = [json.loads(line) for line in (tmp_path / "set_aside.jsonl").read_text().splitlines()]
+        assert sorted((row["row"], row["reason"].partition(":")[0]) for row in written) == [
+            (2, "prompt longer than 150 tokens"),
+            (5, "prompt longer than 150 tokens"),
+        ]
+        assert data.set_aside.counts() == {(str(file), "prompt longer than 150 tokens"): 2}
+
+    def test_where_none_can_be_used_the_error_says_why(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+    ) -> None:
+        data = rollouts(prompts, max_prompt_tokens=5)
+        with pytest.raises(DataError, match=r"no prompt can be used[\s\S]*8 x prompt longer than 5 tokens"):
+            small_trainer(tmp_path).fit(Watched(tiny_model_path), datamodule=data)
+
+
+def test_a_reward_that_raises_costs_its_completions_and_not_the_run(
+    tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+) -> None:
+    def fails(prompt: Prompt, completion: Any) -> bool:
+        return completion.text == "aa"
+
+    module, curve = Watched(tiny_model_path), Curve()
+    data = rollouts(prompts, rewards=[Failing(fails)], engine=ScriptedEngine(lambda prompt, seed: DIFFERENT))
+    small_trainer(tmp_path, curve).fit(module, datamodule=data)
+    assert len(curve.steps) == 6
+    assert curve["unscored"][0] == pytest.approx(1 / 3)
+    assert all(torch.isnan(batch.rewards_N).tolist() == [False, True, False] * 2 for batch in module.batches)  # type: ignore[arg-type]
+
+
+def test_an_accuracy_range_without_an_accuracy_reward_is_refused_at_once(prompts: PromptSource) -> None:
+    with pytest.raises(ValueError, match="accuracy_range needs a reward named accuracy"):
+        rollouts(prompts, dynamic_sampling=DynamicSampling((0.1, 0.9)))

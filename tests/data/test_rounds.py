@@ -1,0 +1,190 @@
+"""A round: sampled with the current policy, scored, and refilled where groups teach nothing."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import Failing, Letters, ScriptedEngine
+from tiny_policies import encode, sharp_policy
+
+from specs_lightning.data.rounds import DynamicSampling, Round, groups_from_state, groups_to_state, make_round
+from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.objectives import GRPO
+from specs_lightning.policy import Policy
+from specs_lightning.rewards import Reward, RewardSum
+from specs_lightning.rewards.base import RewardError
+from specs_lightning.rollout import HFEngine, SamplingSettings
+
+SAMPLING = SamplingSettings(3, 6)
+SAME, DIFFERENT = ["aa", "aa", "aa"], ["a", "aa", "aaa"]
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model_path: Path) -> Policy:
+    return sharp_policy(tiny_model_path)
+
+
+@pytest.fixture(scope="module")
+def prompts(policy: Policy) -> list[EncodedPrompt]:
+    sizes: list[list[tuple[int, int]]] = [[(84, 84)], [], [(56, 56)], []]
+    return [encode(policy, f"p{i}", f"What is {i} + {i}?", size) for i, size in enumerate(sizes)]
+
+
+def draw(
+    policy: Policy,
+    prompts: Sequence[EncodedPrompt],
+    script: Callable[[Prompt, str], Sequence[str]],
+    size: int = 4,
+    dynamic: DynamicSampling | None = None,
+    reward: Reward | None = None,
+) -> tuple[Round, ScriptedEngine]:
+    engine = ScriptedEngine(script)
+    rewards = RewardSum([reward or Letters()])
+    return make_round(policy, engine, rewards, cycle(prompts), size, SAMPLING, "s", dynamic), engine
+
+
+class TestSeeds:
+    def draw(self, policy: Policy, prompts: Sequence[EncodedPrompt], seed: str) -> dict[str, Any]:
+        made = make_round(policy, HFEngine(), RewardSum([Letters()]), iter(prompts), len(prompts), SAMPLING, seed)
+        assert [group.prompt.id for group in made.groups] == [prompt.id for prompt in prompts]
+        return {group.prompt.id: group.completions for group in made.groups}
+
+    def test_the_same_seed_gives_the_same_completions_in_whatever_order(
+        self, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        first = self.draw(policy, prompts, "0-1")
+        again = self.draw(policy, prompts[::-1], "0-1")
+        tokens = {name: [c.token_ids for c in group] for name, group in first.items()}
+        assert tokens == {name: [c.token_ids for c in group] for name, group in again.items()}
+
+    def test_another_round_has_other_completions(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        assert self.draw(policy, prompts, "0-1") != self.draw(policy, prompts, "0-2")
+
+
+class TestDynamicSampling:
+    def test_without_it_every_group_is_kept(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        made, engine = draw(policy, prompts, lambda prompt, seed: SAME)
+        assert [group.prompt.id for group in made.groups] == ["p0", "p1", "p2", "p3"]
+        assert engine.calls == [("s", ["p0", "p1", "p2", "p3"])]
+        assert made.metrics["groups_made_up"] == made.metrics["groups_without_signal"] == 0
+
+    def test_groups_without_signal_are_replaced_until_the_round_is_full(
+        self, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        def script(prompt: Prompt, seed: str) -> list[str]:
+            return SAME if (prompt.id, seed) in {("p1", "s"), ("p2", "s"), ("p0", "s-1")} else DIFFERENT
+
+        made, engine = draw(policy, prompts, script, dynamic=DynamicSampling())
+        assert engine.calls == [("s", ["p0", "p1", "p2", "p3"]), ("s-1", ["p0", "p1"]), ("s-2", ["p2"])]
+        assert [group.prompt.id for group in made.groups] == ["p0", "p3", "p1", "p2"]
+        assert all(group.rewards.std() > 0 for group in made.groups)
+        assert made.metrics["groups_drawn"] == 7
+        assert made.metrics["groups_without_signal"] == pytest.approx(3 / 7)
+        assert made.metrics["groups_made_up"] == 0
+
+    def test_what_is_missing_after_the_last_refill_is_made_up_of_replaced_groups(
+        self, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        def script(prompt: Prompt, seed: str) -> list[str]:
+            return DIFFERENT if prompt.id == "p3" else SAME
+
+        made, engine = draw(policy, prompts[:3] + prompts[3:], script, dynamic=DynamicSampling(max_refills=2))
+        assert [len(ids) for _, ids in engine.calls] == [4, 3, 3]
+        assert len(made.groups) == 4
+        assert made.metrics["groups_made_up"] == sum(bool(g.rewards.std() == 0) for g in made.groups) == 2
+        assert [group.prompt.id for group in made.groups].count("p3") == 2
+
+    def test_without_refills_the_round_is_made_up_at_once(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        made, engine = draw(policy, prompts, lambda prompt, seed: SAME, dynamic=DynamicSampling(max_refills=0))
+        assert len(engine.calls) == 1
+        assert made.metrics["groups_made_up"] == len(made.groups) == 4
+
+    def test_groups_that_are_too_easy_or_too_hard_are_replaced_where_asked_for(
+        self, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        class Accuracy(Letters):
+            name = "accuracy"
+
+            def __call__(self, prompts: Any, completions: Any) -> Any:
+                return torch.tensor([float(c.text.startswith("right")) for c in completions])
+
+        # The shares of right answers: 1/10, 1/2, 9/10, 19/20.
+        rights = {"p0": 2, "p1": 10, "p2": 18, "p3": 19}
+
+        def script(prompt: Prompt, seed: str) -> list[str]:
+            right = rights[prompt.id] if seed == "s" else 10
+            return ["right"] * right + ["wrong"] * (20 - right)
+
+        def replaced(accuracy_range: tuple[float, float]) -> list[str]:
+            dynamic = DynamicSampling(accuracy_range)
+            made, _ = draw(policy, prompts, script, dynamic=dynamic, reward=Accuracy())
+            shares = [int(group.rewards.sum()) for group in made.groups]
+            return [name for name, right in rights.items() if right != 10 and right not in shares]
+
+        assert replaced((0.0, 1.0)) == []
+        assert replaced((0.05, 0.92)) == ["p3"]
+        assert replaced((0.4, 0.6)) == ["p0", "p2", "p3"]
+
+
+class TestUnscored:
+    def test_they_are_counted_and_take_no_part(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        reward = Failing(lambda prompt, completion: completion.text == "aa")
+        made, _ = draw(policy, prompts, lambda prompt, seed: DIFFERENT, reward=reward)
+        assert made.metrics["unscored"] == pytest.approx(1 / 3)
+        assert made.metrics["reward"] == pytest.approx(2.0)
+        batch = GRPO().weigh(GroupBatch.from_groups(made.groups))
+        assert batch.advantages_N is not None
+        advantages_G3 = batch.advantages_N.view(4, 3)
+        assert (advantages_G3[:, 1] == 0).all()
+        assert (advantages_G3[:, 0] < -0.5).all() and (advantages_G3[:, 2] > 0.5).all()
+        assert not batch.mask_NT[1::3].any()
+        assert batch.mask_NT[0::3].any(-1).all()
+
+    def test_a_group_of_which_one_is_scored_teaches_nothing(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        def script(prompt: Prompt, seed: str) -> list[str]:
+            return ["a", "aa", "aa"] if seed == "s" and prompt.id == "p0" else ["a", "aaa", "aaaa"]
+
+        reward = Failing(lambda prompt, completion: completion.text == "aa")
+        made, engine = draw(policy, prompts, script, dynamic=DynamicSampling(), reward=reward)
+        assert len(engine.calls) == 2
+        assert made.metrics["groups_without_signal"] == pytest.approx(1 / 5)
+
+    def test_too_many_of_them_end_the_run(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+        reward = Failing(lambda prompt, completion: True)
+        with pytest.raises(RewardError, match="12 of 12 completions are unscored.*no score for this one"):
+            draw(policy, prompts, lambda prompt, seed: DIFFERENT, reward=reward)
+
+
+def test_what_was_measured_is_that_of_all_completions_drawn(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    made, _ = draw(policy, prompts, lambda prompt, seed: DIFFERENT)
+    assert made.metrics["reward/letters"] == made.metrics["reward"] == pytest.approx(2.0)
+    tokens = [len(c.token_ids) for group in made.groups for c in group.completions]
+    assert made.metrics["completion_tokens"] == pytest.approx(sum(tokens) / len(tokens))
+    assert made.metrics["truncated"] == 0
+    assert made.metrics["round_seconds"] > 0
+
+
+def test_groups_survive_a_checkpoint(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    reward = Failing(lambda prompt, completion: completion.text == "aa")
+    made, _ = draw(policy, prompts, lambda prompt, seed: DIFFERENT, reward=reward)
+    file = io.BytesIO()
+    torch.save(groups_to_state(made.groups), file)
+    file.seek(0)
+    restored = groups_from_state(torch.load(file, weights_only=True), {prompt.id: prompt for prompt in prompts})
+    for old, new in zip(made.groups, restored, strict=True):
+        assert (new.prompt, new.completions) == (old.prompt, old.completions)
+        assert new.rewards.tolist() == pytest.approx(old.rewards.tolist(), nan_ok=True)
+        assert math.isnan(new.rewards_by_name["failing"][1])
+
+
+def test_prompts_are_taken_as_they_are_needed(policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    supply = iter(list(islice(cycle(prompts), 9)))
+    make_round(policy, ScriptedEngine(lambda p, s: DIFFERENT), RewardSum([Letters()]), supply, 4, SAMPLING, "s")
+    assert len(list(supply)) == 5

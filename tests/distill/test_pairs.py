@@ -1,0 +1,262 @@
+"""Pairs differ in the output format alone, and are made the same way each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import ScriptedEngine, write_prompt_file
+
+from specs_lightning.answer_formats import FORMATS, answer_format, find_answer
+from specs_lightning.data.pairs import PreferencePair, load_pairs
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.data.tables import DataError
+from specs_lightning.distill.corruptions import CORRUPTIONS
+from specs_lightning.distill.pairs import PairSettings, distill
+from specs_lightning.groups import Completion, Prompt
+from specs_lightning.rewards import AccuracyReward
+from specs_lightning.rollout import SamplingSettings
+
+THINK = FORMATS["think_answer"]
+SAYS_2 = THINK.write("one and one, so 2", "2")
+SAYS_3 = THINK.write("one and two, so 3", "3")
+CONTRADICTS = THINK.write("one and two, so 3", "2")
+UNTAGGED = "<think>one and one, so 2</think>\nAnswer: 2"
+WORDS = "one and one, so\nThe answer is 2"
+ANSWER_ALONE = "2"
+
+Script = dict[str, Sequence[str]]
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Eight questions whose answer is 2."""
+    return str(write_prompt_file(tmp_path_factory.mktemp("questions")))
+
+
+def engine(zero: Script | Sequence[str], base: Script | Sequence[str]) -> ScriptedEngine:
+    """What each model says; to each prompt by its id, or the same to all."""
+
+    def say(prompt: Prompt, seed: str) -> Sequence[str]:
+        texts = zero if seed.startswith("zero") else base
+        return texts[prompt.id] if isinstance(texts, dict) else texts
+
+    return ScriptedEngine(say)
+
+
+@pytest.fixture
+def make(tiny_model_path: Path, questions: str, tmp_path: Path) -> Callable[..., tuple[list[PreferencePair], Any]]:
+    def run(
+        zero: Script | Sequence[str],
+        base: Script | Sequence[str],
+        output: str = "out",
+        seed: int = 0,
+        finished: bool = True,
+        **settings: Any,
+    ) -> tuple[list[PreferencePair], Any]:
+        drawn = engine(zero, base)
+        drawn.finished = finished
+        model, folder = str(tiny_model_path), tmp_path / output
+        source, sampling = PromptSource(questions), SamplingSettings(3, 64)
+        file = distill(source, model, model, str(folder), PairSettings(**settings), sampling, drawn, seed)
+        assert file == folder / "pairs.parquet"
+        return load_pairs(str(file), SetAside()), json.loads((folder / "statistics.json").read_text())
+
+    return run
+
+
+def is_right(text: str) -> bool:
+    accuracy = AccuracyReward()
+    question = Prompt("p", ({"role": "user", "content": "?"},), answer="2", answer_type="number")
+    verdict = accuracy([question], [Completion((), (), text, True)]).item()
+    accuracy.close()
+    return verdict == 1.0
+
+
+class TestPairing:
+    def test_decoupled_both_are_right_and_the_rejected_has_lost_its_format(self, make: Any) -> None:
+        pairs, statistics = make([SAYS_3, SAYS_2], [SAYS_3, SAYS_2, WORDS])
+        assert len(pairs) == statistics["pairs"] == 8
+        for pair in pairs:
+            assert pair.chosen == SAYS_2
+            assert is_right(pair.rejected)
+            assert all(answer_format(name).read(pair.rejected) is None for name in FORMATS)
+            assert find_answer(pair.rejected) == "2"
+            assert pair.provenance["pairing"] == "decoupled"
+            assert pair.provenance["rejected_sample"] in (SAYS_2, WORDS)
+
+    def test_coupled_the_rejected_is_wrong_as_well(self, make: Any) -> None:
+        pairs, _ = make([SAYS_2], [SAYS_2, SAYS_3], pairing="coupled")
+        for pair in pairs:
+            assert pair.chosen == SAYS_2
+            assert find_answer(pair.rejected) == "3"
+            assert THINK.read(pair.rejected) is None
+            assert pair.provenance["rejected_sample"] == SAYS_3
+
+    def test_an_unfinished_sample_is_on_neither_side(self, make: Any) -> None:
+        with pytest.raises(DataError, match="8 x no right sample of zero"):
+            make([SAYS_2], [SAYS_2], finished=False)
+
+    def test_as_many_as_asked_for(self, make: Any) -> None:
+        pairs, statistics = make([SAYS_2], [SAYS_2], max_pairs=3)
+        assert len(pairs) == statistics["pairs"] == 3
+
+
+class TestChosen:
+    def test_one_that_contradicts_itself_is_not_chosen(self, make: Any) -> None:
+        pairs, statistics = make([CONTRADICTS, SAYS_2], [SAYS_2])
+        assert {pair.chosen for pair in pairs} == {SAYS_2}
+        assert statistics["chosen_format"] == 16
+        assert statistics["chosen_consistent"] == 8
+
+    def test_unless_nothing_is_verified(self, make: Any) -> None:
+        pairs, statistics = make([CONTRADICTS], [SAYS_2], verify=False)
+        assert {pair.chosen for pair in pairs} == {CONTRADICTS}
+        assert "chosen_consistent" not in statistics
+        with pytest.raises(DataError, match="8 x no consistent sample of zero"):
+            make([CONTRADICTS], [SAYS_2], "verified")
+
+    @pytest.mark.parametrize("text", [UNTAGGED, WORDS])
+    def test_a_right_one_without_its_format_is_completed(self, make: Any, text: str) -> None:
+        pairs, statistics = make([text], [SAYS_2], verify=text != WORDS)
+        reasoning = "one and one, so 2" if text == UNTAGGED else "one and one, so\nThe answer is"
+        assert {pair.chosen for pair in pairs} == {THINK.write(reasoning, "2")}
+        assert all(pair.provenance["chosen_supplemented"] for pair in pairs)
+        assert {pair.provenance["chosen_sample"] for pair in pairs} == {text}
+        assert statistics["chosen_format"] == 0
+
+    def test_but_one_that_kept_it_comes_first(self, make: Any) -> None:
+        pairs, _ = make([UNTAGGED, SAYS_2, UNTAGGED], [SAYS_2])
+        assert {pair.chosen for pair in pairs} == {SAYS_2}
+        assert not any(pair.provenance["chosen_supplemented"] for pair in pairs)
+
+    def test_and_none_is_completed_where_that_is_switched_off(self, make: Any) -> None:
+        with pytest.raises(DataError, match="8 x no complete sample of zero"):
+            make([UNTAGGED], [SAYS_2], supplement=False)
+
+    def test_an_answer_without_reasoning_is_not_completed(self, make: Any) -> None:
+        with pytest.raises(DataError, match="8 x no complete sample of zero"):
+            make([ANSWER_ALONE], [SAYS_2])
+
+
+class TestRejected:
+    def test_always_corrupted(self, make: Any) -> None:
+        pairs, statistics = make([SAYS_2], [UNTAGGED])
+        assert {pair.provenance["corruption"] for pair in pairs} <= set(CORRUPTIONS)
+        assert sum(statistics["corruptions"].values()) == 8
+
+    def test_one_that_broke_the_format_by_itself_may_stay_as_it_is(self, make: Any) -> None:
+        pairs, statistics = make([SAYS_2], [UNTAGGED], corrupt="if_well_formed")
+        assert {pair.rejected for pair in pairs} == {UNTAGGED}
+        assert statistics["corruptions"] == {"as_sampled": 8}
+        pairs, _ = make([SAYS_2], [SAYS_2], "well formed", corrupt="if_well_formed")
+        assert all(THINK.read(pair.rejected) is None for pair in pairs)
+
+    def test_by_the_named_corruptions_alone(self, make: Any) -> None:
+        pairs, _ = make([SAYS_2], [SAYS_2], corruptions=["announce_answer"])
+        assert {pair.rejected for pair in pairs} == {CORRUPTIONS["announce_answer"](SAYS_2, THINK)}
+
+    def test_unknown_or_no_corruptions_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"unknown corruptions \['shout'\]; there are: strip_all_tags"):
+            PairSettings(corruptions=["shout"])
+        with pytest.raises(ValueError, match="corruptions is empty"):
+            PairSettings(corruptions=[])
+
+
+class TestStatistics:
+    ZERO: Script = {
+        **{f"p{i}": [SAYS_2, SAYS_3, UNTAGGED] for i in range(4)},
+        "p4": [SAYS_3],
+        "p5": [CONTRADICTS],
+        "p6": [ANSWER_ALONE],
+        "p7": [SAYS_2],
+    }
+    BASE: Script = {**{f"p{i}": [SAYS_2, WORDS] for i in range(7)}, "p7": [SAYS_3]}
+
+    def test_they_add_up(self, make: Any) -> None:
+        pairs, statistics = make(self.ZERO, self.BASE)
+        assert [pair.prompt.id for pair in pairs] == ["p0", "p1", "p2", "p3"]
+        assert statistics["dropped"] == {
+            "no right sample of zero": 1,
+            "no consistent sample of zero": 1,
+            "no complete sample of zero": 1,
+            "no right sample of base": 1,
+        }
+        assert statistics["prompts"] == statistics["pairs"] + sum(statistics["dropped"].values()) == 8
+        assert sum(statistics["corruptions"].values()) == 4
+        assert statistics["chosen_candidates"] == 16
+        assert statistics["chosen_correct"] == 11
+        assert statistics["rejected_candidates"] == 15
+        assert statistics["rejected_fitting"] == 14
+        assert statistics["settings"]["pairing"] == "decoupled"
+
+    def test_a_preview_shows_the_pairs(self, make: Any, tmp_path: Path) -> None:
+        pairs, _ = make(self.ZERO, self.BASE)
+        rows = [json.loads(line) for line in (tmp_path / "out" / "pairs_preview.jsonl").read_text().splitlines()]
+        assert [(row["chosen"], row["rejected"]) for row in rows] == [(pair.chosen, pair.rejected) for pair in pairs]
+        assert [len(row["images"]) for row in rows] == [1, 1, 0, 1]
+
+    def test_without_a_pair_the_reasons_are_named(self, make: Any) -> None:
+        with pytest.raises(DataError, match=r"not one pair of 8 prompts \(8 x no right sample of base\)"):
+            make([SAYS_2], [SAYS_3])
+
+
+class TestSeed:
+    MIXED = (SAYS_2, UNTAGGED, WORDS)
+
+    def test_the_same_seed_gives_the_same_pairs_and_another_others(self, make: Any) -> None:
+        def pairs(output: str, seed: int) -> list[tuple[str, str]]:
+            return [(pair.chosen, pair.rejected) for pair in make([SAYS_2], self.MIXED, output, seed)[0]]
+
+        assert pairs("a", 1) == pairs("b", 1)
+        assert pairs("a", 1) != pairs("c", 2)
+
+    def test_a_pair_does_not_depend_on_those_before_it(self, make: Any) -> None:
+        everything, _ = make([SAYS_2], self.MIXED, "a")
+        without_first, _ = make({**{f"p{i}": [SAYS_2] for i in range(1, 8)}, "p0": [SAYS_3]}, self.MIXED, "b")
+        assert [pair.rejected for pair in without_first] == [pair.rejected for pair in everything[1:]]
+
+
+class TestResume:
+    def test_samples_drawn_before_are_used_again(
+        self, make: Any, tiny_model_path: Path, questions: str, tmp_path: Path
+    ) -> None:
+        first, _ = make([SAYS_2], [SAYS_2, UNTAGGED])
+        candidates = tmp_path / "out" / "zero_candidates.jsonl"
+        lines = candidates.read_text().splitlines(keepends=True)
+        assert len(lines) == 8
+        # As a kill leaves it: three prompts done, the fourth cut off.
+        candidates.write_text("".join(lines[:3]) + lines[3][:40])
+        drawn = engine([SAYS_2], ["never asked"])
+        model = str(tiny_model_path)
+        distill(PromptSource(questions), model, model, str(tmp_path / "out"), engine=drawn)
+        assert drawn.calls == [("zero-0", ["p3", "p4", "p5", "p6", "p7"])]
+        again = load_pairs(str(tmp_path / "out" / "pairs.parquet"), SetAside())
+        assert [(p.chosen, p.rejected) for p in again] == [(p.chosen, p.rejected) for p in first]
+        # And the file is whole again: nothing more is asked.
+        nothing_asked = engine(["never asked"], ["never asked"])
+        distill(PromptSource(questions), model, model, str(tmp_path / "out"), engine=nothing_asked)
+        assert nothing_asked.calls == []
+
+    def test_candidates_keep_what_was_sampled(self, make: Any, tmp_path: Path) -> None:
+        make([SAYS_2], [SAYS_2])
+        row = json.loads((tmp_path / "out" / "base_candidates.jsonl").read_text().splitlines()[0])
+        assert row["prompt_id"] == "p0"
+        (completion,) = row["completions"]
+        assert completion["text"] == SAYS_2 and completion["finished"] is True
+        assert len(completion["token_ids"]) == len(completion["logprobs"]) > 5
+
+
+def test_prompts_that_no_pair_can_be_made_of_are_set_aside(tiny_model_path: Path, tmp_path: Path) -> None:
+    file = write_prompt_file(tmp_path, 4)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[1]["answer_format"] = "boxed"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = str(tiny_model_path)
+    distill(PromptSource(str(file)), model, model, str(tmp_path / "out"), engine=engine([SAYS_2], [SAYS_2]))
+    (written,) = [json.loads(line) for line in (tmp_path / "out" / "set_aside.jsonl").read_text().splitlines()]
+    assert (written["row"], written["reason"]) == (2, "no corruptions for the answer format: boxed")

@@ -1,0 +1,204 @@
+"""The command `specs`: settings from files and overrides, and errors that name what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import EXPORT_ALONE, ROOT, specs
+from small_runs import write_pair_file, write_prompt_file
+from transformers import AutoModelForImageTextToText
+
+from specs_lightning import __version__
+from specs_lightning.cli import COMMANDS
+from specs_lightning.evaluation import read_answers
+
+SMOKE = ("--config=configs/toy/smoke.yaml",)
+COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pair_file(tmp_path_factory.mktemp("pairs"))
+
+
+@pytest.fixture
+def cold_start(tiny_model_path: Path, pairs: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Arguments of a cold start of two steps."""
+    return (
+        "fit",
+        f"--config={COLD_START}",
+        f"--model.policy.model={tiny_model_path}",
+        f"--data.train={pairs}",
+        "--data.batch_size=4",
+        f"--trainer.default_root_dir={tmp_path / 'run'}",
+        EXPORT_ALONE,
+    )
+
+
+def metrics(folder: Path, version: int = 0) -> list[dict[str, str]]:
+    with (folder / "metrics" / f"version_{version}" / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    return yaml.safe_load((folder / "config.yaml").read_text())
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """What the command says as it refuses its arguments."""
+    with pytest.raises(SystemExit) as exit:
+        specs(*args)
+    assert exit.value.code not in (0, None)
+    return capsys.readouterr().err + (exit.value.code if isinstance(exit.value.code, str) else "")
+
+
+class TestUsage:
+    @pytest.mark.parametrize("args", [(), ("--help",), ("-h",)])
+    def test_it_lists_every_command(self, args: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+        specs(*args)
+        shown = capsys.readouterr().out
+        assert shown.startswith("usage: specs COMMAND")
+        assert all(f"  {command} " in shown for command in COMMANDS)
+
+    def test_the_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        specs("--version")
+        assert capsys.readouterr().out.strip() == f"specs-lightning {__version__}"
+
+    def test_an_unknown_command_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
+        message = refused(capsys, "train", "--config=x.yaml")
+        assert "unknown command 'train'" in message and "usage: specs" in message
+
+    @pytest.mark.parametrize("command", ["run", "distill", "fit", "report"])
+    def test_every_command_explains_its_settings(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as exit:
+            specs(command, "--help")
+        assert exit.value.code == 0
+        shown = capsys.readouterr().out
+        assert "run_dir" in shown if command in ("run", "report") else "--config" in shown
+
+
+class TestFit:
+    def test_an_override_is_saved_and_logged(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        specs(*cold_start, "--model.objective.init_args.sft_weight=0")
+        config = saved(tmp_path / "run")
+        assert config["model"]["init_args"]["objective"]["init_args"]["sft_weight"] == 0
+        assert config["seed_everything"] == 0
+        assert "ckpt_path" not in config
+        rows = metrics(tmp_path / "run")
+        assert [int(row["step"]) for row in rows] == [0, 1]
+        assert [float(row["train/sft_weight"]) for row in rows] == [0, 0]
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
+
+    def test_the_objective_is_changed_in_one_argument(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        specs(*cold_start, "--model.objective", "specs_lightning.objectives.SFT")
+        assert saved(tmp_path / "run")["model"]["init_args"]["objective"]["class_path"].endswith("SFT")
+        assert "train/dpo_loss" not in metrics(tmp_path / "run")[0]
+
+    def test_the_saved_settings_give_the_same_run_again(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        specs(*cold_start, "--seed_everything=7", "--data.seed=7")
+        specs("fit", f"--config={tmp_path / 'run' / 'config.yaml'}")
+        first, again = (metrics(tmp_path / "run", version) for version in (0, 1))
+        assert [row["train/loss"] for row in first] == [row["train/loss"] for row in again]
+
+    def test_a_later_file_wins_over_an_earlier_one(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        (tmp_path / "more.yaml").write_text("data:\n  init_args:\n    batch_size: 2\ntrainer:\n  max_steps: 1\n")
+        command, first, *others = cold_start
+        others.remove("--data.batch_size=4")
+        specs(command, first, f"--config={tmp_path / 'more.yaml'}", *others)
+        config = saved(tmp_path / "run")
+        assert config["data"]["init_args"]["batch_size"] == 2
+        assert config["model"]["init_args"]["reference"] == "cached"  # the first file's
+        assert len(metrics(tmp_path / "run")) == 1
+
+    def test_a_class_of_the_working_directory_is_found(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        (tmp_path / "my_callbacks.py").write_text(
+            "from pathlib import Path\nfrom lightning.pytorch import Callback\n\n\nclass Note(Callback):\n"
+            "    def __init__(self, text: str) -> None:\n        self.text = text\n\n"
+            "    def on_train_end(self, trainer, pl_module):\n        Path(self.text).write_text('seen')\n"
+        )
+        args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
+        note = "--trainer.callbacks=[{class_path: my_callbacks.Note, init_args: {text: note.txt}}]"
+        specs(*args, note, cwd=tmp_path)
+        assert (tmp_path / "note.txt").read_text() == "seen"
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("argument", "named"),
+        [
+            ("--model.init_args.policy.modle=x", "modle"),
+            ("--model.objective.init_args.sft_wieght=0", "sft_wieght"),
+            ("--data.init_args.bach_size=4", "bach_size"),
+            ("--trainer.max_stepz=4", "max_stepz"),
+            ("--data.batch_size=many", "batch_size"),
+            ("--model.reference=remembered", "remembered"),
+            ("--model.objective.init_args.beta=-1", "beta must be positive"),
+            ("--data.batch_size=0", "batch_size must be positive"),
+            ("--model.objective=specs_lightning.objectives.Nothing", "Nothing"),
+            ("--config=configs/toy/missing.yaml", "missing.yaml"),
+            ("--data.train=missing.parquet", "missing.parquet"),
+            ("--model.policy.model=./no/such/model", "no/such/model"),
+        ],
+    )
+    def test_they_name_what_is_wrong(
+        self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], argument: str, named: str
+    ) -> None:
+        message = refused(capsys, *cold_start, argument)
+        assert named in message
+        assert "Traceback" not in message
+
+    def test_in_a_file_too(
+        self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "wrong.yaml").write_text("model:\n  init_args:\n    max_gradient_norm: 1.0\n")
+        message = refused(capsys, cold_start[0], cold_start[1], f"--config={tmp_path / 'wrong.yaml'}")
+        assert "max_gradient_norm" in message and "max_grad_norm" in message
+
+    def test_a_runs_too(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "evalution" in refused(capsys, "run", *SMOKE, "--evalution.beta=1")
+        assert "nowhere" in refused(capsys, "run", *SMOKE, "--evaluation.measure=nowhere")
+        assert "missing.yaml" in refused(capsys, "run", "--config=missing.yaml")
+        assert "a stage of kind model needs a model" in refused(capsys, "run", *SMOKE, "--stages.base.model=null")
+        assert "prompts" in refused(capsys, "distill", "--zero=a", "--base=b", "--output=c")
+
+
+class TestEvaluation:
+    @pytest.fixture
+    def evaluated(self, tiny_model_path: Path, tmp_path: Path) -> tuple[str, ...]:
+        file = write_prompt_file(tmp_path / "data", 4)
+        sets = {"id": {"path": str(file)}, "ood": {"path": str(file), "answer_format": "boxed", "limit": 3}}
+        return (
+            f"--config={GRPO}",
+            f"--model.policy.model={tiny_model_path}",
+            f"--trainer.default_root_dir={tmp_path / 'run'}",
+            "--trainer.callbacks=[]",
+            f"--data.evaluation={json.dumps(sets)}",
+            "--data.evaluation_sampling={completions_per_prompt: 1, max_tokens: 4}",
+        )
+
+    @pytest.mark.parametrize("command", ["validate", "test"])
+    def test_models_are_scored_on_every_set(self, evaluated: tuple[str, ...], tmp_path: Path, command: str) -> None:
+        specs(command, *evaluated)
+        (row,) = metrics(tmp_path / "run")
+        for name in ("id", "ood"):
+            for measure in ("solved", "correct", "format_kept"):
+                assert 0 <= float(row[f"{name}/{measure}"]) <= 1
+
+    def test_answers_are_written_and_can_be_a_baseline(self, evaluated: tuple[str, ...], tmp_path: Path) -> None:
+        specs("predict", *evaluated)
+        answers = read_answers(tmp_path / "run" / "predictions.jsonl")
+        assert [(a.set, a.prompt_id) for a in answers] == [("id", f"p{i}") for i in range(4)] + [
+            ("ood", f"p{i}") for i in range(3)
+        ]
+
+    @pytest.mark.parametrize("command", ["validate", "test", "predict"])
+    def test_without_sets_the_error_says_what_to_give(
+        self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        message = refused(capsys, command, *[arg for arg in evaluated if "data.evaluation=" not in arg])
+        assert "evaluation" in message and "Traceback" not in message

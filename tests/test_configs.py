@@ -1,0 +1,107 @@
+"""Every shipped YAML says how it is run and on what, and fits the signatures that it configures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import ROOT, working_directory
+from jsonargparse import ActionConfigFile, set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser
+
+from specs_lightning import cli
+from specs_lightning.data.base import PolicyDataModule
+from specs_lightning.hints import HintingParser
+from specs_lightning.modules import PolicyModule
+from specs_lightning.pipeline import OUTPUTS, _as_argument
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+COMMAND = re.compile(r"#\s+specs (\w+) (.*--config[= ](\S+).*)")
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def commands(file: Path) -> list[tuple[str, str]]:
+    """What the comment at the file's start says to run: the command and its arguments."""
+    head = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            break
+        head.append(line)
+    return [(found[1], found[2]) for line in head if (found := COMMAND.search(line))]
+
+
+def parse_fit(arguments: list[str]) -> Any:
+    from specs_lightning.lightning_cli import SpecsCLI
+
+    with working_directory(ROOT):
+        launched = SpecsCLI(
+            PolicyModule,
+            PolicyDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "specs", "exit_on_error": False},
+            save_config_callback=None,
+            run=False,
+            args=arguments,
+        )
+    return launched
+
+
+def parse_function(command: str, arguments: list[str]) -> Any:
+    parser = HintingParser(prog=f"specs {command}", exit_on_error=False)
+    parser.add_argument("--config", action=ActionConfigFile)
+    parser.add_function_arguments(cli._function(command), sub_configs=True)
+    with working_directory(ROOT):
+        return parser.parse_args(arguments)
+
+
+def parse(command: str, arguments: list[str]) -> None:
+    if command in ("run", "distill"):
+        parse_function(command, arguments)
+    else:
+        parse_fit(arguments)
+
+
+def test_there_are_some() -> None:
+    assert {file.name for file in CONFIGS} >= {"grpo.yaml", "cold_start.yaml", "distill.yaml", "smoke.yaml", "specs.yaml"}
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
+class TestEach:
+    def test_it_starts_with_its_command_and_hardware(self, file: Path) -> None:
+        text = file.read_text()
+        assert text.startswith("#")
+        assert re.search(r"^# Hardware: .*\d", text, re.MULTILINE)
+        given = commands(file)
+        assert given
+        assert f"--config {file.relative_to(ROOT)}" in given[0][1]
+
+    def test_its_commands_fit_the_signatures(self, file: Path) -> None:
+        for command, arguments in commands(file):
+            parse(command, arguments.split())
+
+    def test_its_stages_fit_theirs(self, file: Path) -> None:
+        stages = yaml.safe_load(file.read_text()).get("stages", {})
+        for name, stage in stages.items():
+            if stage["kind"] == "model":
+                continue
+            for output in re.findall(r"\$\{\w+\.(\w+)\}", str(stage)):
+                assert output in OUTPUTS
+            overrides = [f"--{key}={_as_argument(value)}" for key, value in stage.get("overrides", {}).items()]
+            arguments = [f"--config={stage['config']}", *overrides]
+            if stage["kind"] == "distill":
+                parse("distill", [*arguments, "--output=somewhere", "--seed=1"])
+            else:
+                parse("fit", [*arguments, "--data.seed=1", "--seed_everything=1", f"--trainer.default_root_dir={name}"])
+
+
+def test_a_setting_that_no_signature_has_would_be_noticed() -> None:
+    assert issubclass(LightningArgumentParser, object)
+    with pytest.raises(Exception, match="no_such_setting"):
+        parse("fit", ["--config=configs/toy/grpo.yaml", "--data.no_such_setting=1"])
+    with pytest.raises(Exception, match="no_such_setting"):
+        parse("run", ["--config=configs/toy/smoke.yaml", "--evaluation.no_such_setting=1"])

@@ -1,0 +1,348 @@
+"""A run's stages: in order, once each, continued after a stop, and never mixed with other settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from command_line import ROOT
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from specs_lightning import pipeline
+from specs_lightning.data.images import load_image
+from specs_lightning.data.prompts import PromptEncoder
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.evaluation import Answer, read_answers, write_answers
+from specs_lightning.pipeline import EvaluationSettings, PipelineError, Stage, run
+from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.rollout import HFEngine, SamplingSettings
+
+EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
+
+
+class Stopped(Exception):
+    """As if the process had been killed."""
+
+
+class Work:
+    """Stands in for what stages do, and notes what they were asked."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.overrides: dict[str, list[str]] = {}
+        self.stop_in: str | None = None
+        self.solved = {"base": 0.0, "zero": 0.5, "cold_start": 0.5, "final": 1.0}
+
+    def fit(self, title: str, config: str, overrides: Sequence[str], folder: Path) -> None:
+        self._note("fit", folder, overrides)
+        (folder / "model").mkdir()
+
+    def distill(self, config: str, overrides: Sequence[str], folder: Path) -> None:
+        self._note("distill", folder, overrides)
+        (folder / "pairs.parquet").write_text("pairs")
+
+    def evaluate(self, title: str, model: str, sets: Any, sampling: Any, folder: Path, seed: int) -> None:
+        self._note("evaluate", folder, [model])
+        solved = self.solved[folder.name]
+        write_answers([Answer(s, "p", "", 1, True, solved, solved, solved) for s in sets], folder / "answers.jsonl")
+
+    def _note(self, what: str, folder: Path, overrides: Sequence[str]) -> None:
+        assert json.loads((folder / "stage.json").read_text())["status"] == "running"
+        name = f"{what} {folder.name}"
+        if self.stop_in == name:
+            raise Stopped(name)
+        self.done.append(name)
+        self.overrides[name] = list(overrides)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Work:
+    work = Work()
+    for name in ("fit", "distill", "evaluate"):
+        monkeypatch.setattr(pipeline, f"{name}_stage", getattr(work, name))
+    monkeypatch.setattr(pipeline, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(pipeline, "results_table", lambda folder: "")
+    for name in ("grpo", "distill", "cold_start"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"setting": 1, "nested": {"rate": 0.5}}))
+    monkeypatch.chdir(tmp_path)
+    return work
+
+
+def stages(**changes: Any) -> dict[str, Stage]:
+    planned: dict[str, dict[str, Any]] = {
+        "base": {"kind": "model", "model": "toy:base"},
+        "zero": {"kind": "fit", "config": "grpo.yaml", "overrides": {"data.rounds": 3}},
+        "distill": {
+            "kind": "distill",
+            "config": "distill.yaml",
+            "overrides": {"zero": "${zero.model}", "base": "${base.model}", "pairs": {"verify": True}},
+        },
+        "cold_start": {
+            "kind": "fit",
+            "config": "cold_start.yaml",
+            "overrides": {"data.train": "${distill.pairs}", "trainer.callbacks": [{"class_path": "a.B"}]},
+        },
+        "final": {"kind": "fit", "config": "grpo.yaml", "overrides": {"model.policy.model": "${cold_start.model}"}},
+    }
+    for name, settings in changes.items():
+        planned[name] |= settings
+    return {name: Stage(**settings) for name, settings in planned.items()}  # type: ignore[arg-type]
+
+
+EVERYTHING = [
+    "evaluate base",
+    "fit zero",
+    "evaluate zero",
+    "distill distill",
+    "fit cold_start",
+    "evaluate cold_start",
+    "fit final",
+    "evaluate final",
+]
+
+
+class TestOrder:
+    def test_stages_are_done_in_order_and_hand_on_what_they_made(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r", seed=3)
+        assert work.done == EVERYTHING
+        assert work.overrides["fit zero"] == ["--data.rounds=3", "--seed_everything=3", "--data.seed=3"]
+        assert work.overrides["distill distill"] == [
+            "--zero=r/zero/model",
+            "--base=toy:base",
+            '--pairs={"verify": true}',
+            "--seed=3",
+        ]
+        assert work.overrides["fit cold_start"][:2] == [
+            "--data.train=r/distill/pairs.parquet",
+            '--trainer.callbacks=[{"class_path": "a.B"}]',
+        ]
+        assert work.overrides["evaluate final"] == ["r/final/model"]
+        record = json.loads(Path("r/final/stage.json").read_text())
+        assert (record["status"], record["kind"], record["model"]) == ("finished", "fit", "r/final/model")
+
+    def test_a_stage_that_is_not_evaluated(self, work: Work) -> None:
+        run(stages(zero={"evaluate": False}), EVALUATION, run_dir="r")
+        assert work.done == [name for name in EVERYTHING if name != "evaluate zero"]
+
+    def test_results_are_gains_over_the_first_model(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        results = json.loads(Path("r/results.json").read_text())
+        assert [model["name"] for model in results["models"]] == ["base", "zero", "cold_start", "final"]
+        assert [model["gain_id"] for model in results["models"]] == [0, 0.5, 0.5, 1.0]
+        assert [model["generalization_factor"] for model in results["models"]] == [None, 0.5, 0.5, 1.0]
+
+    def test_a_base_that_solves_nothing_does_not_end_the_run_where_gains_are_relative(self, work: Work) -> None:
+        settings = EvaluationSettings(EVALUATION.in_distribution, EVALUATION.out_of_distribution, gain="relative")
+        run(stages(), settings, run_dir="r")
+        assert json.loads(Path("r/run.json").read_text())["finished"]
+
+    @pytest.mark.parametrize("wrong", ["${later.model}", "${base.weights}", "${final.model}"])
+    def test_a_reference_that_leads_nowhere_is_named_before_anything_is_done(self, work: Work, wrong: str) -> None:
+        with pytest.raises(PipelineError, match=r"stage zero asks for \$\{.*the stages before it are base"):
+            run(stages(zero={"overrides": {"x": [wrong]}}), EVALUATION, run_dir="r")
+        assert work.done == []
+
+    def test_a_missing_file_is_named(self, work: Work) -> None:
+        with pytest.raises(PipelineError, match=r"no such configuration file: missing\.yaml"):
+            run(stages(zero={"config": "missing.yaml"}), EVALUATION, run_dir="r")
+
+    def test_a_stage_without_its_file_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a stage of kind fit needs a config"):
+            Stage("fit")
+
+
+class TestAgain:
+    def test_finished_stages_are_not_done_again(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+    @pytest.mark.parametrize("stop_in", ["fit zero", "evaluate zero", "distill distill", "evaluate final"])
+    def test_a_stopped_run_goes_on_with_the_stage_it_was_in(self, work: Work, stop_in: str) -> None:
+        work.stop_in = stop_in
+        with pytest.raises(Stopped):
+            run(stages(), EVALUATION, run_dir="r")
+        before, work.stop_in = list(work.done), None
+        stage = stop_in.split()[1]
+        if stop_in.startswith("evaluate"):  # its model is there; the real `fit_stage` does not train again
+            (Path("r") / stage / "model").rmdir()
+        run(stages(), EVALUATION, run_dir="r")
+        again = work.done[len(before) :]
+        assert again == EVERYTHING[[name.split()[1] for name in EVERYTHING].index(stage) :]
+
+    def test_another_place_of_the_same_run_makes_no_difference(self, work: Work, tmp_path: Path) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("r").rename("moved")
+        run(stages(), EVALUATION, run_dir=str(tmp_path / "moved"))
+        assert work.done == EVERYTHING
+
+
+class TestChanges:
+    @pytest.mark.parametrize(
+        ("changes", "stage", "difference"),
+        [
+            ({"zero": {"overrides": {"data.rounds": 4}}}, "zero", r"overrides\.data\.rounds: 3 -> 4"),
+            ({"zero": {"overrides": {}}}, "zero", r"overrides\.data\.rounds: 3 -> \(not set\)"),
+            ({"base": {"model": "other"}}, "base", "model: toy:base -> other"),
+            ({"final": {"evaluate": False}}, "final", r"evaluation\..* -> \(not set\)"),
+        ],
+    )
+    def test_changed_settings_are_refused_and_named(
+        self, work: Work, changes: dict[str, Any], stage: str, difference: str
+    ) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match=f"stage {stage} was finished with other settings:\n.*{difference}"):
+            run(stages(**changes), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+    def test_a_changed_file_too(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("cold_start.yaml").write_text(yaml.safe_dump({"setting": 1, "nested": {"rate": 0.25}}))
+        with pytest.raises(PipelineError, match=r"stage cold_start .*\n  file\.nested\.rate: 0\.5 -> 0\.25\n"):
+            run(stages(), EVALUATION, run_dir="r")
+
+    def test_and_another_seed_or_other_sets(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match="seed: 0 -> 1"):
+            run(stages(), EVALUATION, run_dir="r", seed=1)
+        other = EvaluationSettings(PromptSource("id.jsonl", limit=5), EVALUATION.out_of_distribution)
+        with pytest.raises(PipelineError, match=r"evaluation\.sets\.id\.limit: None -> 5"):
+            run(stages(), other, run_dir="r")
+
+    def test_another_measure_of_the_same_answers_is_no_change(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        run(stages(), EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")}, beta=1.0), run_dir="r")
+        assert work.done == EVERYTHING
+        assert json.loads(Path("r/results.json").read_text())["beta"] == 1.0
+
+    def test_a_comment_in_a_file_is_no_change(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("grpo.yaml").write_text("# why\n" + Path("grpo.yaml").read_text())
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+
+class TestRedo:
+    def test_a_stage_and_what_depends_on_it_are_done_again_and_the_old_kept(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("r/distill/note").write_text("first")
+        changed = stages(distill={"overrides": {"zero": "${zero.model}", "base": "${base.model}"}})
+        run(changed, EVALUATION, run_dir="r", redo=["distill"])
+        assert work.done[len(EVERYTHING) :] == EVERYTHING[3:]
+        assert Path("r/distill.1/note").read_text() == "first"
+        assert sorted(p.name for p in Path("r").iterdir() if p.name.endswith(".1")) == [
+            "cold_start.1",
+            "distill.1",
+            "final.1",
+        ]
+        run(changed, EVALUATION, run_dir="r", redo=["final"])
+        assert Path("r/final.2/model").is_dir()
+
+    def test_an_unknown_stage_is_named(self, work: Work) -> None:
+        with pytest.raises(PipelineError, match="redo names unknown stages: nothing"):
+            run(stages(), EVALUATION, run_dir="r", redo=["nothing"])
+
+    def test_nothing_is_moved_where_another_stage_is_refused(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match="stage base was finished with other settings"):
+            run(stages(base={"model": "other"}), EVALUATION, run_dir="r", redo=["zero"])
+        with pytest.raises(PipelineError, match="stage extra was finished with other settings"):
+            planned = {**stages(), "extra": Stage("model", model="a")}
+            work.solved["extra"] = 0.0
+            run(planned, EVALUATION, run_dir="r")
+            run({**planned, "extra": Stage("model", model="b")}, EVALUATION, run_dir="r", redo=["zero"])
+        assert Path("r/zero/model").is_dir() and not Path("r/zero.1").exists()
+
+
+def greedy_answers(model: Path, prompts: PromptSource) -> list[tuple[int, ...]]:
+    policy = Policy(PolicySettings(str(model)))
+    encoder, engine = PromptEncoder(policy.processor), HFEngine()
+    engine.sync(policy)
+    encoded = [encoder.encode(prompt) for prompt in load_prompts(prompts, SetAside())]
+    return [group[0].token_ids for group in engine.generate(encoded, SamplingSettings(1, 32, 0.0), "s")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_smoke_run_survives_being_killed(tmp_path: Path) -> None:
+    """In the middle of training and of sampling; what was finished is not done again, and the result is complete."""
+    folder = tmp_path / "run"
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    command = [sys.executable, "-c", "from specs_lightning.cli import main; main()", "run"]
+    command += ["--config=configs/toy/smoke.yaml", f"--run_dir={folder}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+    def kill_when(condition: Any) -> None:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+        while not condition():
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    kill_when((folder / "zero" / "checkpoints" / "last.ckpt").exists)
+    assert not (folder / "zero" / "model").exists()
+    assert json.loads((folder / "base" / "stage.json").read_text())["status"] == "finished"
+    base = (folder / "base" / "answers.jsonl").stat().st_mtime_ns
+
+    def is_sampling() -> bool:
+        file = folder / "distill" / "zero_candidates.jsonl"
+        return file.exists() and file.stat().st_size > 0
+
+    kill_when(is_sampling)
+    zero = (folder / "zero" / "stage.json").read_text()
+    assert json.loads(zero)["status"] == "finished"
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "base: finished before" in done.stdout and "zero: finished before" in done.stdout
+    assert (folder / "base" / "answers.jsonl").stat().st_mtime_ns == base
+    assert (folder / "zero" / "stage.json").read_text() == zero
+
+    smoke, grpo = (yaml.safe_load((ROOT / "configs" / "toy" / f"{name}.yaml").read_text()) for name in ("smoke", "grpo"))
+    rollout_steps = smoke["stages"]["zero"]["overrides"]["data.rounds"] * grpo["data"]["init_args"]["steps_per_round"]
+    cold_start_steps = smoke["stages"]["sft"]["overrides"]["trainer.max_steps"]
+    expected = {"zero": rollout_steps, "cold_start": cold_start_steps, "sft": cold_start_steps, "final": rollout_steps}
+    for stage, steps in expected.items():
+        lines = (folder / stage / "metrics.csv").read_text().splitlines()
+        column = lines[0].split(",").index("step")
+        assert [int(line.split(",")[column]) for line in lines[1:]] == list(range(steps)), stage
+    results = json.loads((folder / "results.json").read_text())
+    assert [model["name"] for model in results["models"]] == ["base", "zero", "cold_start", "sft", "final"]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert len(read_answers(folder / "final" / "answers.jsonl")) == 4 * 24
+
+    prompts = PromptSource("toy:id", limit=4)
+    ours = greedy_answers(folder / "final" / "model", prompts)
+    assert plain_answers(folder / "final" / "model", prompts) == ours
+
+
+def plain_answers(model: Path, prompts: PromptSource) -> list[tuple[int, ...]]:
+    """As anyone would get them who has transformers and not this package."""
+    plain = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(model)
+    config = plain.config
+    answers = []
+    for prompt in load_prompts(prompts, SetAside()):
+        text = processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+        inputs = processor(text=[text], images=[load_image(image) for image in prompt.images], return_tensors="pt")
+        output = plain.generate(
+            **inputs,
+            do_sample=False,
+            max_new_tokens=32,
+            suppress_tokens=[config.image_token_id, config.video_token_id, config.vision_start_token_id],
+        )
+        answers.append(tuple(output[0, inputs["input_ids"].shape[1] :].tolist()))
+    return answers

@@ -1,0 +1,158 @@
+"""The toy's data: the same on every machine, and every gold answer is what the scene shows."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import PIL.Image
+import pyarrow.parquet as pq
+import pytest
+
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.rewards import is_consistent
+from specs_lightning.toy import resolve, scenes
+from specs_lightning.toy.scenes import CELLS, COLOURS, DATA_SETS, TASKS, Question, Scene, Thing
+
+HASHES = {1: "c81099ec69faf600"}
+"""Of the data sets' texts, by their version: whoever changes them raises `scenes.VERSION` and writes the new one here."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECS_CACHE", str(folder))
+        yield folder
+
+
+def matching(scene: Scene, words: str) -> int:
+    """How many things the words fit, each word a colour or a shape."""
+    return sum(thing is not None and set(words.split()) <= set(thing) for thing in scene)
+
+
+def derive(scene: Scene, question: Question) -> str:
+    """The answer, from the question's words and the scene alone."""
+    text = question.text
+    things = [thing for thing in scene if thing is not None]
+    if found := re.fullmatch(r"How many things match ([\w ]+)\?", text):
+        return str(matching(scene, found[1]))
+    if found := re.fullmatch(r"Remove what matches ([\w ]+)\. How many things are left\?", text):
+        return str(len(things) - matching(scene, found[1]))
+    if found := re.fullmatch(r"Do more things match (\w+) than (\w+)\?", text):
+        return "yes" if matching(scene, found[1]) > matching(scene, found[2]) else "no"
+    if found := re.fullmatch(r"What is at ([a-c][1-3])\?", text):
+        right = " ".join(scene[CELLS.index(found[1])] or ("nothing",))
+        return "ABCD"[question.choices.index(right)]
+    found = re.fullmatch(r"How many things are in the (top|middle|bottom) row\?", text)
+    assert found is not None, text
+    first = 3 * ["top", "middle", "bottom"].index(found[1])
+    return str(sum(thing is not None for thing in scene[first : first + 3]))
+
+
+@pytest.mark.parametrize("task", [*TASKS, scenes.row], ids=lambda task: task.__name__)
+def test_every_answer_is_what_the_scene_shows(task: Callable[[Scene, random.Random], Question]) -> None:
+    rng = random.Random(0)
+    for _ in range(400):
+        scene = scenes.draw_scene(rng)
+        question = task(scene, rng)
+        assert question.answer == derive(scene, question), question.text
+        assert question.task == task.__name__
+        assert question.conclude(question.steps[-1][1]) == question.answer
+        reasoning = scenes.reasoning(question)
+        assert is_consistent(reasoning, question.answer, question.answer_type, question.choices), reasoning
+        if question.choices:
+            assert len(set(question.choices)) == 4
+
+
+def read_cell(image: PIL.Image.Image, index: int) -> Thing | None:
+    """What a cell's pixels show: the colour by its hue, the shape by how much of its bounding box it fills."""
+    x, y = 28 * (index % 3), 28 * (index // 3)
+    cell = image.crop((x, y, x + 28, y + 28))
+    by_colour = {colour: name for name, colour in COLOURS.items()}
+    inside = [(i % 28, i // 28) for i in range(28 * 28) if cell.getpixel((i % 28, i // 28)) in by_colour]
+    if not inside:
+        return None
+    (colour,) = {by_colour[cell.getpixel(place)] for place in inside}
+    columns, rows = zip(*inside, strict=True)
+    box = (max(columns) - min(columns) + 1) * (max(rows) - min(rows) + 1)
+    filled = len(inside) / box
+    return colour, "square" if filled > 0.95 else "circle" if filled > 0.65 else "triangle"
+
+
+def test_every_picture_shows_its_scene_and_each_thing_inside_its_cell() -> None:
+    rng = random.Random(1)
+    for _ in range(60):
+        scene = scenes.draw_scene(rng)
+        image = scenes.paint(scene, rng)
+        assert image.size == (84, 84)
+        assert tuple(read_cell(image, index) for index in range(9)) == scene
+
+
+class TestDataSets:
+    def rows(self, name: str) -> list[dict[str, object]]:
+        return pq.read_table(resolve(f"toy:{name}")).to_pylist()
+
+    def test_they_follow_from_the_seed_alone(self, tmp_path: Path) -> None:
+        random.seed(5)
+        scenes.write_data_set("id", tmp_path / "id.parquet")
+        assert pq.read_table(tmp_path / "id.parquet").to_pylist() == self.rows("id")
+
+    def test_the_same_version_is_the_same_data(self) -> None:
+        text = json.dumps(
+            [[v for k, v in sorted(row.items()) if k != "image"] for name in DATA_SETS for row in self.rows(name)]
+        )
+        assert hashlib.sha256(text.encode()).hexdigest()[:16] == HASHES[scenes.VERSION]
+
+    def test_they_are_as_large_as_they_say_and_usable_to_the_last_row(self) -> None:
+        for name, settings in DATA_SETS.items():
+            set_aside = SetAside()
+            prompts = load_prompts(PromptSource(f"toy:{name}"), set_aside, check_images=name == "id")
+            assert len(prompts) == settings.size and not set_aside.rows
+            assert {prompt.answer_format for prompt in prompts} == {settings.answer_format}
+            assert Counter(prompt.metadata["task"] for prompt in prompts) == {
+                task.__name__: settings.size // len(TASKS) for task in TASKS
+            }
+
+    def test_evaluation_sets_ask_the_same_in_other_formats(self) -> None:
+        def questions(name: str) -> list[tuple[object, ...]]:
+            return [(row["id"], row["question"], row["answer"], row["image"]) for row in self.rows(name)]
+
+        assert questions("id") == questions("ood_boxed") == questions("ood_json") == questions("ood_tags")
+
+    def test_nothing_that_is_evaluated_is_trained_on(self) -> None:
+        def pictures(name: str) -> set[str]:
+            return {hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in self.rows(name)}  # type: ignore[index]
+
+        assert not pictures("id") & (pictures("train") | pictures("pairs"))
+
+    def test_images_are_stored_as_png(self) -> None:
+        image = self.rows("id")[0]["image"]
+        assert PIL.Image.open(io.BytesIO(image["bytes"])).format == "PNG"  # type: ignore[index]
+
+
+class TestNames:
+    def test_they_are_resolved_and_written_once(self, cache: Path) -> None:
+        file = resolve("toy:id")
+        assert file == cache / f"toy-v{scenes.VERSION}" / "id.parquet"
+        written = Path(file).stat().st_mtime_ns
+        assert resolve("toy:id") == file and Path(file).stat().st_mtime_ns == written
+        assert [p.name for p in Path(file).parent.iterdir() if not p.name.endswith(".parquet")] == []
+
+    def test_the_base_model_comes_with_the_package(self) -> None:
+        assert Path(resolve("toy:base")).parts[-3:] == ("specs_lightning", "toy", "base_model")
+
+    def test_other_paths_stay_as_they_are(self) -> None:
+        assert resolve("data/x.jsonl") == "data/x.jsonl"
+        assert resolve(Path("x")) == Path("x")
+
+    def test_an_unknown_name_is_told_with_those_there_are(self) -> None:
+        with pytest.raises(ValueError, match=r"unknown toy resource 'toy:trian'.*toy:base, toy:train"):
+            resolve("toy:trian")
