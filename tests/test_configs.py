@@ -10,11 +10,11 @@ import pytest
 import yaml
 from command_line import ROOT, working_directory
 from jsonargparse import ActionConfigFile, set_parsing_settings
-from lightning.pytorch.cli import LightningArgumentParser
 
 from specs_lightning import cli
 from specs_lightning.data.base import PolicyDataModule
-from specs_lightning.hints import HintingParser
+from specs_lightning.hints import HintingLightningParser, HintingParser
+from specs_lightning.lightning_cli import SpecsCLI
 from specs_lightning.modules import PolicyModule
 from specs_lightning.pipeline import OUTPUTS, _as_argument
 
@@ -33,22 +33,26 @@ def commands(file: Path) -> list[tuple[str, str]]:
     return [(found[1], found[2]) for line in head if (found := COMMAND.search(line))]
 
 
-def parse_fit(arguments: list[str]) -> Any:
-    from specs_lightning.lightning_cli import SpecsCLI
+class ParsesOnly(SpecsCLI):
+    """A Trainer of eight GPUs cannot be built everywhere."""
 
+    def instantiate_classes(self) -> None:
+        pass
+
+
+def parse_fit(arguments: list[str]) -> None:
     with working_directory(ROOT):
-        launched = SpecsCLI(
+        ParsesOnly(
             PolicyModule,
             PolicyDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            seed_everything_default=0,
-            parser_kwargs={"prog": "specs", "exit_on_error": False},
             save_config_callback=None,
+            parser_class=HintingLightningParser,
+            parser_kwargs={"exit_on_error": False},
             run=False,
             args=arguments,
         )
-    return launched
 
 
 def parse_function(command: str, arguments: list[str]) -> Any:
@@ -67,7 +71,7 @@ def parse(command: str, arguments: list[str]) -> None:
 
 
 def test_there_are_some() -> None:
-    assert {file.name for file in CONFIGS} >= {"grpo.yaml", "cold_start.yaml", "distill.yaml", "smoke.yaml", "specs.yaml"}
+    assert {"grpo", "cold_start", "distill", "smoke", "specs"} <= {file.stem for file in CONFIGS}
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
@@ -100,7 +104,6 @@ class TestEach:
 
 
 def test_a_setting_that_no_signature_has_would_be_noticed() -> None:
-    assert issubclass(LightningArgumentParser, object)
     with pytest.raises(Exception, match="no_such_setting"):
         parse("fit", ["--config=configs/toy/grpo.yaml", "--data.no_such_setting=1"])
     with pytest.raises(Exception, match="no_such_setting"):

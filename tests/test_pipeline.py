@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from specs_lightning import pipeline
 from specs_lightning.data.images import load_image
 from specs_lightning.data.prompts import PromptEncoder
-from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.set_aside import SetAside
+from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.evaluation import Answer, read_answers, write_answers
 from specs_lightning.pipeline import EvaluationSettings, PipelineError, Stage, run
 from specs_lightning.policy import Policy, PolicySettings
@@ -144,8 +145,7 @@ class TestOrder:
         assert [model["generalization_factor"] for model in results["models"]] == [None, 0.5, 0.5, 1.0]
 
     def test_a_base_that_solves_nothing_does_not_end_the_run_where_gains_are_relative(self, work: Work) -> None:
-        settings = EvaluationSettings(EVALUATION.in_distribution, EVALUATION.out_of_distribution, gain="relative")
-        run(stages(), settings, run_dir="r")
+        run(stages(), replace(EVALUATION, gain="relative"), run_dir="r")
         assert json.loads(Path("r/run.json").read_text())["finished"]
 
     @pytest.mark.parametrize("wrong", ["${later.model}", "${base.weights}", "${final.model}"])
@@ -217,13 +217,13 @@ class TestChanges:
         run(stages(), EVALUATION, run_dir="r")
         with pytest.raises(PipelineError, match="seed: 0 -> 1"):
             run(stages(), EVALUATION, run_dir="r", seed=1)
-        other = EvaluationSettings(PromptSource("id.jsonl", limit=5), EVALUATION.out_of_distribution)
+        other = replace(EVALUATION, in_distribution=PromptSource("id.jsonl", limit=5))
         with pytest.raises(PipelineError, match=r"evaluation\.sets\.id\.limit: None -> 5"):
             run(stages(), other, run_dir="r")
 
     def test_another_measure_of_the_same_answers_is_no_change(self, work: Work) -> None:
         run(stages(), EVALUATION, run_dir="r")
-        run(stages(), EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")}, beta=1.0), run_dir="r")
+        run(stages(), replace(EVALUATION, beta=1.0), run_dir="r")
         assert work.done == EVERYTHING
         assert json.loads(Path("r/results.json").read_text())["beta"] == 1.0
 
@@ -311,7 +311,8 @@ def test_the_smoke_run_survives_being_killed(tmp_path: Path) -> None:
     assert (folder / "base" / "answers.jsonl").stat().st_mtime_ns == base
     assert (folder / "zero" / "stage.json").read_text() == zero
 
-    smoke, grpo = (yaml.safe_load((ROOT / "configs" / "toy" / f"{name}.yaml").read_text()) for name in ("smoke", "grpo"))
+    toy = tmp_path / "configs" / "toy"
+    smoke, grpo = (yaml.safe_load((toy / f"{name}.yaml").read_text()) for name in ("smoke", "grpo"))
     rollout_steps = smoke["stages"]["zero"]["overrides"]["data.rounds"] * grpo["data"]["init_args"]["steps_per_round"]
     cold_start_steps = smoke["stages"]["sft"]["overrides"]["trainer.max_steps"]
     expected = {"zero": rollout_steps, "cold_start": cold_start_steps, "sft": cold_start_steps, "final": rollout_steps}

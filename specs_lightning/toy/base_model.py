@@ -81,10 +81,11 @@ class Course:
 
 TO_SEE = Lesson(600, n_scenes=24, tasks_per_scene=1, caption=1.0)
 TO_REASON = Lesson(900, n_scenes=12, tasks_per_scene=3, caption=0.1)
-TO_ANSWER = Lesson(600, n_scenes=12, tasks_per_scene=3, caption=0.05, plain=False)
+TO_ANSWER = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, plain=False)
 CURRICULUM = (
     # Seeing first: everything else rests on it. Reasoning before bad habits: noise hides what is to be learned.
     Course(1.5e-3, (TO_SEE, TO_REASON)),
+    Course(1.0e-3, (TO_ANSWER,)),
     Course(1.0e-3, (TO_ANSWER,)),
 )
 

@@ -51,7 +51,7 @@ def test_each_epoch_has_every_pair_once_in_another_order(tiny_model_path: Path, 
 
     first = run(1)
     assert [len(rows) for rows in first] == [3, 3, 2] * 2
-    epochs = [sum(first[:3], []), sum(first[3:], [])]
+    epochs = [[row for rows in epoch for row in rows] for epoch in (first[:3], first[3:])]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert run(1) == first

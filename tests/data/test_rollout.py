@@ -1,4 +1,4 @@
-"""Rounds as training data: one loader for the whole run, nothing fetched ahead, and resumable in the middle of a round."""
+"""Rounds as training data: one loader for the whole run, nothing fetched ahead, resumable in the middle of a round."""
 
 from __future__ import annotations
 
@@ -118,11 +118,20 @@ def test_the_same_seed_gives_the_same_run(tiny_model_path: Path, prompts: Prompt
     assert losses != other
 
 
-def test_one_pass_over_the_prompts_where_no_rounds_are_given(prompts: PromptSource) -> None:
-    for size, expected in ((4, 4), (2, 8), (6, 2), (64, 2)):
-        data = rollouts(prompts, prompts_per_round=size, rounds=None)
-        data.setup("fit")
-        assert len(data.train_dataloader()) == expected
+@pytest.mark.parametrize(("size", "steps"), [(4, 4), (2, 8), (6, 2), (64, 2)])
+def test_one_pass_over_the_prompts_where_no_rounds_are_given(
+    tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, size: int, steps: int
+) -> None:
+    trainer = small_trainer(tmp_path, max_steps=1)
+    engine = ScriptedEngine(lambda prompt, seed: DIFFERENT)
+    data = rollouts(prompts, prompts_per_round=size, rounds=None, engine=engine)
+    trainer.fit(Watched(tiny_model_path), datamodule=data)
+    assert trainer.num_training_batches == steps
+
+
+def test_more_than_one_epoch_is_refused(tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"set data\.rounds instead of trainer\.max_epochs"):
+        small_trainer(tmp_path, max_epochs=2).fit(Watched(tiny_model_path), datamodule=rollouts(prompts))
 
 
 def test_a_round_that_does_not_divide_into_steps_is_refused(prompts: PromptSource) -> None:
@@ -148,9 +157,7 @@ class TestResume:
 
         resumed, module, engine = Curve(), Watched(tiny_model_path), Versions()
         checkpoint = tmp_path / f"step={stop}.ckpt"
-        small_trainer(tmp_path, resumed).fit(
-            module, datamodule=rollouts(prompts, engine=engine), ckpt_path=checkpoint
-        )
+        small_trainer(tmp_path, resumed).fit(module, datamodule=rollouts(prompts, engine=engine), ckpt_path=checkpoint)
         assert module.prompt_ids == first.prompt_ids[stop:]
         for batch, expected in zip(module.batches, first.batches[stop:], strict=True):
             assert torch.equal(batch.completion_ids_NT, expected.completion_ids_NT)

@@ -158,7 +158,7 @@ class TestUnscored:
 
     def test_too_many_of_them_end_the_run(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
         reward = Failing(lambda prompt, completion: True)
-        with pytest.raises(RewardError, match="12 of 12 completions are unscored.*no score for this one"):
+        with pytest.raises(RewardError, match=r"12 of 12 completions are unscored.*no score for this one"):
             draw(policy, prompts, lambda prompt, seed: DIFFERENT, reward=reward)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from small_runs import ScriptedEngine, write_prompt_file
@@ -168,14 +168,14 @@ class TestRejected:
 
 
 class TestStatistics:
-    ZERO: Script = {
+    ZERO: ClassVar[Script] = {
         **{f"p{i}": [SAYS_2, SAYS_3, UNTAGGED] for i in range(4)},
         "p4": [SAYS_3],
         "p5": [CONTRADICTS],
         "p6": [ANSWER_ALONE],
         "p7": [SAYS_2],
     }
-    BASE: Script = {**{f"p{i}": [SAYS_2, WORDS] for i in range(7)}, "p7": [SAYS_3]}
+    BASE: ClassVar[Script] = {**{f"p{i}": [SAYS_2, WORDS] for i in range(7)}, "p7": [SAYS_3]}
 
     def test_they_add_up(self, make: Any) -> None:
         pairs, statistics = make(self.ZERO, self.BASE)

@@ -32,9 +32,7 @@ class TestFormula:
     @pytest.mark.parametrize(
         ("score_id", "score_ood", "printed"), [(98.7, 94.6, 95.4), (98.7, 89.7, 91.4), (98.0, 69.2, 73.5)]
     )
-    def test_the_papers_figure_follows_from_raw_scores(
-        self, score_id: float, score_ood: float, printed: float
-    ) -> None:
+    def test_the_papers_figure_follows_from_raw_scores(self, score_id: float, score_ood: float, printed: float) -> None:
         gains = (gain(score_id, 30.0, "raw"), gain(score_ood, 20.0, "raw"))
         assert generalization_factor(*gains, beta=2.0) == pytest.approx(printed, abs=0.06)
 

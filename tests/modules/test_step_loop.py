@@ -81,9 +81,7 @@ def test_the_rate_rises_over_the_warm_up_and_falls_after_it(tiny_model_path: Pat
     for name in ("linear", "cosine", "constant_with_warmup"):
         curve = Curve()
         module = make(tiny_model_path, schedule=ScheduleSettings(name, 0.25))
-        small_trainer(tmp_path, curve, max_epochs=2).fit(
-            module, datamodule=PreferenceDataModule(pairs, batch_size=3)
-        )
+        small_trainer(tmp_path, curve, max_epochs=2).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=3))
         rates[name] = [rate / 1e-3 for rate in curve["lr"]]
     assert rates["linear"] == pytest.approx([0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert rates["constant_with_warmup"] == pytest.approx([0, 1 / 2, 1, 1, 1, 1, 1, 1])

@@ -22,7 +22,7 @@ from specs_lightning.toy import resolve, scenes
 from specs_lightning.toy.scenes import CELLS, COLOURS, DATA_SETS, TASKS, Question, Scene, Thing
 
 HASHES = {1: "c81099ec69faf600"}
-"""Of the data sets' texts, by their version: whoever changes them raises `scenes.VERSION` and writes the new one here."""
+"""Of the data sets' texts, by version: whoever changes them raises `scenes.VERSION` and writes the new hash here."""
 
 
 @pytest.fixture(scope="module", autouse=True)
