@@ -90,7 +90,7 @@ class Policy(nn.Module):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
         self._checkpointed = list(layers) if settings.gradient_checkpointing else []
-        self.eval()  # no dropout, in training either: it would make trainer and engine disagree
+        self.eval()
 
     def _may_share_prefix(self) -> bool:
         if not (self.family.shared_prefix and self.settings.shared_prefix):
@@ -100,6 +100,11 @@ class Policy(nn.Module):
             log.warning("attention %r trains on padded rows: only sdpa takes the mask", self.settings.attention)
             return False
         return True
+
+    def train(self, mode: bool = True) -> Policy:
+        """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree."""
+        super().train(False)
+        return self
 
     @property
     def device(self) -> torch.device:
