@@ -141,17 +141,28 @@ def distill(
     if not made:
         reasons = ", ".join(f"{n} x {reason}" for reason, n in dropped.most_common())
         raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
+    _write(made, counts, dropped, pairs, folder)
+    return folder / "pairs.parquet"
+
+
+def _write(
+    made: Sequence[PreferencePair],
+    counts: Counter[str],
+    dropped: Counter[str],
+    settings: PairSettings,
+    folder: Path,
+) -> None:
+    """The pairs, the first of them to look at, and how many were lost on the way and why."""
     statistics = {
         **counts,
         "pairs": len(made),
         "corruptions": Counter(pair.provenance["corruption"] for pair in made),
         "dropped": dropped,
-        "settings": asdict(pairs),
+        "settings": asdict(settings),
     }
     write_pairs(made, folder / "pairs.parquet")
     (folder / "statistics.json").write_text(json.dumps(statistics, indent=1))
     _write_preview(made[:PREVIEWED_PAIRS], folder / "pairs_preview.jsonl")
-    return folder / "pairs.parquet"
 
 
 def _can_be_corrupted(prompt: Prompt, set_aside: SetAside) -> bool:
