@@ -258,7 +258,7 @@ class RolloutLoader:
             if data.module.needs_old_logprobs:
                 # The first step needs none: the policy is then still the one that the round began with.
                 later = made.groups[data.prompts_per_step :]
-                add_old_logprobs(data.policy, later, data.sampling.temperature, data.module.max_tokens_per_micro_batch)
+                add_old_logprobs(data.policy, later, data.sampling.temperature, data.module.micro_batch_tokens)
         return made
 
     def _seed(self, number: int) -> str:

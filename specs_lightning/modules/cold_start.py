@@ -25,7 +25,8 @@ class ColdStartModule(PolicyModule):
             keeps them with the checkpoint; `frozen` keeps a second model and asks it at every step.
         optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
-        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes.
+        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
+            given, 16384 on a GPU, and 1024 on a CPU, where more at once is no faster and takes more memory.
         max_grad_norm: gradients are scaled down to this norm.
     """
 
@@ -36,7 +37,7 @@ class ColdStartModule(PolicyModule):
         reference: Literal["cached", "frozen"] = "cached",
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008  frozen
-        max_tokens_per_micro_batch: int = 16384,
+        max_tokens_per_micro_batch: int | None = None,
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__(policy, optimizer, schedule, max_tokens_per_micro_batch, max_grad_norm)
@@ -62,7 +63,7 @@ class ColdStartModule(PolicyModule):
             if self.global_step:
                 raise RuntimeError("the checkpoint has no reference log-probabilities: it is not of this objective")
             with self.trainer.precision_plugin.forward_context():  # as in the steps, or the two would differ
-                sums = sequence_logprobs(self.policy, self.data.in_order(), self.max_tokens_per_micro_batch)
+                sums = sequence_logprobs(self.policy, self.data.in_order(), self.micro_batch_tokens)
             self.reference_logprobs = sums.view(-1, self.objective.completions_per_prompt)
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:

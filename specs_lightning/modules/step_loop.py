@@ -26,7 +26,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.evaluation import Answer, Evaluator, write_answers
 from specs_lightning.files import write_whole
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.micro_batches import micro_batches
+from specs_lightning.micro_batches import default_tokens_per_micro_batch, micro_batches
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
 from specs_lightning.policy import Policy, PolicySettings, whole
@@ -63,7 +63,8 @@ class PolicyModule(LightningModule, ABC):
         policy: the model.
         optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
-        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes.
+        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
+            given, 16384 on a GPU, and 1024 on a CPU, where more at once is no faster and takes more memory.
         max_grad_norm: gradients are scaled down to this norm.
     """
 
@@ -72,7 +73,7 @@ class PolicyModule(LightningModule, ABC):
         policy: PolicySettings,
         optimizer: OptimizerCallable,
         schedule: ScheduleSettings,
-        max_tokens_per_micro_batch: int,
+        max_tokens_per_micro_batch: int | None,
         max_grad_norm: float,
     ) -> None:
         super().__init__()
@@ -115,6 +116,10 @@ class PolicyModule(LightningModule, ABC):
     def inspect(self, measured: dict[str, Tensor]) -> None:
         """Look at what a step measured, before it is logged."""
         return None
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        return self.max_tokens_per_micro_batch or default_tokens_per_micro_batch(self.device.type)
 
     @property
     def data(self) -> Any:
@@ -200,7 +205,7 @@ class PolicyModule(LightningModule, ABC):
         loss = torch.zeros((), device=self.device)
         parts: list[dict[str, Part]] = []
         optimizer.zero_grad()
-        split = micro_batches(self.policy, batch, self.max_tokens_per_micro_batch, self.whole_groups)
+        split = micro_batches(self.policy, batch, self.micro_batch_tokens, self.whole_groups)
         for number, micro_batch in enumerate(split, 1):
             with self._gradients_kept_back(number < len(split)):
                 terms = self.loss(micro_batch, count)

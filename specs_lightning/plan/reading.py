@@ -25,6 +25,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.lightning_cli import SpecsCLI
+from specs_lightning.micro_batches import default_tokens_per_micro_batch
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
 from specs_lightning.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages
 from specs_lightning.plan.job import GIB, Device, Job, Sampling, Training, optimizer_bytes
@@ -175,7 +176,8 @@ def _fit(name: str, cli: PlanCLI, settings: PlanSettings, known: Known) -> Plann
     policy: PolicySettings = module.policy_settings
     source = known.source(policy.model, settings)
     layout, computing = _layout(trainer, policy, settings)
-    device = _device(trainer.accelerator != "cpu", settings)
+    on_gpu = trainer.accelerator != "cpu"
+    device = _device(on_gpu, settings)
     if isinstance(data, RolloutDataModule):
         lengths, work, notes = _rollouts(data, trainer, source, settings)
         groups = data.prompts_per_step
@@ -188,7 +190,7 @@ def _fit(name: str, cli: PlanCLI, settings: PlanSettings, known: Known) -> Plann
     training = Training(
         lengths,
         groups,
-        module.max_tokens_per_micro_batch,
+        module.max_tokens_per_micro_batch or default_tokens_per_micro_batch("cuda" if on_gpu else "cpu"),
         module.whole_groups,
         optimizer_bytes(module.optimizer_callable),
         reference=_has_second_model(module),
