@@ -40,6 +40,7 @@ MAY_DIFFER = (
     "data.evaluation",
     "data.evaluation_batch",
     "data.evaluation_sampling",
+    "data.evaluation_with_choice",
     "data.max_unscored_share",
     "data.prefetch_rounds",
     # A longer or shorter training, decided before its end.

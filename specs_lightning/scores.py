@@ -14,13 +14,16 @@ from rich.text import Text
 from specs_lightning.answer_metrics import by_prompt, powers_of_two
 from specs_lightning.evaluation import MEASURES, Answer
 from specs_lightning.metrics import is_stuck, pass_at_k
+from specs_lightning.metrics.bootstrap import mean_intervals
 from specs_lightning.metrics.intervals import clustered
 
 NOTHING = "–"
+PASS_AT = "pass_at_"
 Scores = dict[str, Any]
-"""As JSON has it: `n` prompts and the number of `answers`; `format_kept`, `correct` and `solved`, with their 95 %
-`intervals`; of a benchmark, `tasks` by name and their `macro_mean`; mean `tokens`; where there are several answers a
-prompt, `pass_at_k` by k and the `stuck_rate`; and, where they were measured, `entropy` and `rollout_branching_factor`.
+"""As JSON has it: `n` prompts and the number of `answers`; `format_kept`, `correct` and `solved`; of a benchmark,
+`tasks` by name and their `macro_mean`; mean `tokens`; where there are several answers a prompt, `pass_at_k` by k and
+the `stuck_rate`; and, where they were measured, `entropy` and `rollout_branching_factor`. `intervals` holds 95 %
+intervals by name (`pass_at_4` is one): those of the three rates are Wilson's, the others by bootstrap over prompts.
 None stands for what is not known."""
 
 
@@ -45,16 +48,33 @@ def score(answers: Sequence[Answer]) -> Scores:
         scores["tasks"] = tasks
         scores["macro_mean"] = _mean(value for value in tasks.values() if value is not None)
     scores["tokens"] = _mean(answer.tokens for answer in answers)
+    explored = _explored(groups)
+    means = {name: _mean(values) for name, values in explored.items()}
+    if several := [name for name in means if name.startswith(PASS_AT)]:
+        scores["pass_at_k"] = {name.removeprefix(PASS_AT): means.pop(name) for name in several}
+    if explored:
+        values_PX = torch.tensor([*explored.values()], dtype=torch.float64).T
+        for name, interval in zip(explored, mean_intervals(values_PX), strict=True):
+            intervals[name] = None if math.isnan(interval.low) else interval
+    return {name: value for name, value in (scores | means).items() if value is not None}
+
+
+def _explored(groups: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
+    """What tells how much a policy still explores, by name: the value of each prompt, NaN where it is not known.
+
+    What was not measured at all is not among them.
+    """
+    explored: dict[str, list[float]] = {}
     most = max(map(len, groups))
     if most > 1:
         right = [[answer.correct for answer in group if not math.isnan(answer.correct)] for group in groups]
         answered_P, correct_P = torch.tensor([*map(len, right)]), torch.tensor([*map(sum, right)])
-        scores["pass_at_k"] = {str(k): _mean(pass_at_k(answered_P, correct_P, k).tolist()) for k in powers_of_two(most)}
-        stuck = [is_stuck([answer.answer for answer in g], [answer.correct for answer in g]) for g in groups]
-        scores["stuck_rate"] = _mean(stuck)
-    scores["entropy"] = _mean(answer.entropy for answer in answers)
-    scores["rollout_branching_factor"] = _mean(answer.branching_factor for answer in answers)
-    return {name: value for name, value in scores.items() if value is not None}
+        for k in powers_of_two(most):
+            explored[f"{PASS_AT}{k}"] = pass_at_k(answered_P, correct_P, k).tolist()
+        explored["stuck_rate"] = [is_stuck([a.answer for a in group], [a.correct for a in group]) for group in groups]
+    explored["entropy"] = [_mean_or_nan(answer.entropy for answer in group) for group in groups]
+    explored["rollout_branching_factor"] = [_mean_or_nan(a.branching_factor for a in group) for group in groups]
+    return {name: values for name, values in explored.items() if _mean(values) is not None}
 
 
 def _by_task(answers: Sequence[Answer]) -> dict[str, float | None]:
@@ -67,7 +87,7 @@ def _by_task(answers: Sequence[Answer]) -> dict[str, float | None]:
 
 
 def logged(scores: Mapping[str, Scores]) -> dict[str, float]:
-    """The scores as one flat row of numbers, the ends of intervals beside their rate."""
+    """The scores as one flat row of numbers, the ends of intervals beside what they are of."""
     row: dict[str, float] = {}
     for name, of_set in scores.items():
         row |= {f"{name}/{measure}": value for measure, value in of_set.items() if isinstance(value, float)}
@@ -115,5 +135,10 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(values: Iterable[float]) -> float | None:
+    mean = _mean_or_nan(values)
+    return None if math.isnan(mean) else mean
+
+
+def _mean_or_nan(values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else None
+    return sum(known) / len(known) if known else math.nan

@@ -288,6 +288,23 @@ class TestEvaluation:
                 assert 0 <= low <= float(row[f"{name}/{measure}"]) <= high <= 1
                 assert float(row[f"{name}/{measure}_high"]) == pytest.approx(high)
 
+    def test_how_much_a_model_explores_is_scored_where_asked(self, evaluated: tuple[str, ...], tmp_path: Path) -> None:
+        specs("test", *evaluated, "--data.evaluation_sampling.completions_per_prompt=2")
+        assert "rollout_branching_factor" not in json.loads((tmp_path / "run" / "test.json").read_text())["sets"]["id"]
+        specs(
+            "test",
+            *evaluated,
+            "--data.evaluation_sampling.completions_per_prompt=2",
+            "--data.evaluation_with_choice=true",
+        )
+        scores = json.loads((tmp_path / "run" / "test.json").read_text())["sets"]["id"]
+        assert (scores["n"], scores["answers"]) == (4, 8)
+        assert scores["pass_at_k"]["1"] <= scores["pass_at_k"]["2"]
+        for name in ("entropy", "rollout_branching_factor"):
+            low, high = scores["intervals"][name]
+            assert low <= scores[name] <= high
+        assert scores["rollout_branching_factor"] > 1
+
     def test_a_checkpoint_of_any_training_can_be_scored(
         self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path
     ) -> None:

@@ -41,12 +41,30 @@ def test_several_answers_a_prompt_tell_how_much_is_still_explored() -> None:
     assert (scores["stuck_rate"], scores["entropy"], scores["rollout_branching_factor"]) == (0.5, 1.0, 2.5)
 
 
+def test_exploration_has_intervals_over_prompts() -> None:
+    """Eight answers to one prompt are no more evidence than their mean."""
+    answers = [
+        answer("id", f"{p}", float(i < p % 5), entropy=p % 5 / 10, branching_factor=1.0 + p % 5)
+        for p in range(400)
+        for i in range(8)
+    ]
+    scores = score_sets(answers)["id"]
+    spread_of_mean = math.sqrt(2.0 / 400)  # the variance of 0, 1, 2, 3, 4 is 2
+    for name, mean, unit in (("pass_at_1", 0.25, 1 / 8), ("entropy", 0.2, 0.1), ("rollout_branching_factor", 3.0, 1.0)):
+        assert (scores["pass_at_k"]["1"] if name == "pass_at_1" else scores[name]) == pytest.approx(mean)
+        low, high = scores["intervals"][name]
+        assert (low + high) / 2 == pytest.approx(mean, abs=0.03 * unit)
+        assert (high - low) / 2 == pytest.approx(1.96 * spread_of_mean * unit, rel=0.1)
+    assert scores["intervals"]["pass_at_8"][0] < scores["pass_at_k"]["8"] == 0.8 < scores["intervals"]["pass_at_8"][1]
+
+
 def test_they_are_json_and_one_row_of_numbers() -> None:
     scores = score_sets([*ONE_EACH, *SEVERAL, answer("none", "a", NAN)])
     assert json.loads(json.dumps(scores, allow_nan=False))["ood"]["pass_at_k"]["4"] == 0.5
     row = logged(scores)
     assert row["ood/pass_at_2"] == scores["ood"]["pass_at_k"]["2"]
     assert (row["id/solved_low"], row["id/solved_high"]) == scores["id"]["intervals"]["solved"]
+    assert row["ood/pass_at_2_low"] <= row["ood/pass_at_2"] <= row["ood/pass_at_2_high"]
     assert all(isinstance(value, float) and math.isfinite(value) for value in row.values())
     assert "none/correct" not in row and "none/format_kept" in row
 

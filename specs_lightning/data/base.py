@@ -30,6 +30,7 @@ class PolicyDataModule(LightningDataModule):
         evaluation: the sets that `validate`, `test` and `predict` go through, by name.
         evaluation_sampling: how their answers are drawn.
         evaluation_batch: how many of their prompts are answered at once.
+        evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
         engine: what draws them; the embedded transformers engine if not given.
         max_prompt_tokens: longer prompts are set aside (never cut), and counted.
         seed: of all sampling and shuffling.
@@ -42,6 +43,7 @@ class PolicyDataModule(LightningDataModule):
         evaluation: dict[str, PromptSource] | None,
         evaluation_sampling: SamplingSettings,
         evaluation_batch: int,
+        evaluation_with_choice: bool,
         engine: RolloutEngine | None,
         max_prompt_tokens: int | None,
         seed: int,
@@ -52,6 +54,7 @@ class PolicyDataModule(LightningDataModule):
         self.evaluation = evaluation or {}
         self.evaluation_sampling = evaluation_sampling
         self.evaluation_batch = evaluation_batch
+        self.evaluation_with_choice = evaluation_with_choice
         self.engine = engine or HFEngine()
         self.max_prompt_tokens = max_prompt_tokens
         self.seed = seed
@@ -82,7 +85,7 @@ class PolicyDataModule(LightningDataModule):
         return list(self.evaluation)
 
     def evaluator(self) -> Evaluator:
-        return Evaluator(self.engine, self.evaluation_sampling, self.seed, judge=self.judge)
+        return Evaluator(self.engine, self.evaluation_sampling, self.seed, self.evaluation_with_choice, self.judge)
 
     def setup(self, stage: str) -> None:
         if self.judge is not None:

@@ -52,6 +52,7 @@ class RolloutDataModule(PolicyDataModule):
         evaluation: the sets that `validate`, `test` and `predict` go through, by name.
         evaluation_sampling: how their answers are drawn.
         evaluation_batch: how many of their prompts are answered at once.
+        evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
         seed: of sampling and shuffling.
         image_memory_gib: what processed images may take (24 bytes a pixel); others are processed again when needed.
         judge: a language model for answers that rules cannot compare, in training and evaluation; without one, an
@@ -75,6 +76,7 @@ class RolloutDataModule(PolicyDataModule):
         evaluation: dict[str, PromptSource] | None = None,
         evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
         evaluation_batch: int = 128,
+        evaluation_with_choice: bool = False,
         seed: int = 0,
         image_memory_gib: float = 0.25,
         judge: JudgeSettings | None = None,
@@ -83,6 +85,7 @@ class RolloutDataModule(PolicyDataModule):
             evaluation,
             evaluation_sampling,
             evaluation_batch,
+            evaluation_with_choice,
             engine,
             max_prompt_tokens,
             seed,

@@ -45,6 +45,18 @@ def resampled_sums(values_PX: Tensor, strata_P: Tensor, resamples: int, seed: in
     return sums_RX
 
 
+def mean_intervals(values_PX: Tensor, resamples: int = 2000, seed: int = 0) -> list[Interval]:
+    """The 95 % interval of the mean over P prompts of each of X measures.
+
+    Values that are NaN have no part; a measure that a resample knows nothing of has the interval NaN.
+    """
+    known_PX = ~values_PX.isnan()
+    summed_PX = torch.cat([values_PX.where(known_PX, 0.0), known_PX], dim=1)
+    strata_P = torch.zeros(len(values_PX), dtype=torch.long)
+    totals_RX, counts_RX = resampled_sums(summed_PX, strata_P, resamples, seed).chunk(2, dim=1)
+    return [percentile_interval(means_R) for means_R in (totals_RX / counts_RX).T]
+
+
 def percentile_interval(values_R: Tensor, level: float = 0.95) -> Interval:
     """What the middle `level` of the values lies between.
 

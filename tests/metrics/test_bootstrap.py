@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from specs_lightning.metrics import bootstrap
-from specs_lightning.metrics.bootstrap import percentile_interval, resampled_sums
+from specs_lightning.metrics.bootstrap import mean_intervals, percentile_interval, resampled_sums
 
 ONE_STRATUM = torch.zeros(500, dtype=torch.long)
 
@@ -55,6 +55,20 @@ class TestResamples:
 
     def test_no_prompts_sum_to_nothing(self) -> None:
         assert torch.equal(resampled_sums(torch.zeros(0, 2), torch.zeros(0), 3, 0), torch.zeros(3, 2).double())
+
+
+class TestMeans:
+    def test_they_lie_where_the_normal_approximation_has_them(self) -> None:
+        values = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)).double()
+        values[::5, 1] = math.nan
+        for measure, interval in zip(values.T, mean_intervals(values), strict=True):
+            known = measure[~measure.isnan()]
+            mean, half = known.mean().item(), 1.96 * known.std().item() / math.sqrt(len(known))
+            assert interval == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+
+    def test_what_is_not_known_has_none(self) -> None:
+        (interval,) = mean_intervals(torch.tensor([[math.nan], [math.nan]]))
+        assert all(map(math.isnan, interval))
 
 
 class TestInterval:
