@@ -2,7 +2,9 @@
 
 chosen: a sample of the seed model (zero), its answer right, its format complete, its reasoning consistent with its
 answer. rejected: a sample of the base model, its answer right as well, its format corrupted. So the two differ in the
-output format alone ("decoupled"). In "coupled" pairs the rejected answer is wrong, too.
+output format alone ("decoupled"). In "coupled" pairs the rejected answer is wrong, too. Not in the paper: hard
+negatives, where the rejected side is a sample of zero that kept the format and is wrong, so that the two differ in
+everything but the format.
 
 Where the paper is open: candidates are drawn at temperature 1, eight a prompt; a rule stands in for the external judge
 of consistency where none is configured; every prompt gives at most one pair; the five corruptions are equally likely.
@@ -61,6 +63,9 @@ class PairSettings:
     equally frequent. `if_well_formed`: one that broke the format by itself stays as it was sampled."""
     corruptions: list[str] = field(default_factory=lambda: list(CORRUPTIONS))
     """Which corruptions are drawn from."""
+    hard_negatives: float = 0.0
+    """The chance that a pair's rejected response is a hard negative: a sample of zero that kept the format and is
+    wrong, as it was sampled. A prompt without one has the base's, corrupted."""
     max_pairs: int | None = None
     """Stop at so many pairs."""
 
@@ -69,6 +74,8 @@ class PairSettings:
             raise ValueError(f"unknown corruptions {sorted(unknown)}; there are: {', '.join(CORRUPTIONS)}")
         if not self.corruptions:
             raise ValueError("corruptions is empty: name at least one")
+        if not 0.0 <= self.hard_negatives <= 1.0:
+            raise ValueError(f"hard_negatives is a share between 0 and 1, not {self.hard_negatives}")
         if self.max_pairs is not None and self.max_pairs < 1:
             raise ValueError(f"max_pairs must be positive, not {self.max_pairs}")
 
@@ -89,6 +96,22 @@ class _Verifiers(NamedTuple):
 
     accuracy: AccuracyReward
     judge: Judge | None
+
+
+@dataclass
+class _Made:
+    """The pairs, what was counted on the way, and why prompts gave none."""
+
+    pairs: list[PreferencePair] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class _Judged(NamedTuple):
+    """The samples of a model that it ended itself, by whether they are right; others have no part in a pair."""
+
+    right: list[Completion]
+    wrong: list[Completion]
 
 
 def distill(
@@ -126,14 +149,38 @@ def distill(
         BudgetSpent: the judge's budget was too small; what it has judged is kept.
     """
     folder = Path(output)
-    drawn_in = Path(candidates or output)
     asked = None if judge is None else Judge(judge)
     if asked is not None:
         asked.check()  # before hours of sampling
     set_aside = SetAside()
     questions = [p for p in load_prompts(prompts, set_aside) if _can_be_corrupted(p, set_aside)]
-    engine = engine or HFEngine()
-    with only_writer(drawn_in):
+    models = {"zero": zero, "base": base}
+    drawn = _draw(questions, models, engine or HFEngine(), sampling, seed, Path(candidates or output), set_aside)
+    made = _make_pairs(questions, drawn, pairs, models, seed, asked, folder)
+    if asked is not None and asked.usage.unscored > MAX_UNJUDGED_SHARE * asked.usage.questions:
+        raise RewardError(
+            f"the judge left {asked.usage.unscored} of {asked.usage.questions} questions without a verdict: the causes "
+            "are in the log. Mend the judge and give the same command again; its verdicts are kept"
+        )
+    set_aside.write(folder / "set_aside.jsonl")
+    if not made.pairs:
+        reasons = ", ".join(f"{n} x {reason}" for reason, n in made.dropped.most_common())
+        raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
+    _write(made, pairs, folder)
+    return folder / "pairs.parquet"
+
+
+def _draw(
+    questions: Sequence[Prompt],
+    models: dict[str, str],
+    engine: RolloutEngine,
+    sampling: SamplingSettings,
+    seed: int,
+    folder: Path,
+    set_aside: SetAside,
+) -> dict[str, dict[str, list[Completion]]]:
+    """What each model says to each question; what the folder holds already is not drawn again."""
+    with only_writer(folder):
         drawn = {
             side: draw_candidates(
                 PolicySettings(model=model),
@@ -141,22 +188,32 @@ def distill(
                 engine,
                 sampling,
                 f"{side}-{seed}",
-                drawn_in / f"{side}_candidates.jsonl",
+                folder / f"{side}_candidates.jsonl",
                 set_aside,
                 f"sampling from {side}",
             )
-            for side, model in {"zero": zero, "base": base}.items()
+            for side, model in models.items()
         }
     engine.close()
-    made: list[PreferencePair] = []
-    counts: Counter[str] = Counter(prompts=len(questions))
-    dropped: Counter[str] = Counter()
+    return drawn
+
+
+def _make_pairs(
+    questions: Sequence[Prompt],
+    drawn: dict[str, dict[str, list[Completion]]],
+    settings: PairSettings,
+    models: dict[str, str],
+    seed: int,
+    asked: Judge | None,
+    folder: Path,
+) -> _Made:
+    """A pair of each question that allows one; a judge is asked of several questions side by side."""
+    made = _Made(counts=Counter(prompts=len(questions)))
     verifiers = _Verifiers(AccuracyReward(judge=asked), asked)
-    models = {"chosen_model": zero, "rejected_model": base}
 
     def make(prompt: Prompt) -> tuple[PreferencePair | str, Counter[str]]:
         of_prompt = {side: drawn[side].get(prompt.id) for side in ("zero", "base")}
-        return _make_pair(prompt, of_prompt, verifiers, pairs, models, seed)
+        return _make_pair(prompt, of_prompt, verifiers, settings, models, seed)
 
     try:
         with (
@@ -166,48 +223,33 @@ def distill(
             batches = (questions[i : i + PROMPTS_AT_ONCE] for i in range(0, len(questions), PROMPTS_AT_ONCE))
             for pair, seen in chain.from_iterable(threads.map(make, batch) for batch in batches):
                 advance(1)
-                counts.update(seen)
+                made.counts.update(seen)
                 if isinstance(pair, str):
-                    dropped[pair] += 1
+                    made.dropped[pair] += 1
                 else:
-                    made.append(pair)
-                if len(made) == pairs.max_pairs:
+                    made.pairs.append(pair)
+                if len(made.pairs) == settings.max_pairs:
                     break
     finally:
         verifiers.accuracy.close()
         if asked is not None:
             record_usage(asked, folder)
-    if asked is not None and asked.usage.unscored > MAX_UNJUDGED_SHARE * asked.usage.questions:
-        raise RewardError(
-            f"the judge left {asked.usage.unscored} of {asked.usage.questions} questions without a verdict: the causes "
-            "are in the log. Mend the judge and give the same command again; its verdicts are kept"
-        )
-    set_aside.write(folder / "set_aside.jsonl")
-    if not made:
-        reasons = ", ".join(f"{n} x {reason}" for reason, n in dropped.most_common())
-        raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
-    _write(made, counts, dropped, pairs, folder)
-    return folder / "pairs.parquet"
+    return made
 
 
-def _write(
-    made: Sequence[PreferencePair],
-    counts: Counter[str],
-    dropped: Counter[str],
-    settings: PairSettings,
-    folder: Path,
-) -> None:
+def _write(made: _Made, settings: PairSettings, folder: Path) -> None:
     """The pairs, the first of them to look at, and how many were lost on the way and why."""
     statistics = {
-        **counts,
-        "pairs": len(made),
-        "corruptions": Counter(pair.provenance["corruption"] for pair in made),
-        "dropped": dropped,
+        **made.counts,
+        "pairs": len(made.pairs),
+        "pairings": Counter(pair.provenance["pairing"] for pair in made.pairs),
+        "corruptions": Counter(pair.provenance["corruption"] for pair in made.pairs),
+        "dropped": made.dropped,
         "settings": asdict(settings),
     }
-    write_pairs(made, folder / "pairs.parquet")
+    write_pairs(made.pairs, folder / "pairs.parquet")
     write_whole(folder / "statistics.json", json.dumps(statistics, indent=1))
-    _write_preview(made[:PREVIEWED_PAIRS], folder / "pairs_preview.jsonl")
+    _write_preview(made.pairs[:PREVIEWED_PAIRS], folder / "pairs_preview.jsonl")
 
 
 def _can_be_corrupted(prompt: Prompt, set_aside: SetAside) -> bool:
@@ -236,15 +278,23 @@ def _make_pair(
         return "prompt set aside", counts
     # A draw of its own for each prompt: a pair does not depend on those before it.
     rng = random.Random(f"{seed}-{prompt.id}")
-    chosen = _choose(prompt, zero, verifiers, settings, rng, counts)
-    rejected = _reject(prompt, base, verifiers, settings, rng, counts)
+    of_zero, of_base = (_judged(prompt, completions, verifiers, counts) for completions in (zero, base))
+    counts["chosen_candidates"] += len(zero)
+    counts["rejected_candidates"] += len(base)
+    chosen = _choose(prompt, of_zero.right, verifiers, settings, rng, counts)
+    rejected: _Side | str | None = None
+    if settings.hard_negatives and rng.random() < settings.hard_negatives:
+        rejected = _hard_negative(prompt, of_zero.wrong, models["zero"], rng, counts)
+    if rejected is None:
+        rejected = _reject(prompt, of_base, settings, rng, counts)
     if isinstance(chosen, str):
         return chosen, counts
     if isinstance(rejected, str):
         return rejected, counts
     judge = verifiers.judge
     provenance = {
-        **models,
+        "chosen_model": models["zero"],
+        "rejected_model": models["base"],
         "pairing": settings.pairing,
         "verified": settings.verify,
         "verifier": "rule" if judge is None else judge.settings.model,
@@ -256,16 +306,17 @@ def _make_pair(
 
 def _choose(
     prompt: Prompt,
-    candidates: Sequence[Completion],
+    right: Sequence[Completion],
     verifiers: _Verifiers,
     settings: PairSettings,
     rng: random.Random,
     counts: Counter[str],
 ) -> _Side | str:
-    """A right, complete and consistent response, or why there is none. One that kept the format itself comes first."""
+    """A complete and consistent one of the right samples, or why there is none.
+
+    One that kept the format itself comes first.
+    """
     tags = answer_format(prompt.answer_format)
-    right = [c for c in _judged(prompt, candidates, verifiers, 1.0, counts) if c.finished]
-    counts["chosen_candidates"] += len(candidates)
     counts["chosen_correct"] += len(right)
     if not right:
         return "no right sample of zero"
@@ -287,23 +338,34 @@ def _choose(
     return _Side(text, {"chosen_sample": completion.text, "chosen_supplemented": supplemented})
 
 
+def _hard_negative(
+    prompt: Prompt, wrong: Sequence[Completion], model: str, rng: random.Random, counts: Counter[str]
+) -> _Side | None:
+    """A wrong sample of zero that kept the format, if there is one."""
+    tags = answer_format(prompt.answer_format)
+    texts = [completion.text for completion in wrong if tags.read(completion.text)]
+    counts["hard_negative_candidates"] += len(texts)
+    if not texts:
+        return None
+    text = rng.choice(texts)
+    how = {"rejected_model": model, "pairing": "hard_negative", "corruption": "as_sampled"}
+    return _Side(text, {"rejected_sample": text, **how})
+
+
 def _reject(
     prompt: Prompt,
-    candidates: Sequence[Completion],
-    verifiers: _Verifiers,
+    samples: _Judged,
     settings: PairSettings,
     rng: random.Random,
     counts: Counter[str],
 ) -> _Side | str:
     """A response of the base, its format corrupted, or why there is none."""
     tags = answer_format(prompt.answer_format)
-    wanted = 1.0 if settings.pairing == "decoupled" else 0.0
-    fitting = [c for c in _judged(prompt, candidates, verifiers, wanted, counts) if c.finished]
-    counts["rejected_candidates"] += len(candidates)
+    wanted, fitting = ("right", samples.right) if settings.pairing == "decoupled" else ("wrong", samples.wrong)
     counts["rejected_fitting"] += len(fitting)
     readable = _readable(fitting, tags, prompt)
     if not readable:
-        return "no right sample of base" if wanted else "no wrong sample of base"
+        return f"no {wanted} sample of base"
     completion, parts = rng.choice(readable)
     well_formed = tags.read(completion.text) is not None
     if not well_formed and settings.corrupt == "if_well_formed":
@@ -319,15 +381,14 @@ def _readable(completions: Sequence[Completion], tags: AnswerFormat, prompt: Pro
     return [(c, parts) for c, parts in found if tags.read(tags.write(*parts))]
 
 
-def _judged(
-    prompt: Prompt, candidates: Sequence[Completion], verifiers: _Verifiers, wanted: float, counts: Counter[str]
-) -> list[Completion]:
-    """The candidates of this verdict; one that could not be judged has none."""
+def _judged(prompt: Prompt, candidates: Sequence[Completion], verifiers: _Verifiers, counts: Counter[str]) -> _Judged:
+    """The finished candidates by their verdict; one that could not be judged has none."""
     scored = verifiers.accuracy.score([prompt] * len(candidates), candidates)
     counts["unjudged_candidates"] += sum(cause is not None for cause in scored.causes)
     for cause in set(scored.causes) - {None}:
         log.warning("candidates of prompt %s are not judged: %s", prompt.id, cause)
-    return [c for c, verdict in zip(candidates, scored.values_N.tolist(), strict=True) if verdict == wanted]
+    finished = [(c, v) for c, v in zip(candidates, scored.values_N.tolist(), strict=True) if c.finished]
+    return _Judged([c for c, verdict in finished if verdict == 1.0], [c for c, verdict in finished if verdict == 0.0])
 
 
 def _write_preview(pairs: Sequence[PreferencePair], file: Path) -> None:

@@ -162,6 +162,39 @@ class TestRejected:
         pairs, _ = make([SAYS_2], [SAYS_2], corruptions=["announce_answer"])
         assert {pair.rejected for pair in pairs} == {CORRUPTIONS["announce_answer"](SAYS_2, THINK)}
 
+    def test_a_hard_negative_is_zeros_own_wrong_and_well_formed(self, make: Any) -> None:
+        wrong_in_words = "one and two, so\nThe answer is 3"
+        pairs, statistics = make([SAYS_2, SAYS_3, wrong_in_words], [SAYS_2], hard_negatives=1.0)
+        assert {(pair.chosen, pair.rejected) for pair in pairs} == {(SAYS_2, SAYS_3)}
+        assert {pair.provenance["pairing"] for pair in pairs} == {"hard_negative"}
+        assert statistics["pairings"] == {"hard_negative": 8}
+        assert statistics["corruptions"] == {"as_sampled": 8}
+        assert statistics["hard_negative_candidates"] == 8
+
+    def test_a_prompt_without_a_hard_negative_has_a_corrupted_one(self, make: Any) -> None:
+        zero = {f"p{i}": [SAYS_2, SAYS_3] if i < 3 else [SAYS_2] for i in range(8)}
+        pairs, statistics = make(zero, [SAYS_2], hard_negatives=1.0)
+        assert [pair.rejected == SAYS_3 for pair in pairs] == [True] * 3 + [False] * 5
+        assert all(is_right(pair.rejected) and THINK.read(pair.rejected) is None for pair in pairs[3:])
+        assert statistics["pairings"] == {"hard_negative": 3, "decoupled": 5}
+
+    def test_a_hard_negative_needs_nothing_of_the_base(self, make: Any) -> None:
+        pairs, _ = make([SAYS_2, SAYS_3], [WORDS.replace("2", "5")], hard_negatives=1.0)
+        assert len(pairs) == 8
+
+    def test_a_share_of_hard_negatives_leaves_the_chosen_as_they_are(self, make: Any) -> None:
+        zero = [SAYS_2, SAYS_3, THINK.write("so 2", "2")]
+        without, _ = make(zero, [SAYS_2], "without")
+        mixed, statistics = make(zero, [SAYS_2], "mixed", hard_negatives=0.5)
+        assert [pair.chosen for pair in mixed] == [pair.chosen for pair in without]
+        assert 0 < statistics["pairings"]["hard_negative"] < 8
+        assert statistics["pairings"]["hard_negative"] + statistics["pairings"]["decoupled"] == 8
+
+    @pytest.mark.parametrize("share", [-0.1, 1.5])
+    def test_a_share_is_between_none_and_all(self, share: float) -> None:
+        with pytest.raises(ValueError, match="hard_negatives is a share between 0 and 1"):
+            PairSettings(hard_negatives=share)
+
     def test_unknown_or_no_corruptions_are_refused(self) -> None:
         with pytest.raises(ValueError, match=r"unknown corruptions \['shout'\]; there are: strip_all_tags"):
             PairSettings(corruptions=["shout"])
