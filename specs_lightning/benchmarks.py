@@ -23,7 +23,7 @@ from specs_lightning.rewards.quantities import read_quantity
 from specs_lightning.rewards.workers import Comparison, Verdict
 
 Judged = Verdict | Comparison | OtherWords | float
-"""A verdict, a question for math-verify or a judge, or a share of the answer that is right; NaN: no rule for it."""
+"""A verdict, a question for math-verify or a judge, or a share of the answer that is right."""
 Rule = Callable[[str, Prompt], Judged]
 
 
@@ -170,12 +170,14 @@ def _float(text: str) -> float | None:
 
 
 def mega_bench(response: str, prompt: Prompt) -> Judged:
-    """MEGA-Bench: each field by its own metric, joined as the task says; NaN for metrics not in `FIELD_METRICS`."""
+    """MEGA-Bench: each field by its own metric, joined as the task says; no verdict where one is not read here."""
     golds: dict[str, Any] = json.loads(prompt.metadata["fields"])
     info = _literal(prompt.metadata.get("metric_info"))
-    metrics = info.get("field_score_function", {}) if isinstance(info, dict) else {}
-    if not isinstance(info, dict) or any(metrics.get(name) not in FIELD_METRICS for name in golds):
-        return math.nan
+    if not isinstance(info, dict):
+        return Verdict(None, "metric_info is not readable")
+    metrics = info.get("field_score_function", {})
+    if foreign := sorted({str(metrics.get(name)) for name in golds} - FIELD_METRICS.keys()):
+        return Verdict(None, f"no rule for the metric {' and '.join(foreign)}")
     text = said(response, prompt)
     if "json" in str(info.get("response_parse_function", "")):
         fields = _last_json(text)

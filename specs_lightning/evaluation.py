@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from specs_lightning.rewards.workers import Verdict
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
 
 MEASURES = ("format_kept", "correct", "solved")
+NOT_NUMBERS = ("answer", "task", "cause")
+"""What of an answer may be None; None for anything else in a file stands for NaN."""
 TOKENS_AT_ONCE = 16384
 
 
@@ -44,6 +46,7 @@ class Answer:
         entropy: the mean over its tokens, in nats; NaN where it was not measured.
         branching_factor: among how many tokens each was chosen, in the mean; NaN where it was not measured.
         task: the part of a benchmark that the prompt belongs to; None where there are no parts.
+        cause: why it could not be judged; None where it was.
     """
 
     set: str
@@ -58,6 +61,7 @@ class Answer:
     entropy: float = math.nan
     branching_factor: float = math.nan
     task: str | None = None
+    cause: str | None = None
 
     def as_row(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""
@@ -66,9 +70,14 @@ class Answer:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Answer:
         known: dict[str, Any] = {
-            name: math.nan if value is None and name not in ("answer", "task") else value for name, value in row.items()
+            name: math.nan if value is None and name not in NOT_NUMBERS else value for name, value in row.items()
         }
         return cls(**known)
+
+
+Judgement = tuple[float, str | None]
+"""1 of a right answer, 0 of a wrong one, a share of one that is right in part; NaN, with its cause, of one that could
+not be judged."""
 
 
 class Answered(NamedTuple):
@@ -111,23 +120,28 @@ class Evaluator:
         drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
         questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
         completions = [completion for group in drawn for completion in group]
-        correct = self._correct(questions, completions)
         if self.with_choice:
             policy.gather_weights()  # processes have different numbers of answers to go through
             choice = measure_choice(policy, prompts, drawn, self.sampling.temperature)
             policy.free_weights()
         else:
             choice = [(math.nan, math.nan)] * len(completions)
-        judged = zip(questions, completions, correct, choice, strict=True)
-        return [Answered(q, c, judge(set_name, q, c, right, *measured)) for q, c, right, measured in judged]
+        verdicts = self._verdicts(questions, [completion.text for completion in completions])
+        judged = zip(questions, completions, verdicts, choice, strict=True)
+        return [Answered(q, c, judge(set_name, q, c, verdict, *measured)) for q, c, verdict, measured in judged]
 
-    def _correct(self, questions: Sequence[Prompt], completions: Sequence[Completion]) -> list[float]:
-        """1 of a right answer, 0 of a wrong one, NaN of one that could not be judged, by the rules of its benchmark."""
-        judged = [judge_response(c.text, q) for q, c in zip(questions, completions, strict=True)]
+    def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
+        """Answers that were drawn before, by today's rules and judge."""
+        verdicts = self._verdicts(questions, [answer.text for answer in answers])
+        return [with_verdict(a, q, verdict) for q, a, verdict in zip(questions, answers, verdicts, strict=True)]
+
+    def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
+        """By the rules of each prompt's benchmark."""
+        judged = [judge_response(text, question) for question, text in zip(questions, texts, strict=True)]
         open_questions = [Verdict(None) if isinstance(j, float) else j for j in judged]
         verdicts = decide(open_questions, questions, self.accuracy.verifier, self.accuracy.judge)
-        known = [math.nan if verdict.correct is None else float(verdict.correct) for verdict in verdicts]
-        return [j if isinstance(j, float) else value for j, value in zip(judged, known, strict=True)]
+        known = [(math.nan if v.correct is None else float(v.correct), v.cause) for v in verdicts]
+        return [(j, None) if isinstance(j, float) else verdict for j, verdict in zip(judged, known, strict=True)]
 
     def close(self) -> None:
         """End the processes that judge. The engine is its owner's to close."""
@@ -135,24 +149,42 @@ class Evaluator:
 
 
 def judge(
-    set_name: str, prompt: Prompt, completion: Completion, correct: float, entropy: float, branching_factor: float
+    set_name: str,
+    prompt: Prompt,
+    completion: Completion,
+    verdict: Judgement,
+    entropy: float = math.nan,
+    branching_factor: float = math.nan,
 ) -> Answer:
-    """What there is to know of an answer, given whether it is right."""
-    kept = completion.finished and answer_format(prompt.answer_format).read(completion.text) is not None
-    found = find_answer(completion.text, prompt.answer_format)
-    return Answer(
+    """What there is to know of a completion, given whether it is right."""
+    answer = Answer(
         set=set_name,
         prompt_id=prompt.id,
         text=completion.text,
         tokens=len(completion.token_ids),
         finished=completion.finished,
+        format_kept=math.nan,
+        correct=math.nan,
+        solved=math.nan,
+        entropy=entropy,
+        branching_factor=branching_factor,
+    )
+    return with_verdict(answer, prompt, verdict)
+
+
+def with_verdict(answer: Answer, prompt: Prompt, verdict: Judgement) -> Answer:
+    """The answer with all that follows from its text."""
+    kept = answer.finished and answer_format(prompt.answer_format).read(answer.text) is not None
+    found = find_answer(answer.text, prompt.answer_format)
+    correct, cause = verdict
+    return replace(
+        answer,
         format_kept=float(kept),
         correct=correct,
         solved=correct * kept,
         answer=plain(found) or None if found else None,
-        entropy=entropy,
-        branching_factor=branching_factor,
         task=prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
+        cause=cause,
     )
 
 

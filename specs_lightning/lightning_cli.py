@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -15,12 +18,17 @@ from specs_lightning.callbacks import Checkpoints
 from specs_lightning.checkpoints import FOLDER, check, newest_usable
 from specs_lightning.data.base import PolicyDataModule
 from specs_lightning.errors import refused_settings
+from specs_lightning.evaluation import Answer
 from specs_lightning.files import write_whole
 from specs_lightning.folder_lock import only_writer
 from specs_lightning.hints import HintingLightningParser
 from specs_lightning.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.modules import PolicyModule
+from specs_lightning.paired_scores import PairedDifference, paired_differences
 from specs_lightning.progress import console
+from specs_lightning.ranks import rank
+from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
+from specs_lightning.scores import differences_table
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 
 
@@ -54,7 +62,7 @@ class SpecsCLI(LightningCLI):
     """LightningCLI with the package's defaults."""
 
     @classmethod
-    def launch(cls, args: Sequence[str], run: bool = True, **trainer_defaults: Any) -> Self:
+    def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
         """Parse the arguments, make what they name and, unless told otherwise, run the command that comes first."""
         return cls(
             PolicyModule,
@@ -66,7 +74,7 @@ class SpecsCLI(LightningCLI):
             trainer_defaults=trainer_defaults,
             parser_class=HintingLightningParser,
             parser_kwargs={"prog": "specs"},
-            args=list(args),
+            args=args if isinstance(args, Namespace) else list(args),
             run=run,
         )
 
@@ -74,6 +82,17 @@ class SpecsCLI(LightningCLI):
         # A run has one epoch unless told otherwise: rollouts are one long pass, and so is the paper's cold start.
         defaults = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
         parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.add_argument(
+                "--base",
+                type=str | None,
+                default=None,
+                help="A second model (folder, hub name or toy:base) that answers the same prompts, to compare with.",
+            )
+        return parser
 
     def instantiate_classes(self) -> None:
         with refused_settings():
@@ -128,3 +147,45 @@ class SpecsCLI(LightningCLI):
                 console.print(
                     f"nothing to do: {ckpt_path} is at the end of its training; for more, start from its model"
                 )
+
+    def validate(self, **kwargs: Any) -> None:
+        self._evaluate("validate", **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self._evaluate("test", **kwargs)
+
+    def _evaluate(self, command: str, **kwargs: Any) -> None:
+        """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
+        folder = Path(self.trainer.default_root_dir)
+        with only_writer(folder):
+            getattr(self.trainer, command)(**kwargs)
+        data, name = self.datamodule, str(kwargs.get("ckpt_path") or self.model.policy.source)
+        models, apart = [EvaluatedModel(name, self.model.evaluated)], {}
+        if (base := self._get(self.config_init, "base")) is not None:
+            self.model.policy = None  # make room
+            models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
+            apart = {
+                of: paired_differences(answers, models[1].answers[of]) for of, answers in models[0].answers.items()
+            }
+        if rank() == 0:
+            if apart:
+                console.print(differences_table(apart))
+                self._add_differences(folder / f"{command}.json", base, apart)
+            page = folder / f"{command}.html"
+            write_evaluation(page, models, apart, data.evaluation_prompts, data.kept.drawn_by, data.set_aside)
+            console.print(f"page: {page}", soft_wrap=True)
+
+    def _evaluate_base(self, base: str, folder: Path) -> dict[str, list[Answer]]:
+        """The same command with another model, in a folder of its own."""
+        config = self.config.clone()
+        settings = config[self.subcommand]
+        settings.base, settings.ckpt_path = None, None
+        settings.model.init_args.policy.model = base
+        settings.trainer.default_root_dir = str(folder)
+        console.print(f"the base, {base}:", soft_wrap=True)
+        return self.launch(config).model.evaluated
+
+    def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
+        scores = json.loads(file.read_text())
+        found = {name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()}
+        write_whole(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))

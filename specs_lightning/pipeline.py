@@ -8,7 +8,6 @@ under its fingerprint: what they have in common is done once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -33,7 +32,7 @@ from specs_lightning.report import results_table, write_report
 from specs_lightning.rewards.judge import JudgeSettings
 from specs_lightning.rollout import EngineSettings, SamplingSettings, engine_class_path, make_engine
 from specs_lightning.scores import score_sets
-from specs_lightning.settings_files import read_settings
+from specs_lightning.settings_files import differences, fingerprint, read_settings
 from specs_lightning.stages import distill_stage, evaluate_stage, fit_stage
 
 OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": "answers.jsonl"}
@@ -183,7 +182,7 @@ class PlannedStage:
 
     @property
     def fingerprint(self) -> str:
-        return _fingerprint(self.settings)
+        return fingerprint(self.settings)
 
     @property
     def model(self) -> str | None:
@@ -266,14 +265,9 @@ def plan_stages(
             if evaluation.judge is not None:
                 settings["evaluation"]["judge"] = evaluation.judge.decisive
         resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
-        place = folder / name if store is None else store / f"{name}-{_fingerprint(settings)}"
+        place = folder / name if store is None else store / f"{name}-{fingerprint(settings)}"
         plan[name] = PlannedStage(name, resolved, place, settings, upstream)
     return list(plan.values())
-
-
-def _fingerprint(settings: dict[str, Any]) -> str:
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _resolve_references(value: Any, name: str, done: dict[str, PlannedStage]) -> Any:
@@ -314,7 +308,7 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
             state = "finished" if record["status"] == "finished" else "begun"
             raise PipelineError(
                 f"stage {planned.name} was {state} with other settings:\n"
-                + "\n".join(_differences(record["settings"], planned.settings))
+                + "\n".join(differences(record["settings"], planned.settings))
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
@@ -330,19 +324,6 @@ def _link(plan: list[PlannedStage], folder: Path) -> None:
         link = folder / planned.name
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    flat_old, flat_new = _flatten(old), _flatten(json.loads(json.dumps(new, default=str)))
-    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
-    return [f"  {key}: {flat_old.get(key, '(not set)')} -> {flat_new.get(key, '(not set)')}" for key in keys]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        items = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
-        return {key: leaf for item in items for key, leaf in item.items()}
-    return {prefix: value}
 
 
 # ---------------------------------------------------------------------------------------------------- execution

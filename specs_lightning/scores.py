@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,17 +15,18 @@ from rich.text import Text
 from specs_lightning.answer_metrics import by_prompt, powers_of_two
 from specs_lightning.evaluation import MEASURES, Answer
 from specs_lightning.metrics import is_stuck, pass_at_k
-from specs_lightning.metrics.bootstrap import mean_intervals
+from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
 from specs_lightning.metrics.intervals import clustered
+from specs_lightning.paired_scores import PairedDifference
 
 NOTHING = "–"
 PASS_AT = "pass_at_"
 Scores = dict[str, Any]
 """As JSON has it: `n` prompts and the number of `answers`; `format_kept`, `correct` and `solved`; of a benchmark,
-`tasks` by name and their `macro_mean`; mean `tokens`; where there are several answers a prompt, `pass_at_k` by k and
-the `stuck_rate`; and, where they were measured, `entropy` and `rollout_branching_factor`. `intervals` holds 95 %
-intervals by name (`pass_at_4` is one): those of the three rates are Wilson's, the others by bootstrap over prompts.
-None stands for what is not known."""
+`tasks` by name and their `macro_mean`; how many answers are `cut_off` by the length limit, and how many `unscored`, by
+cause; mean `tokens`; where there are several answers a prompt, `pass_at_k` by k and the `stuck_rate`; and, where they
+were measured, `entropy` and `rollout_branching_factor`. `intervals` holds 95 % intervals by name (`pass_at_4` is one):
+those of the three rates are Wilson's, the others by bootstrap over prompts. None stands for what is not known."""
 
 
 def score_sets(answers: Iterable[Answer]) -> dict[str, Scores]:
@@ -47,6 +49,9 @@ def score(answers: Sequence[Answer]) -> Scores:
     if tasks := _by_task(answers):
         scores["tasks"] = tasks
         scores["macro_mean"] = _mean(value for value in tasks.values() if value is not None)
+        intervals["macro_mean"] = _macro_interval(groups)
+    scores["cut_off"] = sum(not answer.finished for answer in answers)
+    scores["unscored"] = unscored(answers)
     scores["tokens"] = _mean(answer.tokens for answer in answers)
     explored = _explored(groups)
     means = {name: _mean(values) for name, values in explored.items()}
@@ -86,6 +91,21 @@ def _by_task(answers: Sequence[Answer]) -> dict[str, float | None]:
     return {task: _mean(values) for task, values in sorted(tasks.items())}
 
 
+def _macro_interval(groups: Sequence[Sequence[Answer]]) -> tuple[float, float] | None:
+    means = [(group[0].task, mean) for group in groups if (mean := _mean(a.correct for a in group)) is not None]
+    if not means:
+        return None
+    numbers = {task: number for number, task in enumerate({task: None for task, _ in means})}
+    values_P, strata_P = torch.tensor([m for _, m in means]), torch.tensor([numbers[task] for task, _ in means])
+    return tuple(mean_of_strata(values_P, strata_P)[1])  # type: ignore[return-value]  # two ends
+
+
+def unscored(answers: Iterable[Answer]) -> dict[str, int]:
+    """How many answers could not be judged, by the kind of cause, the most frequent first."""
+    unknown = (answer for answer in answers if math.isnan(answer.correct))
+    return dict(Counter((a.cause or "cause not recorded").partition(": ")[0] for a in unknown).most_common())
+
+
 def logged(scores: Mapping[str, Scores]) -> dict[str, float]:
     """The scores as one flat row of numbers, the ends of intervals beside what they are of."""
     row: dict[str, float] = {}
@@ -111,11 +131,34 @@ def scores_table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
+def differences_table(apart: Mapping[str, Mapping[str, PairedDifference]]) -> Table:
+    """A row a set: how much higher each measure is than the base's."""
+    titles = list(dict.fromkeys(measure for of_set in apart.values() for measure in of_set))
+    table = Table(
+        box=box.SIMPLE_HEAD, caption="Higher than the base's, in points with 95 % intervals, prompt by prompt"
+    )
+    table.add_column("Set", overflow="fold")
+    for title in titles:
+        table.add_column(title.replace("_", " "), justify="right", overflow="fold")
+    for name, of_set in apart.items():
+        table.add_row(Text(name), *(_difference(of_set.get(title)) for title in titles))
+    return table
+
+
+def _difference(one: PairedDifference | None) -> str:
+    if one is None:
+        return NOTHING
+    value, low, high = (f"{100 * number:+.1f}" for number in (one.value, *one.interval))
+    return f"{value} ({low} to {high})"
+
+
 def _cells(of_set: Scores) -> dict[str, str]:
     cells = {"n": str(of_set["n"])}
+    missing = sum(of_set["unscored"].values())
     cells |= {measure.replace("_", " "): _with_interval(of_set, measure) for measure in MEASURES}
     if "macro_mean" in of_set:
-        cells["macro mean"] = _percent(of_set["macro_mean"])
+        cells["macro mean"] = _with_interval(of_set, "macro_mean")
+    cells |= {name: str(number) for name, number in (("cut off", of_set["cut_off"]), ("unscored", missing)) if number}
     cells |= {f"pass@{k}": _percent(value) for k, value in of_set.get("pass_at_k", {}).items()}
     if "stuck_rate" in of_set:
         cells["stuck"] = _percent(of_set["stuck_rate"])

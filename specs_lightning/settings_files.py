@@ -1,7 +1,10 @@
-"""YAML files of settings, one of which may extend another."""
+"""Settings: YAML files, one of which may extend another; and what tells one set of settings from another."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +51,23 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[name] = value
     return merged
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """16 characters that tell one set of settings from another."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that is another now."""
+    flat_old, flat_new = _flatten(old), _flatten(json.loads(json.dumps(new, default=str)))
+    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
+    return [f"  {key}: {flat_old.get(key, '(not set)')} -> {flat_new.get(key, '(not set)')}" for key in keys]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        items = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+        return {key: leaf for item in items for key, leaf in item.items()}
+    return {prefix: value}

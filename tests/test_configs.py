@@ -39,7 +39,8 @@ class ParsesOnly(SpecsCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--ckpt_path")  # of the Trainer's methods, which are not run here
+        for name in ("--ckpt_path", "--base"):  # of commands, which are not run here
+            parser.add_argument(name)
 
     def instantiate_classes(self) -> None:
         pass

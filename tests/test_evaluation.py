@@ -39,7 +39,7 @@ def test_an_answer_is_judged_and_stripped_of_its_dressing(
     text: str, finished: bool, kept: float, answer: str | None
 ) -> None:
     prompt = Prompt("p", build_messages("How many?", 0), (), "7")
-    judged = judge("id", prompt, Completion((1, 2), (0.0, 0.0), text, finished), 1.0, 0.1, 1.5)
+    judged = judge("id", prompt, Completion((1, 2), (0.0, 0.0), text, finished), (1.0, None))
     assert (judged.format_kept, judged.solved, judged.answer, judged.tokens) == (kept, kept, answer, 2)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
 
+from specs_lightning import __version__
 from specs_lightning.data.prompts import PromptEncoder, encode_all
 from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
-from specs_lightning.evaluation import Evaluator
+from specs_lightning.evaluation import Answer, Evaluator
 from specs_lightning.groups import EncodedPrompt, Prompt
+from specs_lightning.kept_answers import KeptAnswers, content_digest
 from specs_lightning.policy import Policy
 from specs_lightning.progress import console
-from specs_lightning.ranks import share, world_size
+from specs_lightning.ranks import gather, rank, share, world_size
 from specs_lightning.rewards.judge import Judge, JudgeSettings, record_usage
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 
@@ -62,7 +65,12 @@ class PolicyDataModule(LightningDataModule):
         self.judge = None if judge is None else Judge(judge)
         self.set_aside = SetAside()
         self._encoder: PromptEncoder | None = None
-        self._prompts: dict[str, list[Prompt]] = {}
+        self.evaluation_prompts: dict[str, list[Prompt]] = {}
+        """By set, once they are loaded."""
+        self.left: dict[str, int] = {}
+        """How many prompts of each set are left to be answered."""
+        self.kept: KeptAnswers | None = None
+        """What earlier starts of this evaluation drew."""
 
     @property
     def module(self) -> Any:
@@ -93,20 +101,67 @@ class PolicyDataModule(LightningDataModule):
         if stage != "fit":
             if not self.evaluation:
                 raise DataError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
-            self._prompts = {name: load_prompts(source, self.set_aside) for name, source in self.evaluation.items()}
+            self.evaluation_prompts = {
+                name: load_prompts(source, self.set_aside) for name, source in self.evaluation.items()
+            }
+
+    # ------------------------------------------------------------------ validate, test and predict
 
     def _evaluation_loaders(self) -> list[EvaluationLoader]:
-        encoded = {name: encode_all(self.encoder, prompts, self.set_aside) for name, prompts in self._prompts.items()}
+        """Of the prompts that were not answered before."""
+        sets = self.evaluation_prompts
+        missing = {name: [p for p in prompts if self._found(name, p) is None] for name, prompts in sets.items()}
+        encoded = {name: encode_all(self.encoder, prompts, self.set_aside) for name, prompts in missing.items()}
+        for name, prompts in encoded.items():
+            if not prompts and len(missing[name]) == len(sets[name]):
+                raise DataError(f"no prompt of the set {name} can be used: {self.set_aside.summary()}")
+        self.left = {name: len(prompts) for name, prompts in encoded.items()}
+        total, left = sum(map(len, sets.values())), sum(map(len, missing.values()))
+        if left < total and rank() == 0:
+            console.print(f"{total - left} of {total} prompts were answered before; {left} are left")
         return [EvaluationLoader(prompts, self.evaluation_batch) for prompts in encoded.values()]
+
+    def _resuming_loaders(self) -> list[EvaluationLoader]:
+        drawn_by = gather(self._drawn_by() if rank() == 0 else {})[0]
+        self.kept = KeptAnswers(Path(self.module.trainer.default_root_dir) / "answers", drawn_by)
+        self.kept.load()
+        return self._evaluation_loaders()
+
+    def _drawn_by(self) -> dict[str, Any]:
+        """All that the answers to evaluation prompts depend on, besides these."""
+        policy, trainer = self.policy, self.module.trainer
+        place = Path(policy.source)
+        settings = asdict(policy.settings)
+        return {
+            "model": content_digest(place) if place.is_dir() else f"{place}@{policy.model.config._commit_hash}",
+            "checkpoint": content_digest(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
+            "policy": {name: settings[name] for name in ("dtype", "attention", "lora")},
+            "precision": trainer.precision,
+            "evaluation_sampling": asdict(self.evaluation_sampling),
+            "with_choice": self.evaluation_with_choice,
+            "seed": self.seed,
+            "engine": self.engine.decisive,
+            "version": __version__,
+        }
+
+    def _found(self, name: str, prompt: Prompt) -> list[Answer] | None:
+        return None if self.kept is None else self.kept.find(name, prompt)
+
+    def answers_from_before(self, name: str) -> tuple[list[Prompt], list[Answer]]:
+        """This process's share of what earlier starts drew of a set, with the question to each."""
+        found = [(prompt, group) for prompt in self.evaluation_prompts[name] if (group := self._found(name, prompt))]
+        each = [(prompt, answer) for prompt, group in share(found) for answer in group]
+        return [prompt for prompt, _ in each], [answer for _, answer in each]
 
     def val_dataloader(self) -> list[EvaluationLoader]:
         # While training, evaluation belongs to the callbacks, each with its own sets and rhythm.
-        return self._evaluation_loaders() if self.module.trainer.state.fn == "validate" else []
+        return self._resuming_loaders() if self.module.trainer.state.fn == "validate" else []
 
     def test_dataloader(self) -> list[EvaluationLoader]:
-        return self._evaluation_loaders()
+        return self._resuming_loaders()
 
     def predict_dataloader(self) -> list[EvaluationLoader]:
+        self.kept = None  # Lightning hands on what is drawn: all of it
         return self._evaluation_loaders()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -125,7 +180,8 @@ class PolicyDataModule(LightningDataModule):
 
 
 class EvaluationLoader:
-    """A set in batches. Each process gets its share, in as many batches as the others: the last may be empty.
+    """A set in batches. Each process gets its share, in as many batches as the others: the last may be empty, and of
+    an empty set the only one.
 
     No `DataLoader`, which Lightning would have processes fill up with prompts that were answered already.
     """
@@ -133,7 +189,7 @@ class EvaluationLoader:
     def __init__(self, prompts: Sequence[EncodedPrompt], batch_size: int) -> None:
         self.mine, self.batch_size = share(prompts), batch_size
         largest = -(-len(prompts) // world_size())
-        self.batches = -(-largest // batch_size)
+        self.batches = max(1, -(-largest // batch_size))  # Lightning would leave out what follows a test without any
 
     def __len__(self) -> int:
         return self.batches

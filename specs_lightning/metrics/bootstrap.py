@@ -57,6 +57,21 @@ def mean_intervals(values_PX: Tensor, resamples: int = 2000, seed: int = 0) -> l
     return [percentile_interval(means_R) for means_R in (totals_RX / counts_RX).T]
 
 
+def mean_of_strata(values_P: Tensor, strata_P: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, Interval]:
+    """The mean over strata of the mean in each, and its 95 % interval: of a benchmark's tasks, or of a single stratum.
+
+    Args:
+        values_P: of P prompts, at least one.
+        strata_P: the stratum of each, an integer; each is drawn from by itself.
+        resamples: how often prompts are drawn again.
+        seed: of the draws.
+    """
+    _, stratum_P, size_S = strata_P.unique(return_inverse=True, return_counts=True)
+    parts_P = values_P.double() / (size_S[stratum_P] * len(size_S))
+    sums_R = resampled_sums(parts_P[:, None], stratum_P, resamples, seed)[:, 0]
+    return parts_P.sum().item(), percentile_interval(sums_R)
+
+
 def percentile_interval(values_R: Tensor, level: float = 0.95) -> Interval:
     """What the middle `level` of the values lies between.
 

@@ -22,6 +22,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from transformers import get_scheduler
 
+from specs_lightning.answer_metrics import by_prompt
 from specs_lightning.errors import SpecsError
 from specs_lightning.evaluation import Answer, Evaluator, write_answers
 from specs_lightning.files import write_whole
@@ -32,7 +33,7 @@ from specs_lightning.objectives.base import JoinedBy, Part
 from specs_lightning.policy import Policy, PolicySettings, whole
 from specs_lightning.progress import console
 from specs_lightning.random_state import random_state, set_random_state
-from specs_lightning.ranks import gather, gather_shares, rank, world_size
+from specs_lightning.ranks import gather, rank, world_size
 from specs_lightning.scores import logged, score_sets, scores_table
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ class PolicyModule(LightningModule, ABC):
         self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
         self.evaluator: Evaluator | None = None
         self.answers: dict[str, list[Answer]] = {}
-        """What `validate`, `test` and `predict` have gathered, by set."""
+        """What `validate`, `test` and `predict` have drawn so far, by set."""
+        self.evaluated: dict[str, list[Answer]] = {}
+        """The answers of the last of them: of all processes and earlier starts, in the order of the prompts."""
         self.steps = 0
         """Batches that were trained on, those without a usable gradient included."""
         self.skipped_in_a_row = 0
@@ -270,36 +273,46 @@ class PolicyModule(LightningModule, ABC):
     # ------------------------------------------------------------------ validate, test and predict
 
     def _answer(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
-        if self.evaluator is None:
-            self.evaluator = self.data.evaluator()
-        name = self.data.evaluation_names[dataloader_idx]
-        answers = self.evaluator.answer(self.policy, prompts, name)
+        data, name = self.data, self.data.evaluation_names[dataloader_idx]
+        if not data.left[name]:  # the same on all processes
+            return []
+        answered = self._judging().ask(self.policy, prompts, name)
+        answers = [one.answer for one in answered]
+        if data.kept is not None:
+            data.kept.add(name, answered)
         self.answers.setdefault(name, []).extend(answers)
         return answers
 
+    def _judging(self) -> Evaluator:
+        if self.evaluator is None:
+            self.evaluator = self.data.evaluator()
+        return self.evaluator
+
     def _log_scores(self) -> None:
-        """Log each set's scores, print them as a table, and write them to `test.json` in the trainer's folder."""
-        scores = score_sets(answer for of_set in self._finish().values() for answer in of_set)
+        """Log each set's scores, print them as a table, and write them to `test.json` in the trainer's folder, with
+        the answers in `test_answers.jsonl`."""
+        self._finish()
+        answers = [answer for of_set in self.evaluated.values() for answer in of_set]
+        scores = score_sets(answers)
         self.log_dict(logged(scores))
         if self.trainer.is_global_zero:
             console.print(scores_table(scores))
             command = self.trainer.state.fn.value  # type: ignore[union-attr]  # one is running
-            file = Path(self.trainer.default_root_dir) / f"{command}.json"
+            folder = Path(self.trainer.default_root_dir)
             origin = {"model": str(self.policy.source), "checkpoint": self.trainer.ckpt_path}
-            write_whole(file, json.dumps({**origin, "sets": scores}, indent=1, default=str))
+            write_answers(answers, folder / f"{command}_answers.jsonl")
+            write_whole(folder / f"{command}.json", json.dumps({**origin, "sets": scores}, indent=1, default=str))
 
-    def _finish(self) -> dict[str, list[Answer]]:
-        """The answers of all ranks, in the order of the prompts."""
-        k = self.data.evaluation_sampling.completions_per_prompt
-        everyones: dict[str, list[Answer]] = {}
-        for name, mine in self.answers.items():
-            by_prompt = [mine[start : start + k] for start in range(0, len(mine), k)]
-            everyones[name] = [answer for group in gather_shares(by_prompt) for answer in group]
-        self.answers = {}
-        if self.evaluator is not None:
-            self.evaluator.close()
-            self.data.engine.release()
-        return everyones
+    def _finish(self) -> None:
+        """Bring the answers of all processes and of earlier starts together."""
+        judging = self._judging()
+        for name, prompts in self.data.evaluation_prompts.items():
+            mine = self.answers.get(name, []) + judging.judge_again(*self.data.answers_from_before(name))
+            groups = {prompt: group for part in gather(by_prompt(mine)) for prompt, group in part.items()}
+            self.evaluated[name] = [answer for prompt in prompts for answer in groups.get(prompt.id, ())]
+        self.answers, self.evaluator = {}, None
+        judging.close()
+        self.data.engine.release()
 
     def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._answer(batch, dataloader_idx)
@@ -319,7 +332,8 @@ class PolicyModule(LightningModule, ABC):
 
     def on_predict_epoch_end(self) -> None:
         """Write the judged answers to `predictions.jsonl` in the trainer's folder."""
-        answers = [answer for of_set in self._finish().values() for answer in of_set]
+        self._finish()
+        answers = [answer for of_set in self.evaluated.values() for answer in of_set]
         if self.trainer.is_global_zero:
             folder = Path(self.trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)

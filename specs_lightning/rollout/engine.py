@@ -10,7 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy import Policy
@@ -37,6 +37,11 @@ class RolloutEngine(ABC):
 
     runs_beside_training: ClassVar[bool] = False
     """Whether `generate` may go on in another thread while the policy trains."""
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What its completions depend on: the class; a subclass adds settings that change more than speed."""
+        return {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
 
     @abstractmethod
     def sync(self, policy: Policy) -> None:

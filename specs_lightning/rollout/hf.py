@@ -41,6 +41,9 @@ class HFEngine(RolloutEngine):
         if self.policy is not None:
             self.policy.free_weights()
 
+    def close(self) -> None:
+        self.policy = None
+
     @torch.no_grad()
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str

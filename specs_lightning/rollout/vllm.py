@@ -41,6 +41,10 @@ class VLLMEngine(RolloutEngine):
         self._encoder: PromptEncoder | None = None
         self._stop_ids: list[int] = []
 
+    @property
+    def decisive(self) -> dict[str, Any]:
+        return {**super().decisive, "dtype": self.settings.dtype, "arguments": self.settings.arguments}
+
     def sync(self, policy: Policy) -> None:
         if self.sampler is not None and self._model != _architecture(policy):
             self.close()
