@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from command_line import ROOT
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from specs_lightning import pipeline
-from specs_lightning.data.images import load_image
-from specs_lightning.data.prompts import PromptEncoder
-from specs_lightning.data.set_aside import SetAside
-from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.evaluation import Answer, read_answers, write_answers
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.evaluation import Answer, write_answers
 from specs_lightning.pipeline import EvaluationSettings, PipelineError, Stage, run
-from specs_lightning.policy import Policy, PolicySettings
-from specs_lightning.rollout import EngineError, HFEngine, SamplingSettings
+from specs_lightning.rollout import EngineError
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
 
@@ -295,87 +282,3 @@ class TestRedo:
             run(planned, EVALUATION, run_dir="r")
             run({**planned, "extra": Stage("model", model="b")}, EVALUATION, run_dir="r", redo=["zero"])
         assert Path("r/zero/model").is_dir() and not Path("r/zero.1").exists()
-
-
-def greedy_answers(model: Path, prompts: PromptSource) -> list[tuple[int, ...]]:
-    policy = Policy(PolicySettings(str(model)))
-    encoder, engine = PromptEncoder(policy.processor), HFEngine()
-    engine.sync(policy)
-    encoded = [encoder.encode(prompt) for prompt in load_prompts(prompts, SetAside())]
-    return [group[0].token_ids for group in engine.generate(encoded, SamplingSettings(1, 32, 0.0), "s")]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_smoke_run_survives_being_killed(tmp_path: Path) -> None:
-    """In the middle of training and of sampling; what was finished is not done again, and the result is complete."""
-    folder = tmp_path / "run"
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    command = [sys.executable, "-c", "from specs_lightning.cli import main; main()", "run"]
-    command += ["--config=configs/toy/smoke.yaml", f"--run_dir={folder}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-    def kill_when(condition: Any) -> None:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
-        while not condition():
-            assert process.poll() is None, "it ended before it could be killed"
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-
-    kill_when((folder / "zero" / "checkpoints" / "step=2.ckpt").exists)
-    assert not (folder / "zero" / "model").exists()
-    assert json.loads((folder / "base" / "stage.json").read_text())["status"] == "finished"
-    base = (folder / "base" / "answers.jsonl").stat().st_mtime_ns
-
-    def is_sampling() -> bool:
-        file = folder / "distill" / "zero_candidates.jsonl"
-        return file.exists() and file.stat().st_size > 0
-
-    kill_when(is_sampling)
-    zero = (folder / "zero" / "stage.json").read_text()
-    assert json.loads(zero)["status"] == "finished"
-
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "base: finished before" in done.stdout and "zero: finished before" in done.stdout
-    assert (folder / "base" / "answers.jsonl").stat().st_mtime_ns == base
-    assert (folder / "zero" / "stage.json").read_text() == zero
-
-    toy = tmp_path / "configs" / "toy"
-    smoke = yaml.safe_load((toy / "smoke.yaml").read_text())
-    rollouts = smoke["stages"]["zero"]["overrides"]
-    rollout_steps = rollouts["data.rounds"] * rollouts["data.steps_per_round"]
-    cold_start_steps = smoke["stages"]["sft"]["overrides"]["trainer.max_steps"]
-    expected = {"zero": rollout_steps, "cold_start": cold_start_steps, "sft": cold_start_steps, "final": rollout_steps}
-    for stage, steps in expected.items():
-        lines = (folder / stage / "metrics.csv").read_text().splitlines()
-        column = lines[0].split(",").index("step")
-        assert [int(line.split(",")[column]) for line in lines[1:]] == list(range(steps)), stage
-    results = json.loads((folder / "results.json").read_text())
-    assert [model["name"] for model in results["models"]] == ["base", "zero", "cold_start", "sft", "final"]
-    assert (folder / "report.html").stat().st_size > 10_000
-    assert len(read_answers(folder / "final" / "answers.jsonl")) == 4 * 24
-
-    prompts = PromptSource("toy:id", limit=4)
-    ours = greedy_answers(folder / "final" / "model", prompts)
-    assert plain_answers(folder / "final" / "model", prompts) == ours
-
-
-def plain_answers(model: Path, prompts: PromptSource) -> list[tuple[int, ...]]:
-    """As anyone would get them who has transformers and not this package."""
-    plain = AutoModelForImageTextToText.from_pretrained(model, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(model)
-    config = plain.config
-    answers = []
-    for prompt in load_prompts(prompts, SetAside()):
-        text = processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
-        inputs = processor(text=[text], images=[load_image(image) for image in prompt.images], return_tensors="pt")
-        output = plain.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=32,
-            suppress_tokens=[config.image_token_id, config.video_token_id, config.vision_start_token_id],
-        )
-        answers.append(tuple(output[0, inputs["input_ids"].shape[1] :].tolist()))
-    return answers
