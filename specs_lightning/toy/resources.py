@@ -1,4 +1,4 @@
-"""`toy:NAME` in place of a path: the base model that comes with the package, or a data set, written on first use."""
+"""`toy:NAME` in place of a path: the base model, which comes with the package, or what is written on first use."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ PREFIX = "toy:"
 def resolve(path: str | Path) -> Path | str:
     """The path behind `toy:NAME`; any other path as it is.
 
-    `toy:base` is the model that comes with the package. `toy:NAME` for a name in `scenes.DATA_SETS` is a parquet
-    file in the cache folder (`$SPECS_CACHE`, or `~/.cache/specs-lightning`), written when it is not there yet.
+    `toy:base` is the model that comes with the package. Others are in the cache folder (`$SPECS_CACHE`, or
+    `~/.cache/specs-lightning`), written when they are not there yet: a parquet file for each name in
+    `scenes.DATA_SETS`, and for the teacher (`teacher.py`) the model `toy:deep` and its `toy:lessons`.
     """
     text = str(path)
     if not text.startswith(PREFIX):
         return path
     name = text.removeprefix(PREFIX)
+    base = Path(__file__).parent / "base_model"
     if name == "base":
-        return Path(__file__).parent / "base_model"
+        return base
     from specs_lightning.toy import scenes
 
-    if name not in scenes.DATA_SETS:
-        raise ValueError(f"unknown toy resource {text!r}; there are: toy:base, toy:" + ", toy:".join(scenes.DATA_SETS))
-    cache = Path(os.environ.get("SPECS_CACHE", Path.home() / ".cache" / "specs-lightning"))
-    file = cache / f"toy-v{scenes.VERSION}" / f"{name}.parquet"
-    if not file.exists():
-        scenes.write_data_set(name, file)
-    return file
+    known = (*scenes.DATA_SETS, "deep", "lessons")
+    if name not in known:
+        raise ValueError(f"unknown toy resource {text!r}; there are: toy:base, toy:" + ", toy:".join(known))
+    cache = Path(os.environ.get("SPECS_CACHE", Path.home() / ".cache" / "specs-lightning")) / f"toy-v{scenes.VERSION}"
+    place = cache / (name if name == "deep" else f"{name}.parquet")
+    if not place.exists():
+        if name in scenes.DATA_SETS:
+            scenes.write_data_set(name, place)
+        else:
+            from specs_lightning.toy import teacher
+
+            if name == "deep":
+                teacher.write_deeper(base, place)
+            else:
+                teacher.write_lessons(place)
+    return place
