@@ -17,7 +17,7 @@ from specs_lightning.ranks import gather, share, world_size
 
 def default_tokens_per_micro_batch(device: str) -> int:
     """A GPU is idle under small products; a CPU core is busy with any, and few stay in its caches."""
-    return 1024 if device == "cpu" else 16384
+    return 768 if device == "cpu" else 16384
 
 
 def share_of_groups(groups: Sequence[Group], **tensors: Any) -> GroupBatch:

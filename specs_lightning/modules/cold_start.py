@@ -26,7 +26,7 @@ class ColdStartModule(PolicyModule):
         optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
         max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
-            given, 16384 on a GPU, and 1024 on a CPU, where more at once is no faster and takes more memory.
+            given, 16384 on a GPU, and 768 on a CPU, where more at once is no faster and takes more memory.
         max_grad_norm: gradients are scaled down to this norm.
     """
 

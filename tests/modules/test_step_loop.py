@@ -50,7 +50,7 @@ def test_the_policys_version_counts_optimizer_steps(tiny_model_path: Path, pairs
     assert curve.versions == [1, 2, 3]
 
 
-@pytest.mark.parametrize(("asked", "device", "tokens"), [(None, "cpu", 1024), (None, "meta", 16384), (300, "cpu", 300)])
+@pytest.mark.parametrize(("asked", "device", "tokens"), [(None, "cpu", 768), (None, "meta", 16384), (300, "cpu", 300)])
 def test_a_micro_batch_is_large_on_a_gpu_alone_if_not_said_otherwise(
     tiny_model_path: Path, asked: int | None, device: str, tokens: int
 ) -> None:
