@@ -1,35 +1,21 @@
-"""The rules by which published benchmarks read and compare answers, for `PromptSource.benchmark`.
-
-A score depends on its harness: these follow the benchmarks' own scripts, and depart from them where those ask a
-language model (MathVista and MathVerse, to find the answer in a response), draw at random (MMMU, where a response names
-no option: wrong here) or evaluate what a model wrote as code (MathVision: math-verify here). Always score the base by
-the same rule.
-"""
+"""The rules of MathVista, MathVision and MMMU."""
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from specs_lightning.answer_formats import answer_format, find_answer
 from specs_lightning.groups import Prompt
-from specs_lightning.rewards.accuracy import OtherWords, judge_by_rules
+from specs_lightning.rewards.accuracy import OtherWords
 from specs_lightning.rewards.choices import LETTERS
 from specs_lightning.rewards.quantities import read_quantity
 from specs_lightning.rewards.workers import Comparison, Verdict
 
 Judged = Verdict | Comparison | OtherWords | float
 """A verdict, a question for math-verify or a judge, or a share of the answer that is right."""
-Rule = Callable[[str, Prompt], Judged]
-
-
-def judge_response(response: str, prompt: Prompt) -> Judged:
-    """By the rule of the prompt's benchmark, or as any other answer."""
-    return RULES.get(prompt.metadata.get("benchmark", ""), judge_by_rules)(response, prompt)
 
 
 def said(response: str, prompt: Prompt) -> str:
@@ -167,124 +153,3 @@ def _float(text: str) -> float | None:
     except ValueError:
         return None
     return round(number, 2) if math.isfinite(number) else None
-
-
-def mega_bench(response: str, prompt: Prompt) -> Judged:
-    """MEGA-Bench: each field by its own metric, joined as the task says; no verdict where one is not read here."""
-    golds: dict[str, Any] = json.loads(prompt.metadata["fields"])
-    info = _literal(prompt.metadata.get("metric_info"))
-    if not isinstance(info, dict):
-        return Verdict(None, "metric_info is not readable")
-    metrics = info.get("field_score_function", {})
-    if foreign := sorted({str(metrics.get(name)) for name in golds} - FIELD_METRICS.keys()):
-        return Verdict(None, f"no rule for the metric {' and '.join(foreign)}")
-    text = said(response, prompt)
-    if "json" in str(info.get("response_parse_function", "")):
-        fields = _last_json(text)
-        answers = fields if isinstance(fields, dict) and fields else dict.fromkeys(golds, text)
-    else:
-        answers = dict.fromkeys(golds, _behind_answer(text))
-    scores = {name: FIELD_METRICS[metrics[name]](answers.get(name, ""), gold) for name, gold in golds.items()}
-    joined = info.get("aggregation") or {}
-    if joined.get("function") == "min":
-        return min(scores.values())
-    weights: Mapping[str, float] = joined.get("field_weights") or {}
-    total = sum(weights.get(name, 1.0) for name in scores)
-    return sum(weights.get(name, 1.0) * score for name, score in scores.items()) / total if total else math.nan
-
-
-def _behind_answer(text: str) -> str:
-    text = re.split(r"\*{0,2}[Aa]nswer:\*{0,2}", text)[-1].strip()
-    if block := re.search(r"```\w*\s*(.*?)\s*```", text, re.DOTALL):
-        text = block[1]
-    value = _literal(text)
-    return value if isinstance(value, str) else text.strip()
-
-
-def _last_json(text: str) -> Any:
-    decoder = json.JSONDecoder()
-    for start in reversed([match.start() for match in re.finditer(r"\{", text)][:1000]):
-        try:
-            value, end = decoder.raw_decode(text[start:])
-        except (ValueError, RecursionError):
-            continue
-        before = text[:start].count("{") - text[:start].count("}")
-        if before == 0 and end:
-            return value
-    return None
-
-
-def _literal(text: Any) -> Any:
-    if not isinstance(text, str) or len(text) > 100_000:
-        return text
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return text
-
-
-def _exact(answer: Any, gold: Any) -> float:
-    answer, gold = str(answer), str(gold)
-    if len(gold) == 1 and gold.isalpha() and (letter := re.match(r"\(?([A-Za-z])\)?(?:\s*\.|$|\W)", answer)):
-        answer = letter[1]
-    return float(answer == gold)
-
-
-def _simple(answer: Any, gold: Any) -> float:
-    return _exact(*(re.sub(r"[ \-\n\t.]", "", str(value)).lower() for value in (answer, gold)))
-
-
-def _near_number(answer: Any, gold: Any) -> float:
-    values = read_quantity(str(answer)), read_quantity(str(gold))
-    if values[0] is None or values[1] is None:
-        return _simple(answer, gold)
-    return float(abs(values[0].value - values[1].value) <= abs(values[1].value) / 100)
-
-
-def _items(value: Any) -> list[str]:
-    value = _literal(value)
-    if isinstance(value, str):
-        value = [part.strip() for part in value.strip("[](){} ").split(",")]
-    return [str(item) for item in value] if isinstance(value, list | tuple | set) else [str(value)]
-
-
-def _lower(metric: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
-    return lambda answer, gold: metric(str(answer).lower(), str(gold).lower())
-
-
-def _same_set(answer: Any, gold: Any) -> float:
-    return float(set(_items(answer)) == set(_items(gold)))
-
-
-def _same_sequence(answer: Any, gold: Any) -> float:
-    return float(_items(answer) == _items(gold))
-
-
-def _jaccard(answer: Any, gold: Any) -> float:
-    left, right = set(_items(answer)), set(_items(gold))
-    return len(left & right) / len(left | right) if left | right else 1.0
-
-
-FIELD_METRICS: dict[str, Callable[[Any, Any], float]] = {
-    "exact_str_match": _exact,
-    "exact_str_match_case_insensitive": _lower(_exact),
-    "simple_str_match": _simple,
-    "multi_ref_phrase": lambda answer, gold: max(_simple(answer, one) for one in _items(gold)),
-    "general_single_numerical_match": _near_number,
-    "set_equality": _same_set,
-    "set_equality_case_insensitive": _lower(_same_set),
-    "str_set_equality_comma": _lower(_same_set),
-    "sequence_equality": _same_sequence,
-    "sequence_equality_case_insensitive": _lower(_same_sequence),
-    "jaccard_index": _jaccard,
-    "jaccard_index_case_insensitive": _lower(_jaccard),
-}
-"""The metrics of MEGA-Bench that are read here, of the 45 that it has."""
-
-RULES: dict[str, Rule] = {
-    "mathvista": mathvista,
-    "mathverse": judge_by_rules,
-    "mathvision": mathvision,
-    "mmmu": mmmu,
-    "mega_bench": mega_bench,
-}
