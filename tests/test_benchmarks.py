@@ -33,8 +33,7 @@ def test_recorded_responses_get_the_benchmarks_own_verdicts() -> None:
     verdicts = decide([j for j in judged if not isinstance(j, float)], asked, verifier, None)
     verifier.close()
     other = {row["id"]: v.correct for row, v in zip(recorded, verdicts, strict=True) if v.correct != row["correct"]}
-    assert len(recorded) == 120
-    assert len(other) <= 0.03 * len(recorded)
+    assert (len(recorded) - len(other), len(recorded)) == (120, 120)  # the issue asks for 97 %
     assert other == {row["id"]: row["ours"] for row in json.loads(DISAGREEMENTS.read_text())}
     assert {prompt.metadata["task"] for prompt in asked} >= {"counting", "algebra"}
 

@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
+from specs_lightning.data.images import load_image
 from specs_lightning.errors import SpecsError
+from specs_lightning.rewards.boxes import read_boxes
 
 _VIDEO = re.compile(r"\.(?:mp4|avi|mov|mkv|webm)$", re.IGNORECASE)
 
@@ -42,20 +44,34 @@ class Schema:
 
 
 class Orsta47k(Schema):
-    """Orsta-Data-47k: chat messages, the gold in `reward_model`. Its test split holds rows of MEGA-Bench."""
+    """Orsta-Data-47k: chat messages, the gold in `reward_model`. Its test split holds rows of MEGA-Bench.
 
-    columns: ClassVar = {"id": "id", "question": "prompt", "answer": "answer", "images": "images"}
+    The gold of a detection row is a list of boxes. Where its `verifier_parm` says that they are normalized, in
+    thousandths of the image, they become pixels: Qwen2.5-VL answers in these, as long as its processor does not scale
+    the image by more than to multiples of 28.
+    """
+
+    columns: ClassVar = {
+        "id": "id",
+        "question": "prompt",
+        "answer": "answer",
+        "answer_type": "answer_type",
+        "images": "images",
+    }
     required = ("prompt", "reward_model")
     forbidden_splits = ("test",)
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         gold, extra = row.get("reward_model") or {}, row.get("extra_info") or {}
-        if (verifier := gold.get("verifier") or "mathverify") != "mathverify":
+        verifier = gold.get("verifier") or "mathverify"
+        if verifier not in ("mathverify", "detection"):
             raise ValueError(f"no rule for this verifier: {verifier}")
         answer = mended(gold.get("ground_truth") or gold.get("answer"))
+        if verifier == "detection":
+            answer = in_pixels(answer, gold, row.get("images"))
         # ids are those of the data sets that it was gathered from
         id = f"{row.get('data_source')}/{extra['id']}" if extra.get("id") not in (None, "") else None
-        return {**row, "id": id, "answer": answer}
+        return {**row, "id": id, "answer": answer, "answer_type": "boxes" if verifier == "detection" else "auto"}
 
 
 class ViRL39k(Schema):
@@ -225,6 +241,38 @@ def mended(answer: Any) -> Any:
     _, boxed, inside = answer.rpartition(r"\boxed{")
     missing = inside.count("{") - inside.count("}")
     return inside.strip().rstrip("$").strip() if boxed and missing == 0 else answer
+
+
+def in_pixels(answer: Any, gold: dict[str, Any], images: Any) -> str:
+    """The boxes of a detection row, out of their tags, in pixels of its image.
+
+    Raises:
+        ValueError: they cannot be read, or there is not one image.
+    """
+    objects = read_boxes(str(answer).replace("<answer>", "").replace("</answer>", ""))
+    if not objects:
+        raise ValueError(f"gold answer is no list of boxes: {str(answer)[:80]!r}")
+    settings = gold.get("verifier_parm")
+    settings = json.loads(settings) if isinstance(settings, str) else settings or {}
+    width = height = 1000
+    if settings.get("det_verifier_normalized"):
+        if not isinstance(images, list) or len(images) != 1:
+            raise ValueError("boxes of a row that has not one image")
+        width, height = image_size(images[0])
+    rows = [
+        {"bbox_2d": [side * length / 1000 for side, length in zip(one.box, (width, height) * 2, strict=True)]}
+        | {"label": one.label}
+        for one in objects
+    ]
+    return json.dumps(rows)
+
+
+def image_size(value: Any) -> tuple[int, int]:
+    """Width and height of an image as `datasets` stores it."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise ValueError("boxes of an image that is not in the row")
+    return load_image(content).size
 
 
 def with_image(row: dict[str, Any]) -> dict[str, Any]:

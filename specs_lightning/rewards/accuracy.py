@@ -19,14 +19,16 @@ from specs_lightning.answer_formats import find_answer
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.rewards.answer_text import clean, is_balanced, is_vague, is_words, plain, same_text, yes_or_no
 from specs_lightning.rewards.base import Reward, Scored
+from specs_lightning.rewards.boxes import finds_objects, read_boxes
 from specs_lightning.rewards.choices import LETTERS, picked_option
 from specs_lightning.rewards.judge import AnswerQuestion, Judge
 from specs_lightning.rewards.quantities import read_quantity, read_ratio, same_quantity, same_ratio
 from specs_lightning.rewards.workers import Comparison, MathVerifier, Verdict
 
-ANSWER_TYPES = ("auto", "number", "choice", "text", "math")
+ANSWER_TYPES = ("auto", "number", "choice", "text", "math", "boxes")
 """How answers are compared. "auto" decides by the gold answer; "text" compares words and never asks math-verify;
-"number" and "math" compare values, and differ in what they take for a gold answer."""
+"number" and "math" compare values, and differ in what they take for a gold answer; "boxes" compares objects in an image
+by IoU (`boxes`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,8 @@ def check_gold(
         return f"unknown answer type {answer_type!r}; there are: {', '.join(ANSWER_TYPES)}"
     if answer is None or not plain(answer):
         return "the gold answer is empty"
+    if answer_type == "boxes":
+        return None if read_boxes(answer) else f"the gold answer {answer[:80]!r} is no list of boxes with labels"
     kind = resolve_type(answer, answer_type, choices)
     if kind != "choice" and is_vague(answer):
         return f"the gold answer {answer!r} says about what, not what"
@@ -127,7 +131,7 @@ def resolve_type(answer: str, answer_type: str, choices: Sequence[str] = ()) -> 
 
     Words never go to math-verify, which reads them as products of letters and finds anagrams equal.
     """
-    if answer_type in ("choice", "text"):
+    if answer_type in ("choice", "text", "boxes"):
         return answer_type
     bare_letter = plain(answer).strip("(). ") in set(LETTERS)
     is_option = bool(choices) and picked_option(answer, choices) is not None
@@ -144,6 +148,8 @@ def judge_by_rules(response: str, prompt: Prompt) -> Verdict | Comparison | Othe
         return Verdict(None, cause)
     assert prompt.answer is not None
     answer = find_answer(response, prompt.answer_format)
+    if answer is None and prompt.answer_type == "boxes":
+        answer = response  # a list over several lines
     if answer is None or not plain(answer):
         return Verdict(False)
     return judge_answer(answer, prompt.answer, prompt.answer_type, prompt.choices, prompt.precision)
@@ -154,6 +160,8 @@ def judge_answer(
 ) -> Verdict | Comparison | OtherWords:
     """The same for an answer that stands alone. The gold answer must be usable (`check_gold`)."""
     kind = resolve_type(gold, answer_type, choices)
+    if kind == "boxes":
+        return Verdict(finds_objects(answer, gold))
     if kind == "choice":
         return _judge_option(answer, gold, choices)
     if kind == "text":

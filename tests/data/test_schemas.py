@@ -24,12 +24,17 @@ def png() -> bytes:
 
 STORED = {"bytes": png(), "path": "1.png"}
 CHAT = [{"role": "user", "content": "<image>How many?"}]
-BOXES = {"answer": None, "ground_truth": "<answer>[]</answer>", "verifier": "detection", "verifier_parm": {"x": 1}}
+FOUND = "[{'bbox_2d': [0, 250, 500, 1000], 'label': 'Cat'}]"
+
+
+def boxes(normalized: bool, gold: str = FOUND) -> dict[str, Any]:
+    parm = {"det_verifier_normalized": normalized}
+    return {"answer": None, "ground_truth": f"<answer>{gold}</answer>", "verifier": "detection", "verifier_parm": parm}
 
 
 def orsta(id: int, source: str = "mm_math", **gold: Any) -> dict[str, Any]:
     model = {"answer": "", "accuracy_ratio": 1.0, "format_ratio": 0.0, "verifier": "mathverify"}
-    model |= {"verifier_parm": {"x": 1}, "ground_truth": r"\boxed{7}", **gold}
+    model |= {"verifier_parm": {"det_verifier_normalized": None}, "ground_truth": r"\boxed{7}", **gold}
     extra = {"id": id, "image_path": "1.png"}
     row = {"data_source": source, "images": [STORED], "prompt": CHAT, "ability": "math"}
     return {**row, "reward_model": model, "extra_info": extra}
@@ -62,9 +67,21 @@ def mega(id: str, answer: dict[str, str], **values: Any) -> dict[str, Any]:
 # schema, rows, what each row that is read gives (images, answer, type), and how the others are refused
 FILES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str, str]], list[str]]] = {
     "orsta_47k": (
-        [orsta(1), orsta(1, "geo170k", ground_truth=r"\boxed{\frac{1}{2}"), orsta(2, **BOXES)],
-        [(1, r"\boxed{7}", "auto"), (1, r"\frac{1}{2}", "auto")],
-        ["no rule for this verifier: detection"],
+        [
+            orsta(1),
+            orsta(1, "geo170k", ground_truth=r"\boxed{\frac{1}{2}"),
+            orsta(2, **boxes(True)),
+            orsta(3, **boxes(False)),
+            orsta(4, **boxes(True, "[]")),
+            orsta(5, verifier="ocr"),
+        ],
+        [
+            (1, r"\boxed{7}", "auto"),
+            (1, r"\frac{1}{2}", "auto"),
+            (1, '[{"bbox_2d": [0.0, 1.0, 2.0, 4.0], "label": "cat"}]', "boxes"),  # of an image of 4 by 4
+            (1, '[{"bbox_2d": [0.0, 250.0, 500.0, 1000.0], "label": "cat"}]', "boxes"),
+        ],
+        ["gold answer is no list of boxes", "no rule for this verifier: ocr"],
     ),
     "virl39k": (
         [
@@ -155,7 +172,7 @@ def test_what_is_particular_to_a_row_is_kept(folder: Path) -> None:
     assert first("mega_bench").metadata["task_name"] == "counting"
     assert first("mathverse").text.startswith("Answer the question in the image.")
     assert first("mathverse").metadata["problem_version"] == "Vision Only"
-    assert first("orsta_47k").id == "geo170k/1"
+    assert first("orsta_47k").id == "mm_math/3"
 
 
 @pytest.mark.parametrize("column", ["message", "conversations"])

@@ -216,7 +216,8 @@ def test_real_responses_are_judged_as_the_benchmark_judged_them(accuracy):
     disagreements = {p.id: bool(v) for p, v, r in zip(prompts, values, recorded, strict=True) if v != float(r)}
     known = json.loads(DISAGREEMENTS.read_text(encoding="utf-8"))
     assert not any(map(math.isnan, values))
-    assert len(disagreements) <= 0.05 * len(prompts)
+    assert (len(prompts) - len(disagreements), len(prompts)) == (116, 120)
+    assert all(row["why"] and row["who_is_right"] == "ours" for row in known)
     assert disagreements == {row["id"]: row["ours"] for row in known}
 
 
