@@ -130,7 +130,7 @@ def _terminal_cell(figure: dict[str, Any] | None) -> str:
     if figure is None:
         return percent(None)
     interval = figure["interval"]
-    return percent(figure["value"]) + (f" ({percent(interval[0])}–{percent(interval[1])})" if interval else "")
+    return percent(figure["value"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
 
 
 # ---------------------------------------------------------------------------------------------------- reading
