@@ -63,7 +63,7 @@ def main() -> None:
         make_file(file, args.rows, args.pixels)
     data_check.console = Console(stderr=True)
     encoder = data_check._encoder("toy:base")
-    frozen = args.folder / "frozen.parquet" if args.freeze else None
+    frozen = [args.folder / "frozen.parquet"] if args.freeze else []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
     found = data_check.check_source("noise", PromptSource(str(file)), encoder, SetAside(), frozen, workers=args.workers)

@@ -5,11 +5,13 @@ Memory does not grow with the number of rows: they are read, looked at and let g
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,7 @@ class Findings:
     Args:
         rows: how many were read.
         usable: how many of them became prompts.
+        held_out: how many of these are not to be trained on.
         refused: how many did not, by the kind of reason.
         answer_types: the usable ones, by how their answers will be compared.
         images: the usable ones, by their number of images.
@@ -63,6 +66,7 @@ class Findings:
 
     rows: int = 0
     usable: int = 0
+    held_out: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     answer_types: Counter[str] = field(default_factory=Counter)
     images: Counter[int] = field(default_factory=Counter)
@@ -86,7 +90,7 @@ class Findings:
         """The findings with least, median, 95 % quantile and most instead of every number."""
         spreads = {name: spread(getattr(self, name)) for name in ("widths", "heights", "tokens")}
         counts = {name: dict(getattr(self, name).most_common()) for name in ("refused", "answer_types", "images")}
-        return {"rows": self.rows, "usable": self.usable, **counts, **spreads}
+        return {"rows": self.rows, "usable": self.usable, "held_out": self.held_out, **counts, **spreads}
 
 
 def check(
@@ -94,6 +98,7 @@ def check(
     model: str | None = None,
     output: str = "runs/data-check",
     freeze: bool = False,
+    hold_out: float = 0.0,
     limit: int | None = None,
     workers: int | None = None,
 ) -> None:
@@ -105,12 +110,18 @@ def check(
         model: whose tokenizer counts tokens; the one that the configuration names, if not given.
         output: the folder for `check.json`, `set_aside.jsonl` and frozen files.
         freeze: also write the usable rows, images included, to one parquet file a data set, for `schema: frozen`.
+        hold_out: with `freeze`, this share of the rows goes to the folder `held_out`, the others to `train`: the same
+            ones each time, and all that show the same image to the same folder.
         limit: read only so many usable rows of each data set.
         workers: threads that decode images; one a core if not given.
 
     Raises:
         DataError: there is no data set in the configuration, or one cannot be used as a whole.
     """
+    if not 0 <= hold_out < 1 or (hold_out and not freeze):
+        raise DataError(
+            f"hold_out is a share of the rows that are frozen, below 1: it is {hold_out:g}, freeze {freeze}"
+        )
     settings = [_read_yaml(Path(file)) for file in config]
     sources = {name: source for part in settings for name, source in find_sources(part).items()}
     if not sources:
@@ -123,8 +134,9 @@ def check(
     set_aside = SetAside()
     findings: dict[str, Findings] = {}
     for name, source in sources.items():
-        frozen = folder / f"{name}.parquet" if freeze else None
-        findings[name] = check_source(name, source, encoder, set_aside, frozen, limit, workers)
+        parts = (folder / "train", folder / "held_out") if hold_out else (folder,)
+        frozen = [part / f"{name}.parquet" for part in parts] if freeze else []
+        findings[name] = check_source(name, source, encoder, set_aside, frozen, hold_out, limit, workers)
     set_aside.write(folder / "set_aside.jsonl")
     summary = {"model": model, "sources": {name: found.summary() for name, found in findings.items()}}
     (folder / "check.json").write_text(json.dumps(summary, indent=1))
@@ -136,6 +148,11 @@ def check(
     if encoder is None:
         console.print("no lengths in tokens: give --model")
     console.print(f"written to {folder}: check.json{', set_aside.jsonl' if set_aside.rows else ''}")
+    if hold_out:
+        held_out = sum(found.held_out for found in findings.values())
+        console.print(
+            f"{sum(found.usable for found in findings.values()) - held_out} rows in train, {held_out} held out"
+        )
 
 
 def check_source(
@@ -143,14 +160,17 @@ def check_source(
     source: PromptSource,
     encoder: PromptEncoder | None,
     set_aside: SetAside,
-    frozen: Path | None = None,
+    frozen: Sequence[Path] = (),
+    hold_out: float = 0.0,
     limit: int | None = None,
     workers: int | None = None,
 ) -> Findings:
-    """Read a data set row by row, decode its images, count its tokens and write what is usable to `frozen`.
+    """Read a data set row by row, decode its images and count its tokens.
+
+    What is usable is written to the file `frozen`; of two files, the second takes the share `hold_out`.
 
     Raises:
-        DataError: it cannot be used as a whole.
+        DataError: it cannot be used as a whole, or no row is held out.
     """
     table, reader = open_source(source, check_images=False)
     limit = min((most for most in (limit, source.limit) if most is not None), default=None)
@@ -159,8 +179,9 @@ def check_source(
     with (
         ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads,
         progress_bar(f"checking {name}", table.size) as advance,
-        _Freezer(frozen, reader) as freezer,
+        ExitStack() as files,
     ):
+        freezers = [files.enter_context(_Freezer(file, reader)) for file in frozen]
         for row, looked_at in _in_order(threads, reader, table.rows, 4 * (workers or os.cpu_count() or 1)):
             advance(1, f"{len(refused.rows)} set aside" if refused.rows else "")
             found.rows += 1
@@ -168,7 +189,10 @@ def check_source(
                 prompt, sizes = looked_at.result()
                 reader.claim(prompt.id, row)
                 found.add(prompt, sizes, None if count is None else count(prompt, sizes))
-                freezer.add(row, prompt)
+                held_out = place_of(prompt) < hold_out
+                found.held_out += held_out
+                if freezers:
+                    freezers[held_out].add(row, prompt)
             except ValueError as error:
                 refused.add(row.file, row.number, str(error))
                 found.refused[str(error).partition(": ")[0]] += 1
@@ -178,7 +202,19 @@ def check_source(
     set_aside.rows += refused.rows
     if not found.usable:
         raise no_usable_row(source, table, reader, refused)
+    if hold_out and not 0 < found.held_out < found.usable:
+        raise DataError(
+            f"{source.path}: of {found.usable} rows, hold_out {hold_out:g} takes {found.held_out}: give another share"
+        )
     return found
+
+
+def place_of(prompt: Prompt) -> float:
+    """Where a prompt stands between 0 and 1, by its images or, without any, its id: anywhere, and always the same."""
+    digest = hashlib.sha256()
+    for image in prompt.images or (prompt.id.encode(),):
+        digest.update(image.read_bytes() if isinstance(image, Path) else image)
+    return int.from_bytes(digest.digest()[:8]) / 2**64
 
 
 def find_sources(settings: Any, place: tuple[str, ...] = ()) -> dict[str, PromptSource]:
@@ -241,36 +277,34 @@ class _TokenCounter:
 
 
 class _Freezer:
-    """Writes usable rows to a parquet file that appears whole or not at all; does nothing without a file."""
+    """Writes usable rows to a parquet file that appears whole or not at all."""
 
-    def __init__(self, file: Path | None, reader: RowReader) -> None:
+    def __init__(self, file: Path, reader: RowReader) -> None:
         self.file, self.reader = file, reader
         self.rows: list[dict[str, Any]] = []
 
     def __enter__(self) -> _Freezer:
-        if self.file is not None:
-            self.partial = self.file.with_suffix(".partial")
-            self.writer = pq.ParquetWriter(self.partial, FROZEN)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.partial = self.file.with_suffix(".partial")
+        self.writer = pq.ParquetWriter(self.partial, FROZEN)
         return self
 
     def add(self, row: Row, prompt: Prompt) -> None:
-        if self.file is not None:
-            self.rows.append(self.reader.frozen(row, prompt))
-            if len(self.rows) == ROWS_IN_A_GROUP:
-                self._flush()
+        self.rows.append(self.reader.frozen(row, prompt))
+        if len(self.rows) == ROWS_IN_A_GROUP:
+            self._flush()
 
     def _flush(self) -> None:
         self.writer.write_table(pa.Table.from_pylist(self.rows, FROZEN))
         self.rows = []
 
     def __exit__(self, kind: Any, *error: Any) -> None:
-        if self.file is not None:
-            self._flush()
-            self.writer.close()
-            if kind is None:
-                self.partial.replace(self.file)
-            else:
-                self.partial.unlink()
+        self._flush()
+        self.writer.close()
+        if kind is None:
+            self.partial.replace(self.file)
+        else:
+            self.partial.unlink()
 
 
 def _as_source(name: str, settings: dict[str, Any]) -> PromptSource:

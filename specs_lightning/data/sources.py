@@ -244,7 +244,7 @@ class RowReader:
             "single_image": single and bool(images),
             "answer": prompt.answer,
             "answer_type": prompt.answer_type,
-            "answer_format": prompt.answer_format,
+            "answer_format": self._name(row, "answer_format"),  # None: whoever reads it chooses
             "choices": prompt.choices,
             "precision": prompt.precision,
             "metadata": json.dumps(prompt.metadata),

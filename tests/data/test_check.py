@@ -85,6 +85,33 @@ def test_frozen_rows_are_the_same_prompts_and_hold_their_images(config: Path, tm
     assert after[0].metadata["level"] == 3
 
 
+def test_a_share_is_held_out_and_no_image_stands_on_both_sides(tmp_path: Path) -> None:
+    for number in range(40):
+        (tmp_path / f"{number}.png").write_bytes(png(number + 1))
+    rows = [{"id": f"{i}", "question": "How many?", "answer": "2", "image": f"{i % 40}.png"} for i in range(120)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "c.yaml").write_text(f"charts: {{path: {tmp_path / 'rows.jsonl'}}}")
+    for output in ("one", "two"):
+        check([str(tmp_path / "c.yaml")], output=str(tmp_path / output), freeze=True, hold_out=0.25)
+    sides = {}
+    for part in ("train", "held_out"):
+        one, two = (
+            load_prompts(
+                PromptSource(str(tmp_path / output / part), schema="frozen", answer_format="boxed"), SetAside()
+            )
+            for output in ("one", "two")
+        )
+        assert [prompt.id for prompt in one] == [prompt.id for prompt in two]
+        assert {prompt.answer_format for prompt in one} == {"boxed"}  # the rows name none: the reader chooses
+        sides[part] = one
+    assert len(sides["train"]) + len(sides["held_out"]) == 120 and 12 <= len(sides["held_out"]) <= 48
+    assert not {p.images for p in sides["train"]} & {p.images for p in sides["held_out"]}
+    with pytest.raises(DataError, match=r"hold_out 0\.001 takes 0: give another share"):
+        check([str(tmp_path / "c.yaml")], output=str(tmp_path), freeze=True, hold_out=0.001)
+    with pytest.raises(DataError, match="a share of the rows that are frozen"):
+        check([str(tmp_path / "c.yaml")], output=str(tmp_path), hold_out=0.1)
+
+
 @pytest.mark.skipif(not MATHVISION.exists(), reason="the sample of MathVision is not there")
 def test_lengths_are_those_of_the_encoded_prompts(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"x: {{path: {MATHVISION}, schema: mathvision, limit: 12}}")

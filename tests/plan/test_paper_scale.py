@@ -70,7 +70,7 @@ def test_it_runs_on_a_tiny_model_of_its_family(case: str, tiny_model_path: Path,
     model = tiny_family(family, tmp_path / "model") if family else tiny_model_path
     _, arguments = commands(file)[0]
     small = ["--data.sampling.max_tokens=8", "--data.prompts_per_round=8"]
-    data = [f"--data.train.path={write_prompt_file(tmp_path)}", *small]
+    data = [f"--data.train={{path: {write_prompt_file(tmp_path)}, schema: generic}}", *small]
     if file.stem == "cold_start":
         data = [f"--data.train={write_pair_file(tmp_path)}"]
     specs(
