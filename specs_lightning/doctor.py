@@ -190,7 +190,7 @@ def model_folder(model: str) -> Iterator[Finding]:
 
     from specs_lightning.errors import SpecsError
     from specs_lightning.families import FAMILIES, family_of
-    from specs_lightning.policy import model_source
+    from specs_lightning.model_files import model_source
 
     try:
         source = model_source(model)

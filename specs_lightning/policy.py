@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,17 +33,12 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.families import ModelFamily, family_of, vision_modules, vision_token_ids
 from specs_lightning.files import appearing_whole
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.model_files import check_loaded, model_source, usable
 from specs_lightning.patch_embedding import use_linear_patch_embedding
 from specs_lightning.processors import load_processor
 from specs_lightning.ranks import rank
 from specs_lightning.shared_prefix import pack_rows
 from specs_lightning.token_logprobs import TokenLogprobs, token_logprobs
-from specs_lightning.toy import resolve
-
-
-class ModelNotFound(SpecsError, FileNotFoundError):
-    """No model where the settings say."""
-
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +95,7 @@ class Policy(nn.Module):
 
     Raises:
         ModelNotFound: the model's folder does not exist.
+        BadModel: its files cannot be used.
     """
 
     def __init__(self, settings: PolicySettings, weights: bool = True) -> None:
@@ -110,9 +105,11 @@ class Policy(nn.Module):
         """Counts the changes of the weights; completions carry the version that made them."""
         self.register_load_state_dict_post_hook(_count_change)
         self.source = model_source(settings.model)
-        config = AutoConfig.from_pretrained(self.source)
+        with usable(self.source, "configuration"):
+            config = AutoConfig.from_pretrained(self.source)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
-        self.processor: Any = load_processor(self.source)
+        with usable(self.source, "processor"):
+            self.processor: Any = load_processor(self.source, takes_images(config))
         self.tokenizer = self.processor.tokenizer
         self.family = family_of(self.model.config)
         self.shared_prefix = shares_prefix(self.family, settings)
@@ -297,7 +294,15 @@ class Policy(nn.Module):
 
 def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
     """A policy's model with the weights of a folder or of a model on the hub."""
-    model = model_class(config).from_pretrained(source, use_safetensors=True, **_options(settings))
+    with usable(source, "weights"):
+        model, loaded = model_class(config).from_pretrained(
+            source,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **_options(settings),
+        )
+    check_loaded(source, loaded["missing_keys"], loaded["mismatched_keys"])
     _prepare(model, settings)
     return model
 
@@ -379,17 +384,9 @@ def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:
 
 def model_class(config: PretrainedConfig) -> Any:
     """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    takes_images = type(config) in AutoModelForImageTextToText._model_mapping
-    return AutoModelForImageTextToText if takes_images else AutoModelForCausalLM
+    return AutoModelForImageTextToText if takes_images(config) else AutoModelForCausalLM
 
 
-def model_source(model: str) -> str:
-    """The folder or hub name behind a `model` setting."""
-    source = os.path.expanduser(resolve(model))
-    looks_local = source.startswith((".", "/")) or source.count("/") > 1
-    if looks_local and not (Path(source) / "config.json").is_file():
-        raise ModelNotFound(
-            f"{source} is no model folder: it has no config.json. Give a folder written by save_pretrained, "
-            "the name of a model on the hub, or toy:base."
-        )
-    return source
+def takes_images(config: PretrainedConfig) -> bool:
+    """Whether a model's architecture is one of images and text."""
+    return type(config) in AutoModelForImageTextToText._model_mapping

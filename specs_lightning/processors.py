@@ -9,10 +9,21 @@ from typing import Any
 from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
 
 
-def load_processor(source: str) -> Any:
-    """The processor of a model folder or hub name; a tokenizer comes as a `TextProcessor`."""
+def load_processor(source: str, takes_images: bool = False) -> Any:
+    """The processor of a model folder or hub name; a tokenizer comes as a `TextProcessor`.
+
+    Raises:
+        ValueError: the tokenizer or, of a model that takes images, the image processor is not there.
+    """
     processor: Any = AutoProcessor.from_pretrained(source)
-    return TextProcessor(processor) if isinstance(processor, PreTrainedTokenizerBase) else processor
+    if isinstance(processor, PreTrainedTokenizerBase):
+        if takes_images:
+            raise ValueError("the model takes images, and there is no image processor (preprocessor_config.json)")
+        processor = TextProcessor(processor)
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.added_tokens_decoder):  # transformers makes up an empty one
+        raise ValueError("the tokenizer is not there, or has no vocabulary (tokenizer.json)")
+    return processor
 
 
 class TextProcessor:

@@ -26,6 +26,7 @@ from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.lightning_cli import SpecsCLI
 from specs_lightning.micro_batches import default_tokens_per_micro_batch
+from specs_lightning.model_files import model_source
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
 from specs_lightning.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages
 from specs_lightning.plan.job import GIB, Device, Job, Sampling, Training, optimizer_bytes
@@ -34,7 +35,7 @@ from specs_lightning.plan.memory import Layout
 from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
-from specs_lightning.policy import DTYPES, PolicySettings, model_source
+from specs_lightning.policy import DTYPES, PolicySettings
 from specs_lightning.processors import load_processor
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
 from specs_lightning.settings_files import read_settings

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from specs_lightning.data.images import BadImage
-from specs_lightning.policy import model_source
+from specs_lightning.model_files import model_source
 from specs_lightning.progress import console
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler, VLLMSettings, check_vllm, installed_vllm
 from specs_lightning.rollout.served import FolderRule, Message, Refused, ServedSampler, readable

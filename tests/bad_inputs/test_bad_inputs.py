@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from specs_lightning.data.check import check
 from specs_lightning.data.set_aside import SetAside
@@ -222,9 +225,102 @@ def test_a_bad_configuration_is_refused(tmp_path: Path, text: str, problem: str)
         check([str(tmp_path / "c.yaml")], output=str(tmp_path))
 
 
-def test_a_model_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpecsError, match="none"):
-        Policy(PolicySettings(model=str(tmp_path / "none")))
+def without(*names: str) -> Callable[[Path], None]:
+    def remove(model: Path) -> None:
+        for name in names:
+            (model / name).unlink()
+
+    return remove
+
+
+def cut_short(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def with_a_weight(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def rewrite(model: Path) -> None:
+        weights = load_file(model / "model.safetensors")
+        change(weights)
+        save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+
+    return rewrite
+
+
+def configured(old: str, new: str) -> Callable[[Path], None]:
+    def rewrite(model: Path) -> None:
+        (model / "config.json").write_text((model / "config.json").read_text().replace(old, new))
+
+    return rewrite
+
+
+def an_adapter(model: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "adapter_config.json").write_text("{}")
+
+
+def emptied(model: Path) -> None:
+    shutil.rmtree(model)
+    model.mkdir()
+
+
+def a_training(model: Path) -> None:
+    copied = shutil.copytree(model, model.parent / "copy")
+    emptied(model)
+    copied.rename(model / "model")
+
+
+NORM = "model.norm.weight"
+# what becomes of a good model folder, and what the message says of it
+MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "not_there": (shutil.rmtree, ("nothing is there", "Give a folder written by save_pretrained")),
+    "an_empty_folder": (emptied, ("It is empty", "Give a folder written by save_pretrained")),
+    "no_configuration": (without("config.json"), ("it has no config.json. It holds chat_template.jinja",)),
+    "a_lora_adapter": (an_adapter, ("a LoRA adapter", "merge_and_unload()")),
+    "the_folder_of_a_training": (a_training, ("The model of this training is", "/m/model")),
+    "configuration_is_not_json": (configured("{", "["), ("the configuration of", "copy config.json again")),
+    "unknown_architecture": (configured("qwen2_5_vl", "qwen9_vl"), ("`qwen9_vl`", "needs a newer transformers")),
+    "no_weights": (without("model.safetensors"), ("the weights of", "model.safetensors", "download them again")),
+    "weights_cut_short": (cut_short, ("the weights of", "download them again")),
+    "weights_of_other_shapes": (
+        with_a_weight(lambda weights: weights.update({NORM: torch.zeros(3, 3)})),
+        ("norm.weight is (3, 3), not (64,)", "safetensors files that fit config.json"),
+    ),
+    "a_weight_lacking": (
+        with_a_weight(lambda weights: weights.__delitem__(NORM)),
+        ("norm.weight is in none of its files", "safetensors files that fit config.json"),
+    ),
+    "no_tokenizer": (
+        without("tokenizer.json", "tokenizer_config.json"),
+        ("the processor of", "tokenizer.json", "copy tokenizer, image processor and chat template"),
+    ),
+    "no_image_processor": (
+        without("processor_config.json"),
+        ("the processor of", "image processor", "copy tokenizer, image processor and chat template"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bad_model_folder_is_named_with_a_remedy(tiny_model_path: Path, tmp_path: Path, name: str) -> None:
+    change, said = MODELS[name]
+    model = shutil.copytree(tiny_model_path, tmp_path / "m")
+    change(model)
+    with pytest.raises(SpecsError) as refused:
+        Policy(PolicySettings(model=str(model)))
+    for part in (str(model), *said):
+        assert part in str(refused.value)
+
+
+def test_a_file_in_place_of_a_model_folder_is_named_with_its_folder(tiny_model_path: Path) -> None:
+    with pytest.raises(SpecsError, match=rf"it is a file. The folder that it lies in is {tiny_model_path}"):
+        Policy(PolicySettings(model=str(tiny_model_path / "model.safetensors")))
+
+
+def test_a_model_of_the_hub_that_cannot_be_had_is_named_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SpecsError, match=r"nobody/no-such-model is no folder here.*check the name and the network"):
+        Policy(PolicySettings(model="nobody/no-such-model"))
 
 
 @pytest.mark.parametrize("answer", ["", " ", r"\boxed{", "about half", "?!", r"\frac{1}{2"])
@@ -232,5 +328,5 @@ def test_a_bad_gold_answer_is_named(answer: str) -> None:
     assert "the gold answer" in str(check_gold(answer, "number"))
 
 
-def test_there_are_sixty_of_them() -> None:
-    assert len(ROWS) + len(FILES) + len(SETTINGS) >= 60
+def test_there_are_ninety_of_them() -> None:
+    assert len(ROWS) + len(FILES) + len(SETTINGS) + len(MODELS) >= 90

@@ -1,0 +1,113 @@
+"""Where a model lies, and what is wrong with its files where they cannot be used: named, with what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.toy import resolve
+
+
+class ModelNotFound(SpecsError, FileNotFoundError):
+    """No model where the settings say."""
+
+
+class BadModel(SpecsError, ValueError):
+    """A model whose files cannot be used."""
+
+
+def model_source(model: str) -> str:
+    """The folder or hub name behind a `model` setting.
+
+    Raises:
+        ModelNotFound: it is a path, and no model's folder is there.
+    """
+    source = os.path.expanduser(resolve(model))
+    place = Path(source)
+    looks_local = source.startswith((".", "/")) or source.count("/") > 1 or place.exists()
+    if looks_local and not (place / "config.json").is_file():
+        raise ModelNotFound(
+            f"{source} is no model folder: {_what_is_there(place)} Give a folder written by save_pretrained, "
+            "the name of a model on the hub, or toy:base."
+        )
+    return source
+
+
+def _what_is_there(place: Path) -> str:
+    if place.is_file():
+        return f"it is a file. The folder that it lies in is {place.parent}."
+    if not place.is_dir():
+        return "nothing is there."
+    if (place / "adapter_config.json").is_file():
+        return (
+            "it has no config.json, but a LoRA adapter. Merge it into its model first (peft: load the model with the "
+            "adapter, merge_and_unload(), save_pretrained()); `specs fit` exports merged models."
+        )
+    if (place / "model" / "config.json").is_file():
+        return f"it has no config.json. The model of this training is {place / 'model'}."
+    names = ", ".join(sorted(path.name for path in place.iterdir())[:5])
+    return f"it has no config.json. It holds {names}." if names else "it has no config.json. It is empty."
+
+
+@contextmanager
+def usable(source: str, part: str) -> Iterator[None]:
+    """Say of which model's files, and what to do, where transformers cannot use them.
+
+    Args:
+        source: the folder or hub name.
+        part: what is read: `configuration`, `weights` or `processor`.
+
+    Raises:
+        BadModel: it cannot be read.
+    """
+    try:
+        yield
+    except (SpecsError, torch.OutOfMemoryError):
+        raise
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
+        said = " ".join(str(error).split())
+        if Path(source).is_dir():
+            remedy = REMEDIES[part]
+        else:
+            remedy = (
+                f"{source} is no folder here, so it is looked for on the hub: check the name and the network "
+                "(HF_HUB_OFFLINE forbids it), download it first, or give a folder"
+            )
+        raise BadModel(f"the {part} of {source} cannot be used: {said[:300]}. What to do: {remedy}") from error
+
+
+REMEDIES = {
+    "configuration": "copy config.json again from the model that it was made of; a model type that transformers does "
+    "not know needs a newer transformers (code that comes with a model is never run)",
+    "weights": "copy or download them again: safetensors files that fit config.json (other forms: load and "
+    "save_pretrained() once)",
+    "processor": "copy tokenizer, image processor and chat template from the model that it was made of",
+}
+
+
+def check_loaded(source: str, missing: Collection[str], misshapen: Collection[tuple[Any, ...]]) -> None:
+    """That no weight was made up.
+
+    Args:
+        source: the folder or hub name.
+        missing: the weights that are in no file.
+        misshapen: name and shapes, in the file and of the model, of those that differ.
+
+    Raises:
+        BadModel: there are some.
+    """
+    wrong = [f"{name} is in none of its files" for name in sorted(missing)]
+    wrong += [f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(misshapen, key=str)]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise BadModel(
+            f"the weights of {source} do not fit config.json: {'; '.join(wrong[:3])}{more}. What to do: "
+            f"{REMEDIES['weights']}"
+        )
