@@ -2,7 +2,8 @@
 
     python benchmarks/data_check.py --rows 50000
 
-Prints one JSON object. The file, noise as PNG, stays in the folder and is used again.
+Prints a JSON object a line, for each number of rows; the peak is that of the process so far. The file, noise as PNG,
+stays in the folder and is used again.
 """
 
 from __future__ import annotations
@@ -22,53 +23,63 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 import specs_lightning.data.check as data_check
+from specs_lightning.data.prompts import PromptEncoder
 from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource
 
 ROWS_IN_A_GROUP = 100
 
 
-def make_file(file: Path, rows: int, pixels: int) -> None:
+def make_file(file: Path, rows: int, pixels: int, form: str = "PNG") -> None:
     """Questions with one noisy image each, no two alike."""
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(file.with_suffix(".partial"), SCHEMA) as writer:
         for start in range(0, rows, ROWS_IN_A_GROUP):
             numbers = range(start, min(start + ROWS_IN_A_GROUP, rows))
-            writer.write_table(pa.Table.from_pylist([make_row(n, pixels, rng) for n in numbers], SCHEMA))
+            writer.write_table(pa.Table.from_pylist([make_row(n, pixels, rng, form) for n in numbers], SCHEMA))
     file.with_suffix(".partial").replace(file)
 
 
 SCHEMA = pa.schema([("id", pa.string()), ("question", pa.string()), ("answer", pa.string()), ("image", pa.binary())])
 
 
-def make_row(number: int, pixels: int, rng: np.random.Generator) -> dict[str, object]:
+def make_row(number: int, pixels: int, rng: np.random.Generator, form: str) -> dict[str, object]:
     image = io.BytesIO()
     noise = rng.integers(0, 255, (pixels, pixels, 3), dtype=np.uint8)
-    PIL.Image.fromarray(noise).save(image, "PNG", compress_level=1)
+    PIL.Image.fromarray(noise).save(image, form, compress_level=1)
     question = f"<image>How many of the {number} dots in the picture are red?"
     return {"id": str(number), "question": question, "answer": str(number % 10), "image": image.getvalue()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows", type=int, nargs="+", default=[50_000])
     parser.add_argument("--pixels", type=int, default=128, help="width and height of each image")
     parser.add_argument("--folder", type=Path, default=Path("runs/data-check-benchmark"))
     parser.add_argument("--workers", type=int)
     parser.add_argument("--freeze", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    file = args.folder / f"{args.rows}x{args.pixels}.parquet"
-    if not file.exists():
-        make_file(file, args.rows, args.pixels)
     data_check.console = Console(stderr=True)
     encoder = data_check._encoder("toy:base")
-    frozen = [args.folder / "frozen.parquet"] if args.freeze else []
+    for rows in args.rows:
+        json.dump(measure(args.folder, rows, args.pixels, encoder, args.freeze, args.workers), sys.stdout)
+        print()
+
+
+def measure(
+    folder: Path, rows: int, pixels: int, encoder: PromptEncoder, freeze: bool, workers: int | None
+) -> dict[str, float]:
+    """Check one file, and say how fast that was and what memory it took."""
+    file = folder / f"{rows}x{pixels}.parquet"
+    if not file.exists():
+        make_file(file, rows, pixels)
+    frozen = [folder / "frozen.parquet"] if freeze else []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
-    found = data_check.check_source("noise", PromptSource(str(file)), encoder, SetAside(), frozen, workers=args.workers)
+    found = data_check.check_source("noise", PromptSource(str(file)), encoder, SetAside(), frozen, workers=workers)
     seconds = time.perf_counter() - start
-    figures = {
+    return {
         "rows": found.rows,
         "usable": found.usable,
         "file_mib": round(file.stat().st_size / 2**20, 1),
@@ -78,7 +89,6 @@ def main() -> None:
         "before_mib": round(before / 2**10, 1),
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
     }
-    json.dump(figures, sys.stdout)
 
 
 if __name__ == "__main__":

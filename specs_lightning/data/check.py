@@ -189,7 +189,7 @@ def check_source(
                 prompt, sizes = looked_at.result()
                 reader.claim(prompt.id, row)
                 found.add(prompt, sizes, None if count is None else count(prompt, sizes))
-                held_out = place_of(prompt) < hold_out
+                held_out = hold_out > 0 and place_of(prompt) < hold_out
                 found.held_out += held_out
                 if freezers:
                     freezers[held_out].add(row, prompt)
