@@ -6,6 +6,7 @@ import io
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,10 +158,22 @@ class Policy(nn.Module):
     def _sharded_modules(self) -> list[FSDPModule]:
         return [module for module in self.modules() if isinstance(module, FSDPModule)]
 
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """The model as it is without its adapters."""
+        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        for layer in layers:
+            layer.enable_adapters(False)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.enable_adapters(True)
+
     @property
     def trains_vision(self) -> bool:
         """Whether any weight of the vision tower or its projector is trained."""
-        return any(p.requires_grad for module in vision_modules(self.model) for p in module.parameters())
+        return trains_vision(self.model)
 
     def token_logprobs(
         self,
@@ -331,6 +344,11 @@ def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:
         _add_adapters(model, settings.lora)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def trains_vision(model: PreTrainedModel) -> bool:
+    """Whether any weight of the vision tower or its projector is trained."""
+    return any(p.requires_grad for module in vision_modules(model) for p in module.parameters())
 
 
 def shares_prefix(family: ModelFamily, settings: PolicySettings) -> bool:

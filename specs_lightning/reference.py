@@ -2,11 +2,13 @@
 
 `cached`: its log-probabilities are computed once, before the first step, and kept with the checkpoint; no second
 model stays in memory. `frozen`: a second model, for references on completions that are not known beforehand.
+`adapter_off`: with LoRA, the policy itself without its adapters, which takes no memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +34,14 @@ def sequence_logprobs(policy: Policy, batches: Iterable[GroupBatch], max_tokens:
     return torch.cat(everyones)
 
 
+class Reference(Protocol):
+    """What can be asked at every step."""
+
+    def token_logprobs(self, batch: GroupBatch) -> Tensor:
+        """(N, T), as the policy's, at the temperature of sampling; without gradient."""
+        ...
+
+
 class FrozenReference:
     """A second model that never changes. Not an `nn.Module`, so that it stays out of checkpoints and optimizers.
 
@@ -44,5 +54,20 @@ class FrozenReference:
 
     @torch.no_grad()
     def token_logprobs(self, batch: GroupBatch) -> Tensor:
-        """(N, T), as the policy's."""
         return self.policy.token_logprobs(batch, batch.temperature).logprobs
+
+
+class AdapterOffReference:
+    """The model that the policy's adapters stand beside.
+
+    Args:
+        policy: the one that is trained, with LoRA.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def token_logprobs(self, batch: GroupBatch) -> Tensor:
+        with self.policy.adapters_off():
+            return self.policy.token_logprobs(batch, batch.temperature).logprobs

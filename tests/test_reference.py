@@ -5,8 +5,8 @@ import torch
 from tiny_policies import mixed_batch, sharp_policy
 from torch import nn
 
-from specs_lightning.policy import Policy, PolicySettings
-from specs_lightning.reference import FrozenReference, sequence_logprobs
+from specs_lightning.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.reference import AdapterOffReference, FrozenReference, sequence_logprobs
 
 CPU = torch.device("cpu")
 
@@ -65,3 +65,23 @@ def test_frozen_is_no_part_of_the_module_that_holds_it(policy: Policy) -> None:
     assert {id(weight) for weight in holder.parameters()} == {id(weight) for weight in policy.parameters()}
     assert set(holder.state_dict()) == {f"policy.{name}" for name in policy.state_dict()}
     assert not any(weight.requires_grad for weight in holder.reference.policy.parameters())
+
+
+def test_adapters_off_equals_frozen_and_cached_and_leaves_the_policy_as_it_was(
+    policy: Policy,
+) -> None:
+    adapted = Policy(PolicySettings(policy.settings.model, lora=LoRASettings(rank=4)))
+    batch = mixed_batch(policy, 2)
+    at_start_N = sequence_logprobs(adapted, [batch], 1000)
+    for name, weight in adapted.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    changed_NT = adapted.token_logprobs(batch).logprobs
+    reference_NT = AdapterOffReference(adapted).token_logprobs(batch)
+    assert not reference_NT.requires_grad
+    frozen_NT = FrozenReference(Policy(policy.settings)).token_logprobs(batch)
+    torch.testing.assert_close(reference_NT, frozen_NT, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(reference_NT.sum(-1), at_start_N, atol=1e-6, rtol=1e-6)
+    assert (changed_NT - reference_NT).abs().max() > 0.1
+    again_NT = adapted.token_logprobs(batch).logprobs
+    assert torch.equal(again_NT, changed_NT) and again_NT.requires_grad

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,6 @@ class PolicyDataModule(LightningDataModule):
         self.image_memory_gib = image_memory_gib
         self.judge = None if judge is None else Judge(judge)
         self.set_aside = SetAside()
-        self._encoder: PromptEncoder | None = None
         self.evaluation_prompts: dict[str, list[Prompt]] = {}
         """By set, once they are loaded."""
         self.left: dict[str, int] = {}
@@ -82,11 +82,9 @@ class PolicyDataModule(LightningDataModule):
     def policy(self) -> Policy:
         return self.module.policy
 
-    @property
+    @cached_property
     def encoder(self) -> PromptEncoder:
-        if self._encoder is None:
-            self._encoder = PromptEncoder(self.policy.processor, self.max_prompt_tokens, self.image_memory_gib)
-        return self._encoder
+        return PromptEncoder(self.policy.processor, self.max_prompt_tokens, self.image_memory_gib)
 
     @property
     def evaluation_names(self) -> list[str]:

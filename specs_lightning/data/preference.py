@@ -83,7 +83,11 @@ class PreferenceDataModule(PolicyDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.encoded) // self.batch_size)
+        return self.steps_of(len(self.encoded))
+
+    def steps_of(self, pairs: int) -> int:
+        """How many steps an epoch of so many pairs has."""
+        return -(-pairs // self.batch_size)
 
     @property
     def encoded(self) -> list[EncodedPair]:

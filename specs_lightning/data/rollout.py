@@ -129,8 +129,11 @@ class RolloutDataModule(PolicyDataModule):
     @property
     def steps_per_epoch(self) -> int:
         """All steps of the run: it has one epoch."""
-        rounds = self.rounds or max(1, len(self.prompts) // self.prompts_per_round)
-        return rounds * self.steps_per_round
+        return self.steps_of(len(self.prompts))
+
+    def steps_of(self, prompts: int) -> int:
+        """How many steps a run makes of so many prompts."""
+        return (self.rounds or max(1, prompts // self.prompts_per_round)) * self.steps_per_round
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

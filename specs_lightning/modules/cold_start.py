@@ -12,7 +12,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.modules.step_loop import PolicyModule, ScheduleSettings
 from specs_lightning.objectives import DPO, ColdStartObjective, LossTerms
 from specs_lightning.policy import PolicySettings
-from specs_lightning.reference import FrozenReference, sequence_logprobs
+from specs_lightning.reference import AdapterOffReference, FrozenReference, Reference, sequence_logprobs
 
 
 class ColdStartModule(PolicyModule):
@@ -22,7 +22,8 @@ class ColdStartModule(PolicyModule):
         policy: the model to start from, which is also the reference.
         objective: `DPO` (with its SFT term) or `SFT`.
         reference: `cached` computes the reference's log-probabilities of all pairs once, before the first step, and
-            keeps them with the checkpoint; `frozen` keeps a second model and asks it at every step.
+            keeps them with the checkpoint; `frozen` keeps a second model and asks it at every step; `adapter_off` (with
+            LoRA) asks the policy without its adapters.
         optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
         max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
@@ -34,22 +35,29 @@ class ColdStartModule(PolicyModule):
         self,
         policy: PolicySettings,
         objective: ColdStartObjective = DPO(),  # noqa: B008  frozen
-        reference: Literal["cached", "frozen"] = "cached",
+        reference: Literal["cached", "frozen", "adapter_off"] = "cached",
         optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008  frozen
         max_tokens_per_micro_batch: int | None = None,
         max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__(policy, optimizer, schedule, max_tokens_per_micro_batch, max_grad_norm)
+        if reference == "adapter_off" and policy.lora is None:
+            raise ValueError("reference adapter_off is the policy without its adapters: it needs policy.lora")
         self.objective = objective
         self.reference = reference
         self.reference_logprobs: Tensor | None = None
         """(rows of the data set, completions per prompt), on the CPU."""
-        self._frozen: FrozenReference | None = None
+        self._asked: Reference | None = None
+        """What is asked at every step."""
 
     @property
     def whole_groups(self) -> bool:  # type: ignore[override]
         return self.objective.completions_per_prompt > 1
+
+    @property
+    def keeps_second_model(self) -> bool:  # type: ignore[override]
+        return self.objective.needs_reference and self.reference == "frozen"
 
     def on_train_start(self) -> None:
         if self.objective.needs_reference:
@@ -58,7 +66,9 @@ class ColdStartModule(PolicyModule):
 
     def _prepare_reference(self) -> None:
         if self.reference == "frozen":
-            self._frozen = FrozenReference(self.load_policy(self.policy_settings))
+            self._asked = FrozenReference(self.load_policy(self.policy_settings))
+        elif self.reference == "adapter_off":
+            self._asked = AdapterOffReference(self.policy)
         elif self.reference_logprobs is None:
             if self.global_step:
                 raise RuntimeError("the checkpoint has no reference log-probabilities: it is not of this objective")
@@ -76,8 +86,8 @@ class ColdStartModule(PolicyModule):
         return self.objective.count(batch)
 
     def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
-        if self._frozen is not None:
-            batch.reference_logprobs_N = self._frozen.token_logprobs(batch).sum(-1)
+        if self._asked is not None:
+            batch.reference_logprobs_N = self._asked.token_logprobs(batch).sum(-1)
         return self.objective(self.policy.token_logprobs(batch).logprobs, batch, count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.modules.step_loop import PolicyModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, LossTerms, token_share
 from specs_lightning.policy import PolicySettings
-from specs_lightning.reference import FrozenReference
+from specs_lightning.reference import AdapterOffReference, FrozenReference, Reference
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,8 @@ class GRPOModule(PolicyModule):
     Args:
         policy: the model to start from.
         objective: clipping, aggregation, the KL term, and what is done where engine and trainer disagree.
-        reference_model: where the KL term's reference is; the starting point if not given. Unused without one.
+        reference_model: where the KL term's reference is; the starting point if not given, which with LoRA is the
+            policy without its adapters. Unused without a KL term.
         optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
         max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
@@ -45,7 +46,7 @@ class GRPOModule(PolicyModule):
         super().__init__(policy, optimizer, schedule, max_tokens_per_micro_batch, max_grad_norm)
         self.objective = objective
         self.reference_model = reference_model
-        self._reference: FrozenReference | None = None
+        self._reference: Reference | None = None
         self._mismatched = False
         """Whether engine and trainer were too far apart when last looked at."""
 
@@ -53,10 +54,17 @@ class GRPOModule(PolicyModule):
     def needs_old_logprobs(self) -> bool:  # type: ignore[override]
         return self.objective.mismatch.kind != "none"
 
+    @property
+    def keeps_second_model(self) -> bool:  # type: ignore[override]
+        starting_point = self.reference_model in (None, self.policy_settings.model)
+        return bool(self.objective.kl_coefficient) and not (starting_point and self.policy_settings.lora)
+
     def on_train_start(self) -> None:
-        if self.objective.kl_coefficient:
+        if self.keeps_second_model:
             settings = replace(self.policy_settings, model=self.reference_model or self.policy_settings.model)
             self._reference = FrozenReference(self.load_policy(settings))
+        elif self.objective.kl_coefficient:
+            self._reference = AdapterOffReference(self.policy)
         super().on_train_start()
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:

@@ -57,6 +57,12 @@ class ScheduleSettings:
     """The share of the steps over which the rate rises from zero."""
 
 
+def total_steps(steps_per_epoch: int, max_epochs: int | None, max_steps: int) -> int:
+    """The steps of a whole training, by the Trainer's limits; a negative `max_steps` is none."""
+    steps = steps_per_epoch * max(1, max_epochs or 1)
+    return steps if max_steps < 0 else min(max_steps, steps)
+
+
 class PolicyModule(LightningModule, ABC):
     """Trains a policy; subclasses say what the loss of a micro-batch is.
 
@@ -101,6 +107,8 @@ class PolicyModule(LightningModule, ABC):
 
     whole_groups = False
     """Whether the loss compares the completions of a group, so that a group must not be split."""
+    keeps_second_model = False
+    """Whether a reference model lies beside the policy."""
     needs_old_logprobs = False
     """Whether steps after a round's first need the policy's own log-probabilities as they were at its start."""
 
@@ -197,8 +205,7 @@ class PolicyModule(LightningModule, ABC):
 
     def _total_steps(self) -> int:
         # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
-        loader_steps = self.data.steps_per_epoch * max(1, self.trainer.max_epochs or 1)
-        return loader_steps if self.trainer.max_steps < 0 else min(self.trainer.max_steps, loader_steps)
+        return total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specs_lightning.plan.advice import proposals
-from specs_lightning.plan.job import memory_of
+from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
 from specs_lightning.plan.table import stage_table
 from specs_lightning.progress import console
@@ -19,7 +19,7 @@ def plan(args: Sequence[str]) -> bool:
     fits = True
     for planned in read(args):
         memory = memory_of(planned.job)
-        too_much = memory.peak > planned.job.device.memory
+        too_much = memory.peak > planned.job.devices.memory
         console.print(stage_table(planned, memory, proposals(planned.job) if too_much else ()))
         fits = fits and not too_much
     return fits

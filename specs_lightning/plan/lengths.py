@@ -3,92 +3,110 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from typing import TypeVar
 
-from specs_lightning.data.pairs import load_pairs
-from specs_lightning.data.prompts import PromptEncoder, encode_all, try_encode
+import torch
+from torch import Tensor
+
+from specs_lightning.data.prompts import PromptEncoder, encode_all
 from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
-from specs_lightning.plan.trace import MicroBatch
+from specs_lightning.groups import EncodedPrompt, GroupBatch
 
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of one prompt: what the vision tower takes, and the tokens that it makes of them."""
+
+    tensors: Mapping[str, Tensor]
+    tokens: int
+
+
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of a sample of groups, and how many groups there are.
+class Groups:
+    """A sample of prompts, each with its completions' numbers of tokens.
 
     Args:
         rows: prompts or pairs in the data.
-        prompts: tokens of each sampled prompt, images included.
-        completions: tokens of each of its completions.
+        prompts: the sample; their token ids alone.
+        completions: tokens of each completion of each prompt.
+        images: of a prompt with many, if any has one.
     """
 
     rows: int
-    prompts: tuple[int, ...]
-    completions: tuple[tuple[int, ...], ...]
+    prompts: tuple[EncodedPrompt, ...]
+    completions: tuple[tuple[int, ...], ...] = ()
+    images: Images | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, rows: int, prompts: Sequence[EncodedPrompt], image_token: int | None) -> Groups:
+        """Prompts without completions."""
+        counts = [_count(prompt, image_token) for prompt in prompts]
+        most = max(counts)
+        images = Images(dict(prompts[counts.index(most)].vision), most) if most else None
+        return cls(rows, tuple(EncodedPrompt(prompt.id, prompt.input_ids) for prompt in prompts), (), images)
+
+    def answered(self, tokens: int, k: int) -> Groups:
+        """The same prompts with k completions of so many tokens each."""
+        return replace(self, completions=((tokens,) * k,) * len(self.prompts))
 
     @property
-    def prompt(self) -> float:
-        """Tokens of a prompt, in the mean."""
-        return sum(self.prompts) / len(self.prompts)
-
-    @property
-    def group(self) -> float:
-        """Tokens of all completions of a prompt, in the mean."""
+    def tokens(self) -> float:
+        """Of all completions of a prompt, in the mean."""
         return sum(map(sum, self.completions)) / len(self.completions)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its longest completion."""
-        return max(p + max(c) for p, c in zip(self.prompts, self.completions, strict=True))
+        return max(len(p) + max(c) for p, c in zip(self.prompts, self.completions, strict=True))
 
-    def micro_batches(
-        self, groups: int, max_tokens: int, shared_prefix: bool = True, whole_groups: bool = False
-    ) -> list[MicroBatch]:
-        """What a step of so many groups is split into, as the step loop does it."""
-        step = MicroBatch(
-            tuple(islice(cycle(self.prompts), groups)), tuple(islice(cycle(self.completions), groups))
-        ).batch()
-        return [MicroBatch.of(batch) for batch in step.micro_batches(max_tokens, shared_prefix, whole_groups)]
+    def batch(self, groups: int) -> GroupBatch:
+        """So many groups of these lengths."""
+        completions = [[[0] * length for length in group] for group in islice(cycle(self.completions), groups)]
+        return GroupBatch.from_token_ids(list(islice(cycle(self.prompts), groups)), completions)
 
 
-def prompt_lengths(
-    source: PromptSource, make_encoder: Callable[[], PromptEncoder], sample: int
-) -> tuple[int, tuple[int, ...]]:
-    """How many prompts there are, and the tokens of some of them: those too long are left out."""
+def read_prompts(
+    source: PromptSource, make_encoder: Callable[[], PromptEncoder], image_token: int | None, sample: int
+) -> Groups:
+    """A source's prompts, without completions: those that are too long are left out."""
     set_aside = SetAside()
     prompts = load_prompts(source, set_aside, check_images=False)
-    encoded = encode_all(make_encoder(), _some(prompts, sample), set_aside)
+    encoded = encode_all(make_encoder(), some(prompts, sample), set_aside)  # made once there is something to encode
     if not encoded:
         raise DataError(f"{source.path}: no prompt can be used\n{set_aside.summary()}")
-    return len(prompts), tuple(map(len, encoded))
+    return Groups.of(len(prompts), encoded, image_token)
 
 
-def pair_lengths(
-    file: str, make_encoder: Callable[[], PromptEncoder], sides: int, longest: int | None, sample: int
-) -> Lengths:
-    """Of a file of pairs: the prompt and one or both sides of each. Those that are too long are left out."""
-    set_aside = SetAside()
-    pairs = load_pairs(file, set_aside)
-    encoder = make_encoder()  # once it is clear that there is something to encode
-    found = []
-    for pair in _some(pairs, sample):
-        prompt = try_encode(encoder, pair.prompt, set_aside)
-        texts = (pair.chosen, pair.rejected)[:sides]
-        completions = tuple(len(encoder.encode_completion(text)) for text in texts)
-        if prompt is not None and (longest is None or max(completions) <= longest):
-            found.append((len(prompt), completions))
-    if not found:
-        raise DataError(f"{file}: no pair can be used\n{set_aside.summary()}")
-    prompts, sides_of_each = zip(*found, strict=True)
-    return Lengths(len(pairs), prompts, sides_of_each)
+def made_up_prompts(rows: int, tokens: int) -> Groups:
+    """Prompts of so many tokens, of data that is not there."""
+    return Groups(rows, (EncodedPrompt("", torch.zeros(tokens, dtype=torch.long)),))
 
 
-def _some(items: Sequence[T], number: int) -> list[T]:
+def some(items: Sequence[T], number: int) -> list[T]:
     """So many of the items, the same each time. Not at even distances: data often repeats itself in a rhythm."""
     return random.Random(0).sample(items, min(number, len(items)))
+
+
+def row_lengths(batch: GroupBatch, shared_prefix: bool) -> list[int]:
+    """Tokens of each row that a batch is packed into, padding left out."""
+    groups = list(zip(map(len, batch.prompts), batch.lengths_N.split(batch.group_sizes), strict=True))
+    if shared_prefix:
+        return [prompt + int(lengths.sum()) for prompt, lengths in groups]
+    return [prompt + length for prompt, lengths in groups for length in lengths.tolist()]
+
+
+def image_tokens(batch: GroupBatch, shared_prefix: bool, image_token: int) -> int:
+    """Tokens of the images that are run for a batch; rows with one completion each repeat them."""
+    rows = [1] * len(batch.prompts) if shared_prefix else batch.group_sizes
+    return sum(_count(prompt, image_token) * n for prompt, n in zip(batch.prompts, rows, strict=True))
+
+
+def _count(prompt: EncodedPrompt, token: int | None) -> int:
+    return prompt.input_ids.tolist().count(token)

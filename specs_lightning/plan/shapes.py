@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig, Qwen2_5_VLConfig, Qwen3VLConfig, SmolVLMConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.model_files import model_source
@@ -13,58 +13,43 @@ from specs_lightning.model_files import model_source
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 
 
-def _text(sizes: tuple[int, ...], **further: Any) -> dict[str, Any]:
+def _text(*sizes: int, **further: Any) -> dict[str, Any]:
     return dict(zip(_SIZES, sizes, strict=True)) | further
 
 
-def _qwen2_5_vl(*sizes: int, vocabulary: int = 152064, vision: int = 3420, tied: bool = False) -> PretrainedConfig:
-    tower = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": vision,
-        "num_heads": 16,
-        "out_hidden_size": sizes[0],
+def _tower(hidden: int, intermediate: int, **further: Any) -> dict[str, Any]:
+    return {"hidden_size": hidden, "intermediate_size": intermediate, **further}
+
+
+def _qwen2_5_vl(*sizes: int, vocabulary: int = 152064, vision: int = 3420, tied: bool = False) -> dict[str, Any]:
+    return {
+        "model_type": "qwen2_5_vl",
+        "text_config": _text(*sizes, vocab_size=vocabulary, tie_word_embeddings=tied),
+        "vision_config": _tower(1280, vision, depth=32, num_heads=16, out_hidden_size=sizes[0]),
+        "tie_word_embeddings": tied,
     }
-    text = _text(sizes, vocab_size=vocabulary, tie_word_embeddings=tied)
-    return Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
 
 
-def _qwen3_vl_8b() -> PretrainedConfig:
-    tower = {
-        "depth": 27,
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_heads": 16,
-        "out_hidden_size": 4096,
-        "patch_size": 16,
-        "num_position_embeddings": 2304,
-        "deepstack_visual_indexes": [8, 16, 24],
-    }
-    return Qwen3VLConfig(
-        text_config=_text((4096, 12288, 36, 32, 8), vocab_size=151936, head_dim=128), vision_config=tower
-    )
-
-
-def _smolvlm2_2b() -> PretrainedConfig:
-    tower = {
-        "hidden_size": 1152,
-        "intermediate_size": 4304,
-        "num_hidden_layers": 27,
-        "num_attention_heads": 16,
-        "image_size": 384,
-        "patch_size": 14,
-    }
-    text = _text((2048, 8192, 24, 32, 32), vocab_size=49280, model_type="llama", max_position_embeddings=8192)
-    return SmolVLMConfig(text_config=text, vision_config=tower, scale_factor=3, image_token_id=49190)
-
-
-SHAPES = {
-    "Qwen2.5-VL-3B": lambda: _qwen2_5_vl(2048, 11008, 36, 16, 2, vocabulary=151936, tied=True),
-    "Qwen2.5-VL-7B": lambda: _qwen2_5_vl(3584, 18944, 28, 28, 4),
-    "Qwen2.5-VL-32B": lambda: _qwen2_5_vl(5120, 27648, 64, 40, 8, vision=3456),
-    "Qwen2.5-VL-72B": lambda: _qwen2_5_vl(8192, 29568, 80, 64, 8, vision=3456),
-    "Qwen3-VL-8B": _qwen3_vl_8b,
-    "SmolVLM2-2.2B": _smolvlm2_2b,
+SHAPES: dict[str, dict[str, Any]] = {
+    "Qwen2.5-VL-3B": _qwen2_5_vl(2048, 11008, 36, 16, 2, vocabulary=151936, tied=True),
+    "Qwen2.5-VL-7B": _qwen2_5_vl(3584, 18944, 28, 28, 4),
+    "Qwen2.5-VL-32B": _qwen2_5_vl(5120, 27648, 64, 40, 8, vision=3456),
+    "Qwen2.5-VL-72B": _qwen2_5_vl(8192, 29568, 80, 64, 8, vision=3456),
+    "Qwen3-VL-8B": {
+        "model_type": "qwen3_vl",
+        "text_config": _text(4096, 12288, 36, 32, 8, vocab_size=151936, head_dim=128),
+        "vision_config": _tower(1152, 4304, depth=27, num_heads=16, out_hidden_size=4096, patch_size=16)
+        | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24]},
+    },
+    "SmolVLM2-2.2B": {
+        "model_type": "smolvlm",
+        "text_config": _text(2048, 8192, 24, 32, 32, vocab_size=49280, model_type="llama", pad_token_id=2)
+        | {"max_position_embeddings": 8192},
+        "vision_config": _tower(1152, 4304, num_hidden_layers=27, num_attention_heads=16)
+        | {"image_size": 384, "patch_size": 14},
+        "scale_factor": 3,
+        "image_token_id": 49190,
+    },
 }
 """A test holds their numbers of weights equal to the published ones."""
 
@@ -77,7 +62,7 @@ def model_shape(model: str) -> PretrainedConfig:
     """
     published = SHAPES.get(model.rpartition("/")[2].removesuffix("-Instruct"))
     if published is not None and not Path(model).is_dir():
-        return published()
+        return AutoConfig.for_model(**published)
     source = model_source(model)
     if not Path(source).is_dir() and "/" not in str(source):
         raise SpecsError(f"{model} is no model folder; known shapes are {', '.join(SHAPES)}")

@@ -10,18 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_lightning.plan.advice import Proposal
-from specs_lightning.plan.job import GIB, cache_room
-from specs_lightning.plan.memory import Memory
+from specs_lightning.plan.memory import GIB, Memory, cache_room
 from specs_lightning.plan.reading import PlannedWork
 
 
 def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> RenderableType:
     """Everything that there is to say of a stage."""
-    job = planned.job
-    limit = job.device.memory
-    where = "GPU" if job.device.on_gpu else "process"
-    ranks = job.layout.ranks
-    title = f"{planned.name}: {job.policy.model}, {ranks} {where}{'s' if ranks > 1 else ''}, {job.layout.strategy}"
+    job, devices = planned.job, planned.job.devices
+    limit, ranks = devices.memory, devices.ranks
+    where = "GPU" if devices.on_gpu else "process"
+    title = f"{planned.name}: {job.policy.model}, {ranks} {where}{'s' if ranks > 1 else ''}, {devices.strategy}"
     table = Table()
     table.add_column(f"GiB on each {where}")
     moments = memory.moments
@@ -45,12 +43,12 @@ def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) 
     if (room := cache_room(job)) is not None:
         lines.append(Text(f"vLLM's key-value cache holds {room:,} of the longest sequences at once"))
     lines += [Text(f"note: {note}", "dim") for note in planned.notes]
-    if not job.device.on_gpu:
+    if not job.devices.on_gpu:
         lines.append(Text("note: freed memory is kept on a CPU, so the process will show up to twice as much", "dim"))
-    if memory.peak > job.device.memory:
-        needed, limit = _gib(memory.peak), _gib(job.device.memory)
+    if memory.peak > job.devices.memory:
+        needed, limit = _gib(memory.peak), _gib(job.devices.memory)
         lines.append(Text(f"does not fit: {memory.fullest} needs {needed} GiB of {limit}", "red"))
-        lines += [Text(_proposal(proposal, job.device.memory)) for proposal in proposals]
+        lines += [Text(_proposal(proposal, job.devices.memory)) for proposal in proposals]
         if not proposals:
             lines.append(Text("no setting makes it smaller: take a device with more memory, or a smaller model"))
     return lines

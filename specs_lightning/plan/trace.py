@@ -10,14 +10,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
@@ -26,36 +27,12 @@ from specs_lightning import attention
 from specs_lightning.attention import PrefixLayout
 from specs_lightning.families import family_of
 from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.plan.lengths import Images
 from specs_lightning.policy import DTYPES, PolicySettings, empty_model, shares_prefix
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.hf import inverse_transform
 from specs_lightning.shared_prefix import Rows, pack_rows
-from specs_lightning.token_logprobs import token_logprobs
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What one forward and backward pass takes, by its lengths: tokens of each prompt, and of each's completions."""
-
-    prompts: tuple[int, ...]
-    completions: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, batch: GroupBatch) -> MicroBatch:
-        lengths = batch.lengths_N.split(batch.group_sizes)
-        return cls(tuple(map(len, batch.prompts)), tuple(tuple(group.tolist()) for group in lengths))
-
-    def batch(self) -> GroupBatch:
-        """One of these lengths, without content."""
-        prompts = [EncodedPrompt("", torch.zeros(length, dtype=torch.long)) for length in self.prompts]
-        return GroupBatch.from_token_ids(prompts, [[[0] * length for length in group] for group in self.completions])
-
-    def rows(self, shared_prefix: bool) -> list[int]:
-        """The lengths of its rows."""
-        groups = zip(self.prompts, self.completions, strict=True)
-        if shared_prefix:
-            return [prompt + sum(group) for prompt, group in groups]
-        return [prompt + length for prompt, group in groups for length in group]
+from specs_lightning.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
 
 
 @dataclass(frozen=True)
@@ -63,7 +40,7 @@ class Activations:
     """Bytes of a forward and backward pass, weights and gradients left out."""
 
     kept: int
-    """What the forward pass of the language model leaves for the backward pass."""
+    """What the forward pass leaves for the backward pass."""
     peak: int
     """The most that exists at once, log-probabilities and recomputation included."""
 
@@ -114,6 +91,15 @@ class AllocatedBytes(TorchDispatchMode):
         self.now -= self._sizes.pop(key)
 
 
+class _RealNumbers(TorchDispatchMode):
+    """Has what no weight has gone into computed for real: the sizes of images decide into what they are split."""
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs)))
+        with nullcontext() if fake else unset_fake_temporarily():
+            return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def _gpu_attention() -> Iterator[None]:
     """Attention as it is on a GPU, whose kernels take a mask with as many key heads as query heads alone."""
@@ -134,7 +120,7 @@ class TracedModel:
     """
 
     def __init__(self, config: PretrainedConfig, settings: PolicySettings, computing: Computing) -> None:
-        self.mode = FakeTensorMode()
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self.settings = settings
         self.computing = computing
         family = family_of(config)
@@ -143,15 +129,14 @@ class TracedModel:
         self.model = empty_model(config, settings)
         with self.mode:  # not from the start: peft cannot put adapters beside such weights
             _replace_weights(self.model, computing.weights)
+        for weight in self.model.parameters():
+            if weight.requires_grad:
+                weight.register_post_accumulate_grad_hook(_drop_gradient)
 
-    def training(self, shape: MicroBatch, reference: bool = False) -> Activations:
+    def training(self, batch: GroupBatch, reference: bool = False) -> Activations:
         """As `activations`."""
-        hooks = [
-            p.register_post_accumulate_grad_hook(_drop_gradient) for p in self.model.parameters() if p.requires_grad
-        ]
-        self.model.train(self.settings.gradient_checkpointing)
-        scored = sum(map(sum, shape.completions))
-        rows = pack_rows(shape.batch(), self._positions, shared_prefix=self.shared_prefix)
+        scored = int(batch.lengths_N.sum())
+        rows = pack_rows(batch, self._positions, shared_prefix=self.shared_prefix)
         with self._counting() as memory:
             hidden_RLH = self._run(rows, memory)
             kept = memory.now
@@ -161,9 +146,17 @@ class TracedModel:
                 with torch.no_grad():
                     self._logprobs(self._run(rows, memory), scored)
             logprobs_M.sum().backward()
-        for hook in hooks:
-            hook.remove()
         return Activations(kept, memory.peak)
+
+    def vision(self, images: Mapping[str, Tensor]) -> int:
+        """As `vision_bytes`."""
+        with self._counting() as memory, _RealNumbers():
+            for tensor in images.values():
+                memory.count(tensor)
+            features = self.model.base_model.get_image_features(**images)  # type: ignore[operator]
+            kept = memory.now
+            del features
+        return kept
 
     @torch.no_grad()
     def decoding(self, sequences: int, length: int) -> int:
@@ -171,7 +164,6 @@ class TracedModel:
         text: Any = self.model.config.get_text_config()
         shape = sequences, text.num_key_value_heads, length - 1, head_size(text)
         kind = self.computing.autocast or self.computing.weights or DTYPES[self.settings.dtype]
-        self.model.eval()
         with self._counting() as memory:
             cache = make_cache(self.model.config)
             for layer in range(text.num_hidden_layers):
@@ -190,6 +182,8 @@ class TracedModel:
 
     @contextmanager
     def _counting(self) -> Iterator[AllocatedBytes]:
+        # transformers recomputes activations in training mode alone, and keeps no key-value cache then.
+        self.model.train(self.settings.gradient_checkpointing and torch.is_grad_enabled())
         memory = AllocatedBytes([*self.model.parameters(), *self.model.buffers()])
         autocast = self.computing.autocast
         device = _gpu_attention() if self.computing.on_gpu else nullcontext()
@@ -227,7 +221,9 @@ class TracedModel:
     def _logprobs(self, hidden_RLH: Tensor, scored: int) -> Tensor:
         targets_M = torch.zeros(scored, dtype=torch.long)
         hidden_MH = hidden_RLH.flatten(0, 1)[targets_M]
-        return token_logprobs(hidden_MH, targets_M, self._head, with_entropy=True).logprobs
+        # A chunk gives back what it takes: of many, few are enough.
+        few = _CHUNKS * LOGITS_IN_MEMORY // self.model.config.get_text_config().vocab_size
+        return token_logprobs(hidden_MH[:few], targets_M[:few], self._head, with_entropy=True).logprobs
 
     def _head(self, hidden: Tensor) -> Tensor:
         return self.model.get_output_embeddings()(hidden)
@@ -237,7 +233,7 @@ def activations(
     config: PretrainedConfig,
     settings: PolicySettings,
     computing: Computing,
-    shape: MicroBatch,
+    batch: GroupBatch,
     reference: bool = False,
 ) -> Activations:
     """Bytes of a forward and backward pass, as the policy runs it on packed rows.
@@ -248,14 +244,19 @@ def activations(
         config: the model's shape.
         settings: of the policy.
         computing: in what it computes.
-        shape: of the micro-batch.
+        batch: the micro-batch, without images.
         reference: another model of the same shape runs on it, too, without gradient.
     """
-    found = [TracedModel(c, settings, computing).training(shape, reference) for c in _shallow(config)]
+    found = [TracedModel(c, settings, computing).training(batch, reference) for c in _shallow(config)]
     if len(found) == 1:
         return found[0]
     kept = _at_depth(config, *(passed.kept for passed in found))
     return Activations(kept, kept + found[-1].peak - found[-1].kept)
+
+
+def vision_bytes(config: PretrainedConfig, settings: PolicySettings, computing: Computing, images: Images) -> int:
+    """Bytes that a trained vision tower and its projector keep of these images for the backward pass."""
+    return TracedModel(config, settings, computing).vision(images.tensors)
 
 
 def decoding_bytes(
@@ -267,6 +268,7 @@ def decoding_bytes(
 
 
 _SHALLOW = (2, 3)
+_CHUNKS = 3
 
 
 def _shallow(config: PretrainedConfig) -> list[PretrainedConfig]:

@@ -113,10 +113,14 @@ class FSDP2(ModelParallelStrategy):
         policy.reshard_after_forward = self.reshard_after_forward
         return policy
 
+    def computing_dtype(self, precision: object) -> torch.dtype | None:
+        """In which blocks are gathered and computed, given the trainer's precision; `None` is as they are kept."""
+        name = self.param_dtype or ("bfloat16" if precision == "bf16-mixed" else None)
+        return None if name is None else DTYPES[name]
+
     def _sharding(self) -> dict[str, Any]:
-        computing = self.param_dtype or ("bfloat16" if self.precision_plugin.precision == "bf16-mixed" else None)
         precision = MixedPrecisionPolicy(
-            param_dtype=None if computing is None else DTYPES[computing], reduce_dtype=DTYPES[self.reduce_dtype]
+            param_dtype=self.computing_dtype(self.precision_plugin.precision), reduce_dtype=DTYPES[self.reduce_dtype]
         )
         return {
             "mesh": self.mesh,

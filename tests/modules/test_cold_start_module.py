@@ -15,7 +15,7 @@ from specs_lightning.data import PreferenceDataModule
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy import LoRASettings, PolicySettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
 
@@ -62,17 +62,26 @@ def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
         assert measured == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-def test_cached_and_frozen_references_give_the_same_curve(model: str, pairs: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked", "lora"), [("frozen", None), ("adapter_off", LoRASettings(rank=4))])
+def test_a_reference_that_is_asked_gives_the_curve_of_the_cached_one(
+    model: str, pairs: str, tmp_path: Path, asked: Any, lora: LoRASettings | None
+) -> None:
     curves = {}
-    for reference in ("cached", "frozen"):
+    for reference in ("cached", asked):
         curves[reference] = Curve()
-        data = PreferenceDataModule(pairs, batch_size=3)
-        small_trainer(tmp_path, curves[reference]).fit(make(model, DPO(), reference=reference), datamodule=data)
+        module = ColdStartModule(PolicySettings(model, lora=lora), DPO(), reference, adam, CONSTANT)
+        assert module.keeps_second_model is (reference == "frozen")
+        small_trainer(tmp_path, curves[reference]).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=3))
     assert len(curves["cached"].steps) == 3
-    assert curves["cached"]["loss"] == pytest.approx(curves["frozen"]["loss"], rel=1e-4)
-    assert curves["cached"]["reward_margin"] == pytest.approx(curves["frozen"]["reward_margin"], abs=1e-4)
+    assert curves["cached"]["loss"] == pytest.approx(curves[asked]["loss"], rel=1e-4)
+    assert curves["cached"]["reward_margin"] == pytest.approx(curves[asked]["reward_margin"], abs=1e-4)
     assert curves["cached"]["reward_margin"][0] == pytest.approx(0, abs=1e-5)
     assert abs(curves["cached"]["reward_margin"][2]) > 1e-3
+
+
+def test_an_adapter_that_is_not_there_cannot_be_switched_off(model: str) -> None:
+    with pytest.raises(ValueError, match=r"adapter_off .* needs policy\.lora"):
+        make(model, DPO(), reference="adapter_off")
 
 
 @pytest.mark.parametrize("reduced", ["precision", "dtype"])
@@ -109,7 +118,7 @@ def test_a_checkpoint_holds_no_second_model_and_a_run_goes_on_from_it(
     assert len(whole.steps) == 8
     checkpoint = torch.load(tmp_path / "step=6.ckpt", weights_only=True)
     assert set(checkpoint["state_dict"]) == {f"policy.{name}" for name in first.policy.state_dict()}
-    assert not [name for name in first.state_dict() if "_frozen" in name]
+    assert not [name for name in first.state_dict() if not name.startswith("policy.")]
 
     resumed, module = Curve(), make(model, DPO(), reference=reference)
     small_trainer(tmp_path, resumed, max_epochs=2).fit(

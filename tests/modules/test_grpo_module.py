@@ -18,7 +18,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.groups import Completion
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy import LoRASettings, PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
@@ -114,9 +114,14 @@ def test_every_step_logs_what_happened(tiny_model_path: Path, prompts: PromptSou
     assert curve["mismatch/effective_sample_size"] == pytest.approx([1] * 4)
 
 
-def test_a_kl_term_is_zero_at_the_start_and_grows(tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LoRASettings(rank=4)], ids=["second model", "adapter switched off"])
+def test_a_kl_term_is_zero_at_the_start_and_grows(
+    tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, lora: LoRASettings | None
+) -> None:
     curve = Curve()
-    module = GRPOModule(PolicySettings(str(tiny_model_path)), GRPO(kl_coefficient=0.1), None, adam, CONSTANT)
+    policy = PolicySettings(str(tiny_model_path), lora=lora)
+    module = GRPOModule(policy, GRPO(kl_coefficient=0.1), None, adam, CONSTANT)
+    assert module.keeps_second_model is (lora is None)
     small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts))
     assert curve["reference_kl"][0] == pytest.approx(0, abs=1e-7)
     assert curve["reference_kl"][-1] > 1e-6

@@ -11,7 +11,7 @@ from small_runs import write_pair_file, write_prompt_file
 from test_configs import commands
 from tiny_families import tiny_family
 
-from specs_lightning.plan.job import memory_of
+from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
 from specs_lightning.plan.shapes import model_shape
 
@@ -47,9 +47,9 @@ def test_it_fits_on_its_hardware(file: Path, arguments: str, shapes: Path) -> No
     further += [f"--prompt_tokens={prompt}", f"--completion_tokens={completion}"]
     with working_directory(ROOT):
         (planned,) = read([*arguments.split(), *further])
-    assert planned.job.layout.ranks <= gpus
+    assert planned.job.devices.ranks <= gpus
     memory = memory_of(planned.job)
-    assert memory.peak <= planned.job.device.memory, f"{memory.peak / 2**30:.1f} GiB"
+    assert memory.peak <= planned.job.devices.memory, f"{memory.peak / 2**30:.1f} GiB"
 
 
 DRY_RUNS = {

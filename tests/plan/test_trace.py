@@ -8,24 +8,36 @@ from typing import Any
 import pytest
 import torch
 from tiny_policies import mixed_prompts, random_completions
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from specs_lightning.groups import GroupBatch
+from specs_lightning.plan.lengths import Groups, Images, image_tokens, made_up_prompts, row_lengths
 from specs_lightning.plan.shapes import model_shape
-from specs_lightning.plan.trace import AllocatedBytes, Computing, MicroBatch, TracedModel, activations, decoding_bytes
+from specs_lightning.plan.trace import (
+    AllocatedBytes,
+    Computing,
+    TracedModel,
+    activations,
+    decoding_bytes,
+    vision_bytes,
+)
 from specs_lightning.policy import LoRASettings, Policy, PolicySettings
-from specs_lightning.shared_prefix import pack_rows
+from specs_lightning.shared_prefix import join_vision, pack_rows
 
 CASES: dict[str, dict[str, Any]] = {
     "whole model": {},
-    "checkpointing": {"gradient_checkpointing": True},
-    "padded rows": {"shared_prefix": False},
-    "eager attention": {"attention": "eager"},
-    "adapters": {"lora": LoRASettings(rank=4)},
+    "padded rows, eager attention": {"attention": "eager"},
+    "adapters, checkpointing": {"lora": LoRASettings(rank=4), "gradient_checkpointing": True},
     "bfloat16": {"dtype": "bfloat16"},
     "mixed precision": {},
 }
 TOY = "toy:base"
+BATCH = made_up_prompts(1, 40).answered(50, 4).batch(8)
+
+
+@pytest.fixture(scope="module")
+def config() -> PretrainedConfig:
+    return model_shape(TOY)
 
 
 def drop_gradients(policy: Policy) -> None:
@@ -35,8 +47,8 @@ def drop_gradients(policy: Policy) -> None:
 
 
 def batch_of(policy: Policy) -> GroupBatch:
-    prompts = mixed_prompts(policy) * 4
-    return GroupBatch.from_token_ids(prompts, random_completions(policy, [6] * len(prompts), longest=60))
+    prompts = mixed_prompts(policy)
+    return GroupBatch.from_token_ids(prompts, random_completions(policy, [4] * len(prompts), longest=40))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -49,39 +61,62 @@ def test_a_pass_takes_what_a_real_one_allocates(case: str) -> None:
     real = AllocatedBytes([*policy.parameters(), *policy.buffers()])
     with real, torch.autocast("cpu", autocast, enabled=autocast is not None):
         policy.token_logprobs(batch, with_entropy=True).logprobs.sum().backward()
-    counted = TracedModel(policy.model.config, settings, Computing(False, None, autocast)).training(
-        MicroBatch.of(batch)
-    )
-    # Images are not counted: they pass through the frozen vision tower and leave nothing.
+    without_images = Groups.of(1, batch.prompts, None).prompts
+    lengths = batch.lengths_N.split(batch.group_sizes)
+    alike = GroupBatch.from_token_ids(without_images, [[[0] * int(n) for n in group] for group in lengths])
+    counted = TracedModel(policy.model.config, settings, Computing(False, None, autocast)).training(alike)
+    # Images pass through the frozen vision tower and leave nothing.
     assert counted.peak == pytest.approx(real.peak, rel=0.05)
 
 
-def test_a_reference_takes_nothing_that_lasts() -> None:
-    model = TracedModel(model_shape(TOY), PolicySettings(TOY), Computing(False))
-    shape = MicroBatch((40,) * 8, ((50,) * 4,) * 8)
-    alone, compared = model.training(shape), model.training(shape, reference=True)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_trained_vision_tower_takes_as_much_for_each_image_token(checkpointing: bool) -> None:
+    settings = PolicySettings(TOY, freeze_vision=False, gradient_checkpointing=checkpointing)
+    policy = Policy(settings)
+    drop_gradients(policy)
+    policy.model.train(checkpointing)  # transformers recomputes in training mode alone
+    prompts = mixed_prompts(policy)[:3:2] * 4
+    real = AllocatedBytes([*policy.parameters(), *policy.buffers()])
+    with real:
+        features = policy.model.base_model.get_image_features(**join_vision(prompts))  # joined, they are counted
+    assert all(image.requires_grad for image in features.pooler_output)
+    token = policy.model.config.image_token_id
+    groups = Groups.of(1, prompts, token)
+    assert groups.images is not None
+    counted = vision_bytes(policy.model.config, settings, Computing(False), groups.images)
+    share = image_tokens(groups.answered(1, 1).batch(len(prompts)), True, token) / groups.images.tokens
+    assert share * counted == pytest.approx(real.now, rel=0.05)
+
+
+def test_rows_with_one_completion_each_repeat_the_images(tiny_model_path: Path) -> None:
+    policy = Policy(PolicySettings(str(tiny_model_path)))
+    token, batch = policy.model.config.image_token_id, batch_of(policy)
+    assert image_tokens(batch, False, token) == 4 * image_tokens(batch, True, token) > 0
+
+
+def test_a_reference_takes_nothing_that_lasts(config: PretrainedConfig) -> None:
+    model = TracedModel(config, PolicySettings(TOY), Computing(False))
+    alone, compared = model.training(BATCH), model.training(BATCH, reference=True)
     assert compared.kept == alone.kept
     assert alone.peak <= compared.peak < 1.2 * alone.peak
 
 
 def test_a_deep_model_is_counted_from_few_of_its_layers() -> None:
     settings, computing = PolicySettings(TOY, gradient_checkpointing=True), Computing(False)
-    shape = MicroBatch((40,) * 8, ((50,) * 4,) * 8)
     config = model_shape(TOY)
     config.get_text_config().num_hidden_layers = 10
     config.get_text_config().layer_types = ["full_attention"] * 10
     whole = TracedModel(config, settings, computing)
-    assert activations(config, settings, computing, shape) == whole.training(shape)
+    assert activations(config, settings, computing, BATCH) == whole.training(BATCH)
     assert decoding_bytes(config, settings, computing, 8, 100) == pytest.approx(whole.decoding(8, 100), rel=0.01)
 
 
-def test_a_gpu_repeats_key_heads_under_a_mask() -> None:
-    shape = MicroBatch((40,) * 8, ((50,) * 4,) * 8)
+def test_a_gpu_repeats_key_heads_under_a_mask(config: PretrainedConfig) -> None:
     kept = {
-        on_gpu: TracedModel(model_shape(TOY), PolicySettings(TOY), Computing(on_gpu)).training(shape).kept
+        on_gpu: TracedModel(config, PolicySettings(TOY), Computing(on_gpu)).training(BATCH).kept
         for on_gpu in (True, False)
     }
-    text: Any = model_shape(TOY).get_text_config()
+    text: Any = config.get_text_config()
     repeated = text.num_attention_heads - text.num_key_value_heads
     tokens = 8 * 4 * (40 + 50)  # every completion with its prompt
     assert kept[True] - kept[False] == pytest.approx(
@@ -89,9 +124,9 @@ def test_a_gpu_repeats_key_heads_under_a_mask() -> None:
     )  # keys, values; layers
 
 
-def test_the_cache_of_the_embedded_engine_is_in_its_bytes() -> None:
-    text: Any = model_shape(TOY).get_text_config()
-    counted = decoding_bytes(model_shape(TOY), PolicySettings(TOY), Computing(False), 64, 256)
+def test_the_cache_of_the_embedded_engine_is_in_its_bytes(config: PretrainedConfig) -> None:
+    text: Any = config.get_text_config()
+    counted = decoding_bytes(config, PolicySettings(TOY), Computing(False), 64, 256)
     cache = 64 * 256 * 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 32
     assert cache < counted < 2 * cache
 
@@ -101,11 +136,14 @@ def test_the_rows_of_a_micro_batch_are_those_that_are_packed(tiny_model_path: Pa
     policy = Policy(PolicySettings(str(tiny_model_path)))
     batch = batch_of(policy)
     packed = pack_rows(batch, lambda p: policy.family.positions(policy.model, p), shared_prefix=shared_prefix)
-    rows = MicroBatch.of(batch).rows(shared_prefix)
+    rows = row_lengths(batch, shared_prefix)
     assert (len(rows), max(rows)) == tuple(packed.input_ids_RL.shape)
 
 
 def test_no_weights_are_read(tmp_path: Path, tiny_model_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((tiny_model_path / "config.json").read_bytes())
-    config = AutoConfig.from_pretrained(tmp_path)
-    assert activations(config, PolicySettings(str(tmp_path)), Computing(), MicroBatch((10,), ((5, 5),))).peak > 0
+    config, settings = AutoConfig.from_pretrained(tmp_path), PolicySettings(str(tmp_path), freeze_vision=False)
+    assert activations(config, settings, Computing(), BATCH).peak > 0
+    pixels = torch.ones(16, 3 * config.vision_config.temporal_patch_size * config.vision_config.patch_size**2)
+    images = Images({"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]])}, 4)
+    assert vision_bytes(config, settings, Computing(), images) > 0
