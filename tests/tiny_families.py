@@ -100,35 +100,24 @@ def qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
 
 
 def llava(tokenizer: Any) -> tuple[Any, Any]:
-    config = tf.LlavaConfig(
-        text_config=_text(tokenizer, "llama"),
-        vision_config=CLIP | {"model_type": "clip_vision_model"},
-        image_token_index=tokenizer.get_vocab()["<|image_pad|>"],
-        image_seq_length=16,
-    )
-    processor = tf.LlavaProcessor(
-        tf.CLIPImageProcessor(size={"shortest_edge": 56}, crop_size=SIDE),
-        tokenizer,
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        chat_template=_template("<|image_pad|>"),
-        image_token="<|image_pad|>",
-        num_additional_image_tokens=1,
-    )
-    return config, processor
+    return _llava(tokenizer, tf.LlavaConfig, tf.LlavaProcessor, tf.CLIPImageProcessor)
 
 
 def llava_next(tokenizer: Any) -> tuple[Any, Any]:
-    grid = [[56, 112], [112, 56], [112, 112]]
-    config = tf.LlavaNextConfig(
+    tiles = {"image_grid_pinpoints": [[56, 112], [112, 56], [112, 112]]}
+    return _llava(tokenizer, tf.LlavaNextConfig, tf.LlavaNextProcessor, tf.LlavaNextImageProcessor, **tiles)
+
+
+def _llava(tokenizer: Any, config_class: Any, processor_class: Any, images_class: Any, **tiles: Any) -> tuple[Any, Any]:
+    config = config_class(
         text_config=_text(tokenizer, "llama"),
         vision_config=CLIP | {"model_type": "clip_vision_model"},
         image_token_index=tokenizer.get_vocab()["<|image_pad|>"],
-        image_grid_pinpoints=grid,
         image_seq_length=16,
+        **tiles,
     )
-    processor = tf.LlavaNextProcessor(
-        tf.LlavaNextImageProcessor(size={"shortest_edge": 56}, crop_size=SIDE, image_grid_pinpoints=grid),
+    processor = processor_class(
+        images_class(size={"shortest_edge": 56}, crop_size=SIDE, **tiles),
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
