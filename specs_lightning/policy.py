@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -78,8 +80,13 @@ class PolicySettings:
     """Run a prompt once for all its completions. `false` runs it once for each: slower, the same result."""
     lora: LoRASettings | None = None
     """Train adapters in place of the weights."""
+    quantization: Literal["4bit"] | None = None
+    """With `lora`: keep the language model's own weights in 4 bits (NF4, by bitsandbytes: a half byte each), and
+    compute with them in `dtype`. Vision tower, embeddings and head stay as they are."""
 
     def __post_init__(self) -> None:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantized weights cannot be trained: quantization needs lora")
         if self.lora is not None and self.lora.vision and self.freeze_vision:
             raise ValueError("lora.vision adapts the vision tower, freeze_vision freezes it: choose one")
 
@@ -258,7 +265,7 @@ class Policy(nn.Module):
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
                 continue
-            weight = whole(parameter.detach())
+            weight = whole(_dense(parameter))
             layer, _, rest = name.rpartition(".base_layer.")
             if layer and rest == "weight":
                 weight = weight + _adapter_change(layers[layer]).to(weight)
@@ -273,21 +280,36 @@ class Policy(nn.Module):
                 str(weight.dtype).removeprefix("torch."),
                 tuple(weight.shape),
             )
-            for name, weight in self.model.named_parameters()
-            if ".lora_" not in name
+            for name, weight in self._shapes()
         ]
+
+    def _shapes(self) -> Iterator[tuple[str, Any]]:
+        """What knows each weight's shape and type, adapters left out: of a quantized one its state does."""
+        for name, weight in self.model.named_parameters():
+            if ".lora_" not in name:
+                yield name, getattr(weight, "quant_state", weight)
 
     @cached_property
     def _names_in_files(self) -> dict[str, str]:
         """The name that each weight has in the files that the model was read from; transformers renames on reading."""
         names = {}
-        for in_memory, parameter in self.model.named_parameters():
+        for in_memory, weight in self._shapes():
             name = in_memory.replace(".base_layer.", ".")
-            empty = torch.empty(parameter.shape, device="meta")
+            empty = torch.empty(weight.shape, device="meta")
             in_files = revert_weight_conversion(self.model, {name: empty})
             # Where several weights were made into one on reading, engines take the one.
             names[name] = next(iter(in_files)) if [w.shape for w in in_files.values()] == [empty.shape] else name
         return names
+
+    def _without_quantization(self) -> PreTrainedModel:
+        """A model of the same configuration whose files are plain ones."""
+        if self.settings.quantization is None:
+            return self.model
+        plain = empty_model(
+            AutoConfig.from_pretrained(self.source), replace(self.settings, lora=None, quantization=None)
+        )
+        plain.generation_config = self.model.generation_config
+        return plain
 
     def save(self, folder: Path | str) -> Path:
         """Write a plain Hugging Face folder: weights (adapters merged), processor, chat template and generation config.
@@ -300,20 +322,23 @@ class Policy(nn.Module):
             return folder
         weights = {name: weight.cpu() for name, weight in self._merged_weights()}
         with appearing_whole(folder) as partial:
-            self.model.save_pretrained(partial, state_dict=weights)
+            self._without_quantization().save_pretrained(partial, state_dict=weights)
             self.processor.save_pretrained(partial)
         return folder
 
 
 def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
     """A policy's model with the weights of a folder or of a model on the hub."""
+    options = _options(settings)
+    if settings.quantization is not None:
+        options["quantization_config"] = _quantization(config, settings)
     with usable(source, "weights"):
         model, loaded = model_class(config).from_pretrained(
             source,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
-            **_options(settings),
+            **options,
         )
     check_loaded(source, loaded["missing_keys"], loaded["mismatched_keys"])
     _prepare(model, settings)
@@ -330,6 +355,41 @@ def empty_model(config: PretrainedConfig, settings: PolicySettings) -> PreTraine
 
 def _options(settings: PolicySettings) -> dict[str, Any]:
     return {"dtype": DTYPES[settings.dtype], "attn_implementation": settings.attention}
+
+
+def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAndBytesConfig:
+    """NF4 with quantized constants, of the linear layers of the language model, its head left out.
+
+    Raises:
+        SpecsError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
+    plain = empty_model(config, PolicySettings(settings.model))
+    kept = [*vision_modules(plain), plain.get_output_embeddings()]
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=DTYPES[settings.dtype],
+        llm_int8_skip_modules=[name for name, module in plain.named_modules() if module in kept],
+    )
+
+
+def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
+    """The layers of a model (not quantized) that `quantization` keeps in 4 bits."""
+    kept = {module for part in (*vision_modules(model), model.get_output_embeddings()) for module in part.modules()}
+    linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m not in kept)
+    return [layer for layer in linear if not layer.weight.requires_grad]
+
+
+def _dense(weight: Tensor) -> Tensor:
+    """A weight, in full precision if it is quantized."""
+    if (state := getattr(weight, "quant_state", None)) is None:
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.detach(), state)
 
 
 def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from small_runs import Curve, Letters, small_trainer
+from small_runs import Curve, Letters, small_trainer, write_pair_file, write_prompt_file
 from tiny_policies import mixed_batch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -21,8 +22,15 @@ from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule, S
 from specs_lightning.objectives import DPO, GRPO, SFT, MismatchCorrection
 from specs_lightning.policy import LoRASettings, Policy, PolicySettings
 from specs_lightning.rollout import SamplingSettings
+from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 
 STEPS, STOP = 5, 3
+STRATEGIES = ("ddp", "fsdp2")
+RESUMED = ("cold start", "GRPO, LoRA")
+WRITERS = (("ddp", "auto"), ("fsdp2", "fsdp2"), ("fsdp2", "auto"))
+"""The strategy on two processes, and that of the process whose checkpoint it goes on from."""
+READERS = (("auto", "ddp"), ("fsdp2", "fsdp2"))
+"""The strategy on one process, and that of the two whose checkpoint it goes on from."""
 TIMES = ("train/draw_seconds", "train/wait_seconds", "train/round_seconds")
 
 
@@ -44,7 +52,7 @@ TRAININGS = {
     "cold start": Training("cold_start", VISION),
     "cold start, LoRA": Training("cold_start", LORA),
     "GRPO": Training("grpo", VISION),
-    "GRPO, LoRA": Training("grpo", LORA),
+    "GRPO, LoRA": Training("grpo", LORA, {"objective": GRPO(kl_coefficient=0.1)}),  # its reference has them off
     # Of two pairs a step one may have an image and the other none; every other micro-batch has no pair at all.
     "frozen vision, frozen reference": Training(
         "cold_start", module={"reference": "frozen", "max_tokens_per_micro_batch": 120}, data={"batch_size": 2}
@@ -143,3 +151,103 @@ def train(
 @torch.no_grad()
 def some_logprobs(policy: Policy) -> Tensor:
     return policy.token_logprobs(mixed_batch(policy, 2)).logprobs
+
+
+def differences(outcome: Outcome, expected: Outcome, after: int = 0) -> dict[str, float]:
+    """How far two outcomes are apart at most: for each number |a - b| / (1 + |b|), relative for large ones.
+
+    Args:
+        outcome: of a training that went on after so many steps.
+        expected: of a whole one.
+        after: so many steps; none for a training that began with the first.
+    """
+    steps = list(zip(outcome.steps, expected.steps[after:], strict=True))
+    if not after:  # what a round began with is not logged again by a run that goes on in the middle of it
+        assert [set(step) for step in outcome.steps] == [set(step) for step in expected.steps]
+    logged = [(name, value, other[name]) for step, other in steps for name, value in step.items()]
+
+    def of(names: Any) -> float:
+        return max(_apart(torch.tensor(a), torch.tensor(b)) for name, a, b in logged if names(name))
+
+    found = {
+        "loss": of(lambda name: name == "train/loss"),
+        "other figures": of(lambda name: name != "train/loss"),
+        "weights": _furthest(outcome.weights, expected.weights),
+        "log-probabilities": _apart(outcome.logprobs_NT, expected.logprobs_NT),
+    }
+    return found if after else found | {"gradients": _furthest(outcome.gradients, expected.gradients)}
+
+
+def _furthest(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert set(tensors) == set(expected)
+    return max(_apart(tensor, expected[name]) for name, tensor in tensors.items())
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    apart = (a.double() - b.double()).abs() / (1 + b.double().abs())
+    apart[a.isnan() & b.isnan()] = 0  # no completion of that kind on either side
+    return float("inf") if apart.isnan().any() else float(apart.max())
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where one process and two work on the same trainings."""
+
+    model: Path
+    folder: Path
+
+    @classmethod
+    def furnished(cls, model: Path, folder: Path) -> Room:
+        """With the files that they train on."""
+        write_pair_file(folder, 11)
+        write_prompt_file(folder, 8)
+        return cls(model, folder)
+
+    def of(self, processes: int, label: str, name: str) -> Path:
+        return self.folder / f"{processes}-{label}" / name
+
+    def train(
+        self, processes: int, strategy: Any, name: str, *callbacks: Callback, label: str = "", **settings: Any
+    ) -> Outcome:
+        folder = self.of(processes, label or strategy, name)
+        settings = {"strategy": strategy, "devices": processes} | settings
+        return train(TRAININGS[name], self.model, self.folder, folder, *callbacks, **settings)
+
+    def resume(self, processes: int, strategy: str, writer: Path, name: str) -> Outcome:
+        checkpoint = writer / "checkpoints" / f"step={STOP}.ckpt"
+        return self.train(processes, strategy, name, label=f"{strategy}-from-{writer.parent.name}", resume=checkpoint)
+
+    def train_alone(self) -> dict[str, Outcome]:
+        """One process without a strategy; and with `fsdp2`, for its checkpoints."""
+        for name in RESUMED:
+            in_shards(self.train, 1, "fsdp2", name)
+        return {name: self.train(1, "auto", name) for name in TRAININGS}
+
+    def resume_alone(self) -> dict[tuple[str, str, str], Outcome]:
+        """One process, from the checkpoints of two."""
+        return {
+            (strategy, writer, name): in_shards(self.resume, 1, strategy, self.of(2, writer, name), name)
+            for strategy, writer in READERS
+            for name in RESUMED
+        }
+
+    def train_all(self) -> dict[tuple[str, str], Outcome]:
+        """Both of two processes."""
+        return {(strategy, name): self.train(2, strategy, name) for strategy in STRATEGIES for name in TRAININGS}
+
+    def resume_all(self) -> dict[tuple[str, str, str], Outcome]:
+        """Both of two processes, from the checkpoints of one."""
+        return {
+            (strategy, writer, name): self.resume(2, strategy, self.of(1, writer, name), name)
+            for strategy, writer in WRITERS
+            for name in RESUMED
+        }
+
+
+def in_shards(function: Any, *args: Any) -> Any:
+    """Leaves no process group behind for others."""
+    try:
+        return function(*args)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

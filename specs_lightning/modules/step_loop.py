@@ -86,6 +86,7 @@ class PolicyModule(LightningModule, ABC):
         super().__init__()
         self.automatic_optimization = False
         self.policy_settings = policy
+        self.strict_loading = policy.lora is None  # checkpoints hold adapters alone
         self.optimizer_callable = optimizer
         self.schedule = schedule
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
@@ -162,7 +163,14 @@ class PolicyModule(LightningModule, ABC):
         scheduler = get_scheduler(self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
+    def _adapters(self) -> set[str]:
+        return {name for name, weight in self.named_parameters() if ".lora_" in name}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.policy_settings.lora is not None:  # the model beside them is where it came from
+            adapters = self._adapters()
+            weights = checkpoint["state_dict"].items()
+            checkpoint["state_dict"] = {name: weight for name, weight in weights if name in adapters}
         checkpoint["step_loop"] = {
             "steps": self.steps,
             "skipped_in_a_row": self.skipped_in_a_row,
@@ -173,6 +181,9 @@ class PolicyModule(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("step_loop")
+        saved = checkpoint.get("state_dict")  # not with shards, which their strategy loads
+        if saved is not None and (missing := self._adapters() - set(saved)):
+            raise SpecsError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
 
     def on_train_start(self) -> None:
         """Subclasses call it last: nothing may draw random numbers between it and the first batch."""

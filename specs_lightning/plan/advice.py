@@ -64,6 +64,8 @@ def _changes(job: Job) -> Iterator[tuple[str, Job]]:
     if policy.lora is None:
         adapted = replace(policy, lora=LoRASettings(), dtype="bfloat16")
         yield "model.policy.lora: {}, model.policy.dtype: bfloat16", replace(job, policy=adapted)
+    elif policy.quantization is None and devices.strategy != "fsdp2":
+        yield "model.policy.quantization: 4bit", replace(job, policy=replace(policy, quantization="4bit"))
 
 
 def _changed_engines(job: Job) -> Iterator[tuple[str, Job]]:

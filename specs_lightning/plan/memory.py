@@ -17,11 +17,13 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.job import Job, Sampling
 from specs_lightning.plan.lengths import image_tokens, row_lengths
 from specs_lightning.plan.trace import Activations, activations, decoding_bytes, head_size, vision_bytes
-from specs_lightning.policy import DTYPES, empty_model, trains_vision
+from specs_lightning.policy import DTYPES, empty_model, quantized_layers, trains_vision
 from specs_lightning.rollout import HFEngine, VLLMEngine
 from specs_lightning.strategies.fsdp2 import blocks
 
 GIB = 2**30
+FOUR_BIT_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight in 4 bits: a byte for each 64 of them, and 4 for each 256 of those bytes, are its constants."""
 Moment = Literal["training", "update", "rollout"]
 T = TypeVar("T")
 
@@ -78,6 +80,8 @@ class ModelSize:
     """The largest block that sharding gathers as one."""
     outside_parameters: int
     """What is in no block: embeddings, head, the last norm."""
+    largest_quantized: int
+    """Bytes of the largest weight in 4 bits as it is computed with: it is made for its layer's pass."""
     trains_vision: bool
 
 
@@ -130,6 +134,7 @@ def _training_parts(job: Job, model: ModelSize, engine: EngineMemory) -> tuple[l
         Part("activations", training=passed.kept),
         Part("log-probabilities, recomputation", training=passed.peak - passed.kept),
         Part("update's own", update=_update(job, model)),
+        Part("a layer out of 4 bits", training=model.largest_quantized, rollout=model.largest_quantized),
     ], offloaded
 
 
@@ -159,12 +164,15 @@ def model_size(job: Job) -> ModelSize:
     """Of the job's model, adapters included."""
     model = empty_model(job.config, job.policy)
     weights = list(model.parameters())
+    quantized = [layer.weight for layer in quantized_layers(model)] if job.policy.quantization else []
+    saved = sum(weight.nbytes - int(weight.numel() * FOUR_BIT_BYTES) for weight in quantized)
     trained = [weight for weight in weights if weight.requires_grad]
     sizes = [sum(weight.numel() for weight in block.parameters()) for block in blocks(model)]
     parameters = sum(weight.numel() for weight in weights)
     return ModelSize(
         parameters=parameters,
-        weights=sum(weight.nbytes for weight in weights),
+        weights=sum(weight.nbytes for weight in weights) - saved,
+        largest_quantized=max((weight.nbytes for weight in quantized), default=0),
         trained_parameters=sum(weight.numel() for weight in trained),
         trained=sum(weight.nbytes for weight in trained),
         largest_trained=max((weight.nbytes for weight in trained), default=0),

@@ -12,12 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from full_disks import no_room_for
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from small_runs import small_trainer, write_pair_file, write_prompt_file
-from small_trainings import STOP, TRAININGS, Outcome, make, some_logprobs, train
+from small_runs import small_trainer
+from small_trainings import (
+    RESUMED,
+    STOP,
+    STRATEGIES,
+    TRAININGS,
+    WRITERS,
+    Outcome,
+    Room,
+    differences,
+    make,
+    some_logprobs,
+)
 from torch.distributed.checkpoint import FileSystemReader
 from torch.testing import assert_close
 from two_processes import on_two_processes
@@ -34,65 +44,16 @@ from specs_lightning.strategies import FSDP2
 
 pytestmark = pytest.mark.slow
 
-STRATEGIES = ("ddp", "fsdp2")
 SETTINGS: dict[str, dict[str, Any]] = {
     "two replicas": {"replicas": 2},
     "gathered until the backward pass": {"reshard_after_forward": False},
     "offloaded": {"cpu_offload": True},
 }
-RESUMED = ("cold start", "GRPO, LoRA")
-WRITERS = (("ddp", "auto"), ("fsdp2", "fsdp2"), ("fsdp2", "auto"))
-"""The strategy on two processes, and that of the process whose checkpoint it goes on from."""
 
 
 def assert_same(outcome: Outcome, expected: Outcome, after: int = 0) -> None:
-    close = {"rtol": 1e-5, "atol": 1e-5}
-    for step, other in zip(outcome.steps, expected.steps[after:], strict=True):
-        # What a round began with is not logged again by a run that goes on in the middle of it.
-        assert_close(step, {name: other[name] for name in step} if after else other, **close)
-    if not after:
-        assert_close(outcome.gradients, expected.gradients, **close)
-    assert_close(outcome.weights, expected.weights, **close)
-    assert_close(outcome.logprobs_NT, expected.logprobs_NT, **close)
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where both sides work."""
-
-    model: Path
-    folder: Path
-
-    def of(self, processes: int, label: str, name: str) -> Path:
-        return self.folder / f"{processes}-{label}" / name
-
-    def train(
-        self, processes: int, strategy: Any, name: str, *callbacks: Callback, label: str = "", **settings: Any
-    ) -> Outcome:
-        folder = self.of(processes, label or strategy, name)
-        settings = {"strategy": strategy, "devices": processes} | settings
-        return train(TRAININGS[name], self.model, self.folder, folder, *callbacks, **settings)
-
-    def resume(self, processes: int, strategy: str, writer: Path, name: str) -> Outcome:
-        checkpoint = writer / "checkpoints" / f"step={STOP}.ckpt"
-        return self.train(processes, strategy, name, label=f"{strategy}-from-{writer.parent.name}", resume=checkpoint)
-
-    def stop(self, strategy: str) -> Outcome:
-        """One process is told to stop; then both go on from where they did."""
-        label = f"{strategy}-stopped"
-        with pytest.raises(SIGTERMException):
-            self.train(2, strategy, "cold start", StopOne(), label=label)
-        (checkpoint,) = by_age(self.of(2, label, "cold start") / "checkpoints")
-        assert checkpoint.name == f"step={STOP - 1}.ckpt"
-        return self.train(2, strategy, "cold start", label=label, resume=checkpoint)
-
-    def fill_disk(self, strategy: str) -> str:
-        """What a process says when a checkpoint has no room, of shards that of the second process."""
-        name = f"step={STOP}.ckpt"
-        with no_room_for(name, "__1_0.distcp" if strategy == "fsdp2" else None), pytest.raises(SpecsError) as refused:
-            self.train(2, strategy, "cold start", label=f"{strategy}-full")
-        assert not list(self.of(2, f"{strategy}-full", "cold start").glob(f"checkpoints/{name}*"))
-        return f"{type(refused.value).__name__}: {refused.value}"
+    found = differences(outcome, expected, after)
+    assert max(found.values()) <= 1e-5, found
 
 
 class StopOne(Callback):
@@ -112,6 +73,25 @@ class FailsOnOne(HFEngine):
         return super().generate(*args)
 
 
+def stop(room: Room, strategy: str) -> Outcome:
+    """One process is told to stop; then both go on from where they did."""
+    label = f"{strategy}-stopped"
+    with pytest.raises(SIGTERMException):
+        room.train(2, strategy, "cold start", StopOne(), label=label)
+    (checkpoint,) = by_age(room.of(2, label, "cold start") / "checkpoints")
+    assert checkpoint.name == f"step={STOP - 1}.ckpt"
+    return room.train(2, strategy, "cold start", label=label, resume=checkpoint)
+
+
+def fill_disk(room: Room, strategy: str) -> str:
+    """What a process says when a checkpoint has no room, of shards that of the second process."""
+    name = f"step={STOP}.ckpt"
+    with no_room_for(name, "__1_0.distcp" if strategy == "fsdp2" else None), pytest.raises(SpecsError) as refused:
+        room.train(2, strategy, "cold start", label=f"{strategy}-full")
+    assert not list(room.of(2, f"{strategy}-full", "cold start").glob(f"checkpoints/{name}*"))
+    return f"{type(refused.value).__name__}: {refused.value}"
+
+
 @dataclass(frozen=True)
 class Found:
     """What one of two processes found."""
@@ -128,15 +108,11 @@ class Found:
 
 def find(room: Room) -> Found:
     return Found(
-        trained={(strategy, name): room.train(2, strategy, name) for strategy in STRATEGIES for name in TRAININGS},
+        trained=room.train_all(),
         settings={label: room.train(2, FSDP2(**settings), "GRPO", label=label) for label, settings in SETTINGS.items()},
-        resumed={
-            (strategy, writer, name): room.resume(2, strategy, room.of(1, writer, name), name)
-            for strategy, writer in WRITERS
-            for name in RESUMED
-        },
-        stopped={strategy: room.stop(strategy) for strategy in STRATEGIES},
-        no_room={strategy: room.fill_disk(strategy) for strategy in STRATEGIES},
+        resumed=room.resume_all(),
+        stopped={strategy: stop(room, strategy) for strategy in STRATEGIES},
+        no_room={strategy: fill_disk(room, strategy) for strategy in STRATEGIES},
         rates=validate(room, 2, "fsdp2"),
         error=failure(room),
         reduced=room.train(2, "fsdp2", "GRPO", label="reduced", precision="bf16-mixed"),
@@ -165,26 +141,12 @@ def failure(room: Room) -> str:
 
 @pytest.fixture(scope="module")
 def room(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Room:
-    folder = tmp_path_factory.mktemp("room")
-    write_pair_file(folder, 11)
-    write_prompt_file(folder, 8)
-    return Room(tiny_model_path, folder)
+    return Room.furnished(tiny_model_path, tmp_path_factory.mktemp("room"))
 
 
 @pytest.fixture(scope="module")
 def alone(room: Room) -> dict[str, Outcome]:
-    """One process, without a strategy, and with `fsdp2` for its checkpoints."""
-    for name in RESUMED:
-        in_shards(room.train, 1, "fsdp2", name)
-    return {name: room.train(1, "auto", name) for name in TRAININGS}
-
-
-def in_shards(function: Any, *args: Any) -> Any:
-    """Leaves no process group behind for other tests."""
-    try:
-        return function(*args)
-    finally:
-        dist.destroy_process_group()
+    return room.train_alone()
 
 
 @pytest.fixture(scope="module")
@@ -237,17 +199,11 @@ def test_two_processes_go_on_from_the_checkpoint_of_one(
         assert_same(found.resumed[strategy, writer, name], alone[name], after=STOP)
 
 
-@pytest.mark.parametrize("name", RESUMED)
-@pytest.mark.parametrize(("strategy", "writer"), [("auto", "ddp"), ("fsdp2", "fsdp2")])
 def test_one_process_goes_on_from_the_checkpoint_of_two(
-    room: Room, pair: list[Found], alone: dict[str, Outcome], strategy: str, writer: str, name: str
+    room: Room, pair: list[Found], alone: dict[str, Outcome]
 ) -> None:
-    written = room.of(2, writer, name)
-    if strategy == "auto":
-        outcome = room.resume(1, strategy, written, name)
-    else:
-        outcome = in_shards(room.resume, 1, strategy, written, name)
-    assert_same(outcome, alone[name], after=STOP)
+    for (_, _, name), outcome in room.resume_alone().items():
+        assert_same(outcome, alone[name], after=STOP)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
