@@ -17,7 +17,14 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from specs_lightning.data.prompts import build_messages
+from specs_lightning.data.set_aside import SetAside
+from specs_lightning.evaluation import Answer
+from specs_lightning.groups import Prompt
+from specs_lightning.paired_scores import paired_differences
 from specs_lightning.report import write_report
+from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
+from specs_lightning.toy import scenes
 
 STAGES = ["base", "zero", "distill", "cold_start", "sft", "final"]
 SETS = {"id": True, "ood_boxed": False, "ood_letter": False}
@@ -273,3 +280,24 @@ def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
 
 if __name__ == "__main__":
     print(write_report(write_run(Path(sys.argv[1]))))
+
+
+def judged(number: int, correct: float, text: str = "<answer>1</answer>", cause: str | None = None) -> Answer:
+    task = "counting" if number % 2 else "algebra"
+    return Answer("vision", f"p{number}", text, 9, number > 1, 1.0, correct, correct, "1", task=task, cause=cause)
+
+
+def write_evaluated(file: Path, with_base: bool = True) -> Path:
+    """The page of `specs test`: one benchmark with two tasks, a model and its base."""
+    picture = scenes.png(scenes.examples(13, 1)[0][0])
+    prompts = [Prompt(f"p{i}", build_messages("How many?", 1), (picture,), "1") for i in range(40)]
+    mine = [judged(i, float(i < 30)) for i in range(40)]
+    mine[0] = judged(0, math.nan, ATTACK, "no rule for the metric gpt_4o_as_judge")
+    other = [judged(i, float(i < 20)) for i in range(40)]
+    models = [EvaluatedModel("runs/final/model", {"vision": mine}), EvaluatedModel("org/base", {"vision": other})]
+    set_aside = SetAside()
+    set_aside.add("data/MathVision", 3, "truncated image: 3.png")
+    apart = {"vision": paired_differences(mine, other)} if with_base else {}
+    models = models if with_base else models[:1]
+    write_evaluation(file, models, apart, {"vision": prompts}, {"seed": 0, "sampling": {"max_tokens": 7}}, set_aside)
+    return file

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
 from html import unescape
 from pathlib import Path
 
 import pytest
-from report.synthetic_run import ATTACK
-
-from specs_lightning.data.prompts import build_messages
-from specs_lightning.data.set_aside import SetAside
-from specs_lightning.evaluation import Answer
-from specs_lightning.groups import Prompt
-from specs_lightning.paired_scores import paired_differences
-from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
-from specs_lightning.toy import scenes
-
-
-def answer(number: int, correct: float, text: str = "<answer>1</answer>", cause: str | None = None) -> Answer:
-    task = "counting" if number % 2 else "algebra"
-    return Answer("vision", f"p{number}", text, 9, number > 1, 1.0, correct, correct, "1", task=task, cause=cause)
-
-
-def write(file: Path, with_base: bool = True) -> str:
-    picture = scenes.png(scenes.examples(13, 1)[0][0])
-    prompts = [Prompt(f"p{i}", build_messages("How many?", 1), (picture,), "1") for i in range(40)]
-    mine = [answer(i, float(i < 30)) for i in range(40)]
-    mine[0] = answer(0, math.nan, ATTACK, "no rule for the metric gpt_4o_as_judge")
-    other = [answer(i, float(i < 20)) for i in range(40)]
-    models = [EvaluatedModel("runs/final/model", {"vision": mine}), EvaluatedModel("org/base", {"vision": other})]
-    set_aside = SetAside()
-    set_aside.add("data/MathVision", 3, "truncated image: 3.png")
-    apart = {"vision": paired_differences(mine, other)} if with_base else {}
-    models = models if with_base else models[:1]
-    write_evaluation(file, models, apart, {"vision": prompts}, {"seed": 0, "sampling": {"max_tokens": 7}}, set_aside)
-    return file.read_text(encoding="utf-8")
+from report.synthetic_run import ATTACK, write_evaluated
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(tmp_path_factory.mktemp("page") / "test.html")
+    return write_evaluated(tmp_path_factory.mktemp("page") / "test.html").read_text(encoding="utf-8")
 
 
 def words_of(page: str) -> str:
@@ -80,5 +51,5 @@ def test_what_a_model_wrote_is_text(page: str) -> None:
 
 
 def test_without_a_base_there_is_one_column(tmp_path: Path) -> None:
-    words = words_of(write(tmp_path / "test.html", with_base=False))
+    words = words_of(write_evaluated(tmp_path / "test.html", with_base=False).read_text(encoding="utf-8"))
     assert "Difference" not in words and "base" not in words

@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
-from report.synthetic_run import write_experiments, write_run
+from report.synthetic_run import write_evaluated, write_experiments, write_run
 
 from specs_lightning.report import write_report
 from specs_lightning.report.comparison import write_comparison
 
 SIZES = {"phone": {"width": 390, "height": 844}, "desk": {"width": 1280, "height": 900}}
 SMALLEST_LETTERS = 8.0  # pixels
+FIGURES = {"report": 5, "comparison": 5, "evaluation": 0}
+"""The pages, and how many figures each has at least."""
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +48,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {
         "report": write_report(write_run(folder / "run")),
         "comparison": write_comparison(folder / "comparison", write_experiments(folder), {}),
+        "evaluation": write_evaluated(folder / "test.html"),
     }
 
 
 @pytest.fixture(
     scope="module",
-    params=[
-        (page, size, scheme) for page in ("report", "comparison") for size in SIZES for scheme in ("light", "dark")
-    ],
+    params=[(page, size, scheme) for page in FIGURES for size in SIZES for scheme in ("light", "dark")],
     ids="-".join,
 )
 def opened(
@@ -80,7 +81,7 @@ def test_it_says_no_error_and_asks_for_nothing(opened: tuple[Page, list[Any]]) -
     assert page.title() and noticed == []
 
 
-def test_every_figure_and_image_is_drawn(opened: tuple[Page, list[Any]]) -> None:
+def test_every_figure_and_image_is_drawn(opened: tuple[Page, list[Any]], request: pytest.FixtureRequest) -> None:
     page, _ = opened
     figures = page.evaluate(
         "[...document.querySelectorAll('figure')].map(figure => {"
@@ -89,7 +90,8 @@ def test_every_figure_and_image_is_drawn(opened: tuple[Page, list[Any]]) -> None
         "  return {width: box.width, height: box.height, drawn: colours.length,"
         "          data: figure.querySelector('a[download]').href.slice(0, 14)}})"
     )
-    assert len(figures) >= 5
+    name, *_ = request.node.callspec.params["opened"]
+    assert len(figures) >= FIGURES[name]
     for figure in figures:
         assert figure["width"] > 250 and figure["height"] > 80 and figure["drawn"] > 10, figure
         assert figure["data"] == "data:text/csv;"
