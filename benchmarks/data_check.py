@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 import specs_lightning.data.check as data_check
-from specs_lightning.data.prompts import PromptEncoder
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.set_aside import SetAside
 
 ROWS_IN_A_GROUP = 100
 

@@ -33,7 +33,7 @@ SAME = ("*.safetensors", "*.jsonl", "*.parquet", "config.yaml", "results.json")
 def forking() -> Any:
     """Processes that have imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["specs_lightning.pipeline", "specs_lightning.lightning_cli"])
+    context.set_forkserver_preload(["specs_lightning.runs.pipeline", "specs_lightning.commands.fit"])
     return context
 
 

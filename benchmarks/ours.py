@@ -62,15 +62,15 @@ def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int
     from lightning.pytorch import Callback, Trainer
 
     from specs_lightning.data import PreferenceDataModule, RolloutDataModule
-    from specs_lightning.data.prompts import PromptEncoder
     from specs_lightning.data.sources import PromptSource
-    from specs_lightning.memory import keep_freed_memory
     from specs_lightning.modules import ColdStartModule, GRPOModule
     from specs_lightning.modules.step_loop import PolicyModule
     from specs_lightning.objectives import DPO
-    from specs_lightning.policy import Policy, PolicySettings
+    from specs_lightning.policy.policy import Policy, PolicySettings
+    from specs_lightning.prompts.encoder import PromptEncoder
     from specs_lightning.rewards import Reward, RewardSum
     from specs_lightning.rollout import HFEngine, SamplingSettings, VLLMEngine, VLLMSettings
+    from specs_lightning.system.memory import keep_freed_memory
 
     class CountOfE(Reward):
         """As the peers' benchmark: fast, and different for every completion."""

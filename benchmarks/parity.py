@@ -16,9 +16,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from small_trainings import STOP, STRATEGIES, TRAININGS, Outcome, Room, differences
-from tiny_models import tiny_qwen2_5_vl
-from two_processes import on_two_processes
+from helpers.small_trainings import STOP, STRATEGIES, TRAININGS, Outcome, Room, differences
+from helpers.tiny_models import tiny_qwen2_5_vl
+from helpers.two_processes import on_two_processes
 
 COLUMNS = ("loss", "gradients", "weights", "log-probabilities")
 Key = tuple[str, ...]

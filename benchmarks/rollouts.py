@@ -34,9 +34,9 @@ def measure(engine_name: str, folder: Path, workload: Workload, rounds: int) -> 
     import psutil
     import torch
 
-    from specs_lightning.data.prompts import PromptEncoder, build_messages
     from specs_lightning.groups import Prompt
-    from specs_lightning.policy import Policy, PolicySettings
+    from specs_lightning.policy.policy import Policy, PolicySettings
+    from specs_lightning.prompts.encoder import PromptEncoder, build_messages
     from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, VLLMEngine, VLLMServers, VLLMSettings
 
     torch.set_num_threads(1)

@@ -23,11 +23,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from workloads import WORKLOADS, Workload
 
-from specs_lightning.data.prompts import PromptEncoder
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.set_aside import SetAside
 
 aten = torch.ops.aten
 ATTENTION_ON_CPU = {

@@ -17,11 +17,11 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 from rich.table import Table
 
-from specs_lightning.answer_formats import FORMATS
 from specs_lightning.callbacks import EvaluationCallback, Measured
 from specs_lightning.data import PromptSource
-from specs_lightning.evaluation import Answered
+from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.modules import PolicyModule
+from specs_lightning.scoring.answer_formats import FORMATS
 
 FILE = "format_transfer.json"
 

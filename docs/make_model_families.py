@@ -40,7 +40,16 @@ COLUMNS = {
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder, "results.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "tests/test_families.py", f"--junitxml={results}"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n",
+            "0",
+            "tests/policy/test_families.py",
+            f"--junitxml={results}",
+        ]
         subprocess.run(command, cwd=ROOT, check=False)
         passed = defaultdict(bool)
         for case in ElementTree.parse(results).iter("testcase"):

@@ -19,12 +19,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import docstring_parser
 
 from specs_lightning import callbacks, data, modules, objectives, rewards, rollout
-from specs_lightning.comparison import compare
-from specs_lightning.data.base import PolicyDataModule
 from specs_lightning.data.check import check
+from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.distill.pairs import distill
 from specs_lightning.objectives import GRPO, ColdStartObjective
-from specs_lightning.pipeline import run
+from specs_lightning.runs.comparison import compare
+from specs_lightning.runs.pipeline import run
 
 FILE = Path(__file__).parent / "settings.md"
 

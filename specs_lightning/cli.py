@@ -20,7 +20,7 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, Namespace, auto_cli, set_parsing_settings
 
-from specs_lightning.files import DISK_FULL
+from specs_lightning.system.files import DISK_FULL
 
 COMMANDS = {
     "run": "the whole method, stage by stage, to a report",
@@ -76,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if command not in COMMANDS:
         sys.exit(f"specs: unknown command {command!r}\n\n{usage()}")
     if command == "doctor":
-        from specs_lightning.doctor import doctor
+        from specs_lightning.commands.doctor import doctor
 
         sys.exit(not auto_cli(doctor, args=args[1:], prog="specs doctor"))
     sys.path.insert(0, os.getcwd())  # so that a class_path finds the user's own modules
@@ -147,7 +147,7 @@ def usage() -> str:
 
 def prepare_process() -> None:
     """Settings of the whole process: memory, quiet libraries, docstrings as help."""
-    from specs_lightning.memory import keep_freed_memory
+    from specs_lightning.system.memory import keep_freed_memory
 
     keep_freed_memory()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -166,7 +166,7 @@ def prepare_process() -> None:
 
 def fit(args: Sequence[str], **trainer: Any) -> Any:
     """Run one of LightningCLI's commands; `trainer` sets defaults of the Trainer."""
-    from specs_lightning.lightning_cli import SpecsCLI
+    from specs_lightning.commands.fit import SpecsCLI
 
     return SpecsCLI.launch(args, **trainer)
 
@@ -179,7 +179,7 @@ def run_function(command: str, args: Sequence[str]) -> Any:
 def function_settings(command: str, args: Sequence[str], *further: type) -> dict[str, Any]:
     """A function's arguments from files and overrides, made; those of `further` classes stand beside them as given."""
     from specs_lightning.errors import refused_settings
-    from specs_lightning.hints import HintingParser
+    from specs_lightning.settings.hints import HintingParser
 
     function = _function(command)
     parser = HintingParser(prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
@@ -220,11 +220,11 @@ def _function(command: str) -> Callable[..., Any]:
 
         return distill
     if command == "run":
-        from specs_lightning.pipeline import run
+        from specs_lightning.runs.pipeline import run
 
         return run
     if command == "compare":
-        from specs_lightning.comparison import compare
+        from specs_lightning.runs.comparison import compare
 
         return compare
     if command == "data check":
@@ -232,7 +232,7 @@ def _function(command: str) -> Callable[..., Any]:
 
         return check
     if command == "serve":
-        from specs_lightning.rollout.server import serve
+        from specs_lightning.rollout.server.http import serve
 
         return serve
     return _report
@@ -244,8 +244,8 @@ def _report(run_dir: Path) -> None:
     Args:
         run_dir: the folder that `specs run` wrote.
     """
-    from specs_lightning.progress import console
     from specs_lightning.report import results_table, write_report
+    from specs_lightning.system.progress import console
 
     console.print(results_table(run_dir))
     console.print(f"report: {write_report(run_dir)}")

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import EXPORT_ALONE, ROOT, specs
-from small_runs import write_pair_file, write_prompt_file
+from helpers.command_line import EXPORT_ALONE, ROOT, specs
+from helpers.small_runs import write_pair_file, write_prompt_file
 from transformers import AutoModelForImageTextToText
 
 from specs_lightning import __version__
 from specs_lightning.cli import COMMANDS, STOPPED
-from specs_lightning.evaluation import read_answers
-from specs_lightning.folder_lock import LOCK_FILE
+from specs_lightning.evaluation.evaluator import read_answers
+from specs_lightning.system.folder_lock import LOCK_FILE
 
 SMOKE = ("--config=configs/toy/smoke.yaml",)
 COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"
@@ -213,7 +213,7 @@ class TestGoingOn:
         def full(*unused: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "model")
 
-        monkeypatch.setattr("specs_lightning.policy.Policy.save", full)
+        monkeypatch.setattr("specs_lightning.policy.policy.Policy.save", full)
         told = refused(capsys, *cold_start)
         assert "specs fit: [Errno 28] No space left on device: 'model'. Make room. The same command with" in told
 

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ROOT, working_directory
+from helpers.command_line import ROOT, working_directory
 from jsonargparse import ActionConfigFile, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from specs_lightning import cli
-from specs_lightning.data.base import PolicyDataModule
-from specs_lightning.hints import HintingLightningParser, HintingParser
-from specs_lightning.lightning_cli import SpecsCLI
+from specs_lightning.commands.fit import SpecsCLI
+from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.modules import PolicyModule
-from specs_lightning.pipeline import OUTPUTS, as_argument
-from specs_lightning.settings_files import read_settings
+from specs_lightning.runs.pipeline import OUTPUTS, as_argument
+from specs_lightning.settings.files import read_settings
+from specs_lightning.settings.hints import HintingLightningParser, HintingParser
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMMAND = re.compile(r"#\s+specs (\w+) (.*--config[= ](\S+).*)")

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_policies import encode, mixed_prompts, random_completions
+from helpers.tiny_policies import encode, mixed_prompts, random_completions
 
-from specs_lightning.data.prompts import PromptEncoder
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 K = 8

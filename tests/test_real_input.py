@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ROOT, specs
-from small_runs import write_prompt_file
+from helpers.command_line import ROOT, specs
+from helpers.small_runs import write_prompt_file
 
 from specs_lightning.toy import scenes
 

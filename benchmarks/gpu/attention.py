@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from specs_lightning.attention import PrefixLayout, attend
+from specs_lightning.policy.attention import PrefixLayout, attend
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 

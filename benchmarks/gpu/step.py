@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from training_step import count_flops, step_of
 
-from specs_lightning.data.prompts import PromptEncoder, build_messages
 from specs_lightning.groups import GroupBatch, Prompt
 from specs_lightning.plan.shapes import model_shape
-from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.prompts.encoder import PromptEncoder, build_messages
 from specs_lightning.toy import resolve
 
 VOCABULARIES = (32_000, 64_000, 152_000)

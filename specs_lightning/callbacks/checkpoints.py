@@ -13,10 +13,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from specs_lightning.checkpoints import FOLDER, NAME, CheckpointError, WholeCheckpointIO, prune, remove_leftovers
 from specs_lightning.modules import PolicyModule
-from specs_lightning.progress import console
-from specs_lightning.ranks import failing_together
+from specs_lightning.modules.checkpoint_files import (
+    FOLDER,
+    NAME,
+    CheckpointError,
+    WholeCheckpointIO,
+    prune,
+    remove_leftovers,
+)
+from specs_lightning.system.progress import console
+from specs_lightning.system.ranks import failing_together
 
 log = logging.getLogger(__name__)
 

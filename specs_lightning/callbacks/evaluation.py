@@ -12,17 +12,17 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 from torchmetrics import Metric
 
-from specs_lightning.answer_metrics import mean_of
-from specs_lightning.data.prompts import PromptEncoder, encode_all
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import SettingsError
-from specs_lightning.evaluation import Answered, Evaluator
+from specs_lightning.evaluation.answer_metrics import mean_of
+from specs_lightning.evaluation.evaluator import Answered, Evaluator
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
-from specs_lightning.progress import console
-from specs_lightning.ranks import share
+from specs_lightning.prompts.encoder import PromptEncoder, encode_all
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.progress import console
+from specs_lightning.system.ranks import share
 
 Measured = Metric | Sequence[float] | float
 """A metric that holds this rank's share; this rank's values, of which the mean over all ranks is taken; or a number

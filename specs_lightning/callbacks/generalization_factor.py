@@ -10,15 +10,21 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Trainer
 
-from specs_lightning.answer_metrics import EXPLORATION, OF_THE_CHOICE, Exploration, exploration_metrics, rate_metrics
 from specs_lightning.callbacks.evaluation import EvaluationCallback, Measured
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SettingsError
-from specs_lightning.evaluation import Answer, Answered, read_answers
+from specs_lightning.evaluation.answer_metrics import (
+    EXPLORATION,
+    OF_THE_CHOICE,
+    Exploration,
+    exploration_metrics,
+    rate_metrics,
+)
+from specs_lightning.evaluation.evaluator import Answer, Answered, read_answers
 from specs_lightning.metrics import GainKind, GeneralizationFactor
 from specs_lightning.modules import PolicyModule
-from specs_lightning.ranks import share
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.ranks import share
 
 
 class GeneralizationFactorCallback(EvaluationCallback):

@@ -10,9 +10,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from specs_lightning.data.images import preview
-from specs_lightning.files import keep_lines
 from specs_lightning.groups import Completion, Group, Prompt
+from specs_lightning.prompts.images import preview
+from specs_lightning.system.files import keep_lines
 
 
 class SampleTable(Callback):

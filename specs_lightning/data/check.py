@@ -23,13 +23,13 @@ from jsonargparse import ArgumentError, ArgumentParser
 from rich import box
 from rich.table import Table as RichTable
 
-from specs_lightning.data.images import BadImage, load_image
-from specs_lightning.data.prompts import PromptEncoder, SpecialTokenInText
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, RowReader, no_usable_row, open_source
 from specs_lightning.data.tables import DataError, Row
 from specs_lightning.groups import Prompt
-from specs_lightning.progress import console, progress_bar
+from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
+from specs_lightning.prompts.images import BadImage, load_image
+from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.system.progress import console, progress_bar
 
 ROWS_IN_A_GROUP = 128
 SHOWN_ROWS = 20

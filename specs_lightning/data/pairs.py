@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError, Row, read_table
-from specs_lightning.files import appearing_whole
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.system.files import appearing_whole
 from specs_lightning.toy import resolve
 
 

@@ -7,8 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Literal
 
-from specs_lightning.data.base import PolicyDataModule, digest, shuffled
-from specs_lightning.data.prompts import try_encode
+from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
 from specs_lightning.data.rounds import (
     Draw,
     DynamicSampling,
@@ -24,11 +23,12 @@ from specs_lightning.data.rounds import (
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
-from specs_lightning.micro_batches import share_of_groups
-from specs_lightning.ranks import gather
+from specs_lightning.judge import JudgeSettings
+from specs_lightning.policy.micro_batches import share_of_groups
+from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
-from specs_lightning.rewards.judge import JudgeSettings
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.ranks import gather
 
 
 class RolloutDataModule(PolicyDataModule):

@@ -13,12 +13,12 @@ import torch
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, EncodedPrompt, Group
-from specs_lightning.micro_batches import micro_batches, share_of_groups
-from specs_lightning.policy import Policy
-from specs_lightning.ranks import failing_together, gather, gather_shares, share
+from specs_lightning.judge import Usage
+from specs_lightning.policy.micro_batches import micro_batches, share_of_groups
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import RewardSum
-from specs_lightning.rewards.judge import Usage
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.ranks import failing_together, gather, gather_shares, share
 
 
 class WrongPolicyVersion(SpecsError):

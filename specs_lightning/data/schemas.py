@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from specs_lightning.data.images import load_image
 from specs_lightning.errors import SpecsError
-from specs_lightning.rewards.boxes import read_boxes
+from specs_lightning.prompts.images import load_image
+from specs_lightning.scoring.boxes import read_boxes
 
 _VIDEO = re.compile(r"\.(?:mp4|avi|mov|mkv|webm)$", re.IGNORECASE)
 

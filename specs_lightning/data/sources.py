@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.answer_formats import answer_format as format_named
-from specs_lightning.data.images import BadImage, confine, load_image
-from specs_lightning.data.prompts import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.data.schemas import Schema, find_schema, listed
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.tables import DataError, Row, Table, read_hub, read_table
 from specs_lightning.groups import Image, Prompt
+from specs_lightning.prompts.encoder import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
+from specs_lightning.prompts.images import BadImage, confine, load_image
+from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.scoring.answer_formats import answer_format as format_named
 
 __all__ = ["DataError", "PromptSource", "load_prompts"]
 
@@ -389,7 +389,7 @@ def _nested(values: Any, column: str) -> Any:
 
 def _with_unit(answer: str, unit: str | None) -> str:
     """A number with its unit, so that an answer in another unit is converted; anything else as it is."""
-    from specs_lightning.rewards.quantities import read_quantity
+    from specs_lightning.scoring.quantities import read_quantity
 
     if unit is None or read_quantity(answer) is None:
         return answer

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from specs_lightning.data.prompts import PromptEncoder, try_encode
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.tables import DataError
-from specs_lightning.files import write_whole
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.policy import Policy, PolicySettings
-from specs_lightning.progress import progress_bar
+from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.prompts.encoder import PromptEncoder, try_encode
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.files import write_whole
+from specs_lightning.system.progress import progress_bar
 
 PROMPTS_AT_ONCE = 64
 

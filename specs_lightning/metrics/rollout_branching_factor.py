@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from specs_lightning.token_logprobs import LOGITS_IN_MEMORY
+from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY
 
 ROUNDING = 1e-6
 """How far below `top_p` still reaches it: 19 of 20 equally likely tokens hold 95 %, though maybe not in float32."""

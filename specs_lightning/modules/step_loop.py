@@ -22,19 +22,19 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from transformers import get_scheduler
 
-from specs_lightning.answer_metrics import by_prompt
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation import Answer, Evaluator, write_answers
-from specs_lightning.files import write_whole
+from specs_lightning.evaluation.answer_metrics import by_prompt
+from specs_lightning.evaluation.evaluator import Answer, Evaluator, write_answers
+from specs_lightning.evaluation.scores import logged, score_sets, scores_table
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.micro_batches import default_tokens_per_micro_batch, micro_batches
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
-from specs_lightning.policy import Policy, PolicySettings, whole
-from specs_lightning.progress import console
-from specs_lightning.random_state import random_state, set_random_state
-from specs_lightning.ranks import gather, rank, world_size
-from specs_lightning.scores import logged, score_sets, scores_table
+from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch, micro_batches
+from specs_lightning.policy.policy import Policy, PolicySettings, whole
+from specs_lightning.system.files import write_whole
+from specs_lightning.system.progress import console
+from specs_lightning.system.random_state import random_state, set_random_state
+from specs_lightning.system.ranks import gather, rank, world_size
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from transformers import PretrainedConfig
 
-from specs_lightning.families import family_of
 from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.lengths import Groups
 from specs_lightning.plan.trace import Computing
-from specs_lightning.policy import DTYPES, PolicySettings, shares_prefix
+from specs_lightning.policy.families import family_of
+from specs_lightning.policy.policy import DTYPES, PolicySettings, shares_prefix
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 
 

@@ -11,11 +11,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from specs_lightning.data.prompts import PromptEncoder, encode_all
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.prompts.encoder import PromptEncoder, encode_all
+from specs_lightning.prompts.set_aside import SetAside
 
 T = TypeVar("T")
 

@@ -18,29 +18,29 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from specs_lightning.cli import function_settings
+from specs_lightning.commands.fit import SpecsCLI
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.pairs import load_pairs
-from specs_lightning.data.prompts import PromptEncoder
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.errors import SpecsError, refused_settings
-from specs_lightning.lightning_cli import SpecsCLI
-from specs_lightning.micro_batches import default_tokens_per_micro_batch
-from specs_lightning.model_files import model_source
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.step_loop import total_steps
-from specs_lightning.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages
 from specs_lightning.plan.job import Devices, Job, Sampling, Training
 from specs_lightning.plan.lengths import Groups, made_up_prompts, read_prompts, some
 from specs_lightning.plan.memory import GIB, optimizer_bytes
 from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
-from specs_lightning.policy import PolicySettings
-from specs_lightning.processors import load_processor
+from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch
+from specs_lightning.policy.model_files import model_source
+from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.processors import load_processor
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
-from specs_lightning.settings_files import read_settings
-from specs_lightning.stages import PROMPTS_AT_ONCE
+from specs_lightning.runs.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages
+from specs_lightning.runs.stages import PROMPTS_AT_ONCE
+from specs_lightning.settings.files import read_settings
 from specs_lightning.strategies import FSDP2
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

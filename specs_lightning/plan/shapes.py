@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.model_files import model_source
+from specs_lightning.policy.model_files import model_source
 
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 

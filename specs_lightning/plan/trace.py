@@ -23,16 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
-from specs_lightning import attention
-from specs_lightning.attention import PrefixLayout
-from specs_lightning.families import family_of
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.plan.lengths import Images
-from specs_lightning.policy import DTYPES, PolicySettings, empty_model, shares_prefix
+from specs_lightning.policy import attention
+from specs_lightning.policy.attention import PrefixLayout
+from specs_lightning.policy.families import family_of
+from specs_lightning.policy.policy import DTYPES, PolicySettings, empty_model, shares_prefix
+from specs_lightning.policy.shared_prefix import Rows, pack_rows
+from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.hf import inverse_transform
-from specs_lightning.shared_prefix import Rows, pack_rows
-from specs_lightning.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
 
 
 @dataclass(frozen=True)

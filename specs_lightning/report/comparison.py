@@ -16,16 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation import read_answers
-from specs_lightning.files import write_whole
-from specs_lightning.metrics.intervals import Estimate
-from specs_lightning.metrics.seeds import Difference, mean_over_seeds, paired_by_prompt, paired_by_seed
+from specs_lightning.evaluation.evaluator import read_answers
 from specs_lightning.report.figures import Drawing, draw_curves, draw_shares
 from specs_lightning.report.files import Series, read_json, read_metrics
 from specs_lightning.report.loading import MEASURES, ModelScores, Results, load_results
 from specs_lightning.report.page import environment, flat
 from specs_lightning.report.panels import Curves, Panel
 from specs_lightning.report.scores import mean_share, percent
+from specs_lightning.statistics.intervals import Estimate
+from specs_lightning.statistics.seeds import Difference, mean_over_seeds, paired_by_prompt, paired_by_seed
+from specs_lightning.system.files import write_whole
 
 GAMMA = "generalization_factor"
 TITLES = {

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.answer_metrics import by_prompt
-from specs_lightning.data.images import preview
-from specs_lightning.data.set_aside import SetAside
-from specs_lightning.evaluation import Answer
-from specs_lightning.files import write_whole
+from specs_lightning.evaluation.answer_metrics import by_prompt
+from specs_lightning.evaluation.evaluator import Answer
+from specs_lightning.evaluation.paired_scores import PairedDifference
+from specs_lightning.evaluation.scores import Scores, score
 from specs_lightning.groups import Prompt
-from specs_lightning.metrics.intervals import Estimate, clustered
-from specs_lightning.paired_scores import PairedDifference
+from specs_lightning.prompts.images import preview
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.report.files import spread
 from specs_lightning.report.page import environment
-from specs_lightning.scores import Scores, score
+from specs_lightning.statistics.intervals import Estimate, clustered
+from specs_lightning.system.files import write_whole
 
 FIGURES = {
     "correct": "Correct",

@@ -21,9 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from specs_lightning.metrics.intervals import Estimate
 from specs_lightning.report.files import Series
 from specs_lightning.report.panels import Curves
+from specs_lightning.statistics.intervals import Estimate
 
 COLOURS = 8
 SMOOTHED_FROM = 60

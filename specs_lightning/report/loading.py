@@ -103,7 +103,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class SetAsideRow:
-    """A row that could not be used, as `specs_lightning.data.set_aside` writes it down."""
+    """A row that could not be used, as `specs_lightning.prompts.set_aside` writes it down."""
 
     source: str
     row: str | int

@@ -15,13 +15,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from specs_lightning.files import write_whole
-from specs_lightning.metrics.intervals import Estimate
 from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
 from specs_lightning.report.files import as_text
 from specs_lightning.report.loading import Results, Run, Stage, load_run
 from specs_lightning.report.panels import stage_curves
 from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns
+from specs_lightning.statistics.intervals import Estimate
+from specs_lightning.system.files import write_whole
 
 SET_ASIDE_LISTED = 50
 _TAG = re.compile(r"(</?[A-Za-z_]\w*>)")

@@ -10,8 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from specs_lightning.metrics.intervals import Estimate, estimate, mean_estimate
 from specs_lightning.report.loading import ModelScores, Results, load_results
+from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
 
 NOTHING = "–"
 Cells = tuple[Estimate | None, ...]

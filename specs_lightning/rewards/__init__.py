@@ -1,11 +1,11 @@
 """Rewards: what a completion is worth, each with a name of its own, and their weighted sum."""
 
+from specs_lightning.judge import BudgetSpent, Judge, JudgeError, JudgeSettings
 from specs_lightning.rewards.accuracy import ANSWER_TYPES, AccuracyReward, check_gold, is_correct
 from specs_lightning.rewards.base import Reward, RewardError, RewardSum, Scored, Scores
 from specs_lightning.rewards.consistency import ConsistencyReward, is_consistent
 from specs_lightning.rewards.format import FormatReward
-from specs_lightning.rewards.judge import BudgetSpent, Judge, JudgeError, JudgeSettings
-from specs_lightning.rewards.workers import MathVerifier, Verdict, VerifierError
+from specs_lightning.scoring.math_verify import MathVerifier, Verdict, VerifierError
 
 __all__ = [
     "ANSWER_TYPES",

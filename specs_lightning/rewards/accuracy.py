@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specs_lightning.answer_formats import find_answer
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.rewards.answer_text import clean, is_balanced, is_vague, is_words, plain, same_text, yes_or_no
+from specs_lightning.judge import AnswerQuestion, Judge
 from specs_lightning.rewards.base import Reward, Scored
-from specs_lightning.rewards.boxes import finds_objects, read_boxes
-from specs_lightning.rewards.choices import LETTERS, picked_option
-from specs_lightning.rewards.judge import AnswerQuestion, Judge
-from specs_lightning.rewards.quantities import read_quantity, read_ratio, same_quantity, same_ratio
-from specs_lightning.rewards.workers import Comparison, MathVerifier, Verdict
+from specs_lightning.scoring.answer_formats import find_answer
+from specs_lightning.scoring.boxes import finds_objects, read_boxes
+from specs_lightning.scoring.choices import LETTERS, picked_option
+from specs_lightning.scoring.math_verify import Comparison, MathVerifier, Verdict
+from specs_lightning.scoring.quantities import read_quantity, read_ratio, same_quantity, same_ratio
+from specs_lightning.scoring.text import clean, is_balanced, is_vague, is_words, plain, same_text, yes_or_no
 
 ANSWER_TYPES = ("auto", "number", "choice", "text", "math", "boxes")
 """How answers are compared. "auto" decides by the gold answer; "text" compares words and never asks math-verify;

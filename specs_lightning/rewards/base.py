@@ -19,10 +19,10 @@ from torch import Tensor
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.ranks import gather, rank
+from specs_lightning.system.ranks import gather, rank
 
 if TYPE_CHECKING:
-    from specs_lightning.rewards.judge import Judge
+    from specs_lightning.judge import Judge
 
 logger = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from specs_lightning.answer_formats import FORMATS, Parts, answer_format, find_answer
 from specs_lightning.groups import Completion, Prompt
+from specs_lightning.judge import ConsistencyQuestion, Judge
 from specs_lightning.rewards.accuracy import resolve_type
-from specs_lightning.rewards.answer_text import plain, same_text, yes_or_no
 from specs_lightning.rewards.base import Reward, Scored
-from specs_lightning.rewards.choices import LETTERS, picked_option
-from specs_lightning.rewards.judge import ConsistencyQuestion, Judge
-from specs_lightning.rewards.quantities import read_quantity, same_quantity
-from specs_lightning.rewards.workers import Verdict
+from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format, find_answer
+from specs_lightning.scoring.choices import LETTERS, picked_option
+from specs_lightning.scoring.math_verify import Verdict
+from specs_lightning.scoring.quantities import read_quantity, same_quantity
+from specs_lightning.scoring.text import plain, same_text, yes_or_no
 
 T = TypeVar("T")
 

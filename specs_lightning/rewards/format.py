@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from specs_lightning.answer_formats import answer_format
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.rewards.base import Reward
+from specs_lightning.scoring.answer_formats import answer_format
 
 
 class FormatReward(Reward):

@@ -6,8 +6,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
 from specs_lightning.rollout.hf import HFEngine
-from specs_lightning.rollout.remote import VLLMServers
 from specs_lightning.rollout.sampler import EngineError, VLLMSettings
+from specs_lightning.rollout.servers import VLLMServers
 from specs_lightning.rollout.vllm import VLLMEngine
 
 __all__ = ["EngineError", "HFEngine", "RolloutEngine", "SamplingSettings", "VLLMEngine", "VLLMServers", "VLLMSettings"]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout.connection import Connection, ServerFailed, failing
 from specs_lightning.rollout.weights import Backend, WeightGroup, arrived, open_store, own_address, write_weights
 from specs_lightning.rollout.wire import architecture

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from specs_lightning.groups import Completion, EncodedPrompt
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
 
 
 @dataclass(frozen=True)

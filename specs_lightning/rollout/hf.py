@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from specs_lightning.groups import Completion, EncodedPrompt
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
+from specs_lightning.policy.shared_prefix import join_vision, next_positions
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
-from specs_lightning.shared_prefix import join_vision, next_positions
 
 
 class HFEngine(RolloutEngine):

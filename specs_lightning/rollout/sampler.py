@@ -127,8 +127,8 @@ class VLLMSampler:
             "tensor_parallel_size": settings.tensor_parallel_size,
             "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from, temperature included
             "generation_config": "vllm",  # no sampling defaults of the model's
-            "worker_extension_cls": "specs_lightning.rollout.worker.PolicyWorker",
-            "logits_processors": ["specs_lightning.rollout.worker:BanVisionTokens"],
+            "worker_extension_cls": "specs_lightning.rollout.server.worker.PolicyWorker",
+            "logits_processors": ["specs_lightning.rollout.server.worker:BanVisionTokens"],
         }
         cache = 1.0 if settings.kv_cache_gib is None and self.on_cpu else settings.kv_cache_gib
         if cache is not None:
@@ -315,7 +315,7 @@ def process_state_kept() -> Iterator[None]:
 
 
 def _as_prompt(request: SampleRequest) -> dict[str, Any]:
-    from specs_lightning.data.images import load_image  # here: the data modules import the engines
+    from specs_lightning.prompts.images import load_image  # here: the data modules import the engines
 
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.template_ids)}
     if request.images:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from specs_lightning.groups import Completion, EncodedPrompt
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
 from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings
 
 if TYPE_CHECKING:
-    from specs_lightning.data.prompts import PromptEncoder
+    from specs_lightning.prompts.encoder import PromptEncoder
 
 
 class VLLMEngine(RolloutEngine):
@@ -55,7 +55,7 @@ class VLLMEngine(RolloutEngine):
         if self._policy() is policy and self.sampler.version == policy.version:
             return
         if self._policy() is not policy:
-            from specs_lightning.data.prompts import PromptEncoder  # here: the data modules import the engines
+            from specs_lightning.prompts.encoder import PromptEncoder  # here: the data modules import the engines
 
             self._encoder, self._stop_ids = PromptEncoder(policy.processor), stop_ids(policy)
         self.sampler.load_weights(policy.named_weights(), policy.version)

@@ -36,10 +36,10 @@ from torch.distributed.fsdp import (
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from specs_lightning.checkpoints import SHARDED_STATE, CheckpointError, saving
 from specs_lightning.errors import SpecsError
-from specs_lightning.policy import DTYPES, Policy, PolicySettings
-from specs_lightning.ranks import failing_together, gather
+from specs_lightning.modules.checkpoint_files import SHARDED_STATE, CheckpointError, saving
+from specs_lightning.policy.policy import DTYPES, Policy, PolicySettings
+from specs_lightning.system.ranks import failing_together, gather
 
 Dtype = Literal["float32", "bfloat16"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from specs_lightning.answer_formats import FORMATS, AnswerFormat, TagFormat, answer_format
-from specs_lightning.distill.corruptions import corrupt
+from specs_lightning.scoring.answer_formats import FORMATS, AnswerFormat, TagFormat, answer_format
+from specs_lightning.scoring.corruptions import corrupt
 from specs_lightning.toy.scenes import Question, reasoning
 
 KEEPS_FORMAT = 0.42

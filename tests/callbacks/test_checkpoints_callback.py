@@ -14,22 +14,22 @@ from typing import Any
 
 import pytest
 import torch
-from full_disks import no_room_for
+from helpers.full_disks import no_room_for
+from helpers.small_runs import Letters, adam, small_trainer, trained_weights, write_pair_file, write_prompt_file
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from small_runs import Letters, adam, small_trainer, trained_weights, write_pair_file, write_prompt_file
 from torch import Tensor
 
 from specs_lightning.callbacks import Checkpoints, SampleTable
-from specs_lightning.checkpoints import CheckpointError, by_age
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
-from specs_lightning.data.base import PolicyDataModule
+from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
-from specs_lightning.policy import PolicySettings
+from specs_lightning.modules.checkpoint_files import CheckpointError, by_age
+from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

@@ -12,22 +12,22 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from evaluation_ranks import measure
+from helpers.evaluation_ranks import measure
+from helpers.small_runs import Letters, ScriptedEngine, adam, small_trainer, write_prompt_file
+from helpers.two_processes import on_two_processes
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from small_runs import Letters, ScriptedEngine, adam, small_trainer, write_prompt_file
-from two_processes import on_two_processes
 
 from specs_lightning.callbacks import EvaluationCallback, GeneralizationFactorCallback, Measured
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SettingsError
-from specs_lightning.evaluation import Answered
+from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.metrics import PassAtK
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

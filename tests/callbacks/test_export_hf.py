@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from small_runs import adam, small_trainer, write_pair_file
-from tiny_policies import mixed_batch, plain_logprobs
+from helpers.small_runs import adam, small_trainer, write_pair_file
+from helpers.tiny_policies import mixed_batch, plain_logprobs
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from specs_lightning.callbacks import ExportHF
 from specs_lightning.data import PreferenceDataModule
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import SFT
-from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.policy.policy import Policy, PolicySettings
 
 
 def test_the_trained_policy_opens_in_plain_transformers(tiny_model_path: Path, tmp_path: Path) -> None:

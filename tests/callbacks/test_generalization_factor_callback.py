@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.small_runs import Curve, Letters, ScriptedEngine, adam, small_trainer, trained_weights, write_prompt_file
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from small_runs import Curve, Letters, ScriptedEngine, adam, small_trainer, trained_weights, write_prompt_file
 
-from specs_lightning.answer_metrics import EXPLORATION
 from specs_lightning.callbacks import GeneralizationFactorCallback
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.evaluation import Answer, write_answers
+from specs_lightning.evaluation.answer_metrics import EXPLORATION
+from specs_lightning.evaluation.evaluator import Answer, write_answers
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 RIGHT, WRONG, PLAIN = "<think>so</think><answer>2</answer>", "<think>so</think><answer>1</answer>", "Answer: 2"

@@ -10,13 +10,13 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from small_runs import Failing, ScriptedEngine, adam, small_trainer, write_prompt_file
+from helpers.small_runs import Failing, ScriptedEngine, adam, small_trainer, write_prompt_file
 
 from specs_lightning.callbacks import SampleTable
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-from command_line import ROOT, specs
+from helpers.command_line import ROOT, specs
 from transformers import AutoProcessor
 
 from benchmarks.data_check import make_file
 from specs_lightning.data.check import FROZEN, check, find_sources, spread
-from specs_lightning.data.prompts import PromptEncoder
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.toy import resolve
 
 MATHVISION = ROOT / "../shared/data/mathvision-sample/problems.jsonl"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import scene_pairs, write_pair_file
+from helpers.small_runs import scene_pairs, write_pair_file
 
 from specs_lightning.data.pairs import PreferencePair, load_pairs, write_pairs
-from specs_lightning.data.prompts import build_messages
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.set_aside import SetAside
 
 
 def without_empty(messages: Any) -> Any:

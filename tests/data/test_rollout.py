@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from small_runs import (
+from helpers.small_runs import (
     Curve,
     Failing,
     Letters,
@@ -23,16 +22,17 @@ from small_runs import (
     trained_weights,
     write_prompt_file,
 )
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from specs_lightning.data import RolloutDataModule
-from specs_lightning.data.base import shuffled
+from specs_lightning.data.policy_data import shuffled
 from specs_lightning.data.rounds import DynamicSampling
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Completion, GroupBatch, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.policy import Policy, PolicySettings
+from specs_lightning.policy.policy import Policy, PolicySettings
 from specs_lightning.rewards import AccuracyReward, FormatReward
 from specs_lightning.rollout import EngineError, HFEngine, SamplingSettings
 

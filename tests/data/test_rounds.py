@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Failing, Letters, ScriptedEngine
-from tiny_policies import encode, sharp_policy
+from helpers.small_runs import Failing, Letters, ScriptedEngine
+from helpers.tiny_policies import encode, sharp_policy
 
 from specs_lightning.data.rounds import (
     DynamicSampling,
@@ -27,7 +27,7 @@ from specs_lightning.data.rounds import (
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.objectives import GRPO
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import Reward, RewardSum
 from specs_lightning.rewards.base import RewardError
 from specs_lightning.rollout import HFEngine, SamplingSettings

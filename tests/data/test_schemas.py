@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from specs_lightning.data.schemas import SCHEMAS, Schema, SchemaError, find_schema, mended
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import DataError, PromptSource, load_prompts
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.set_aside import SetAside
 
 
 def png() -> bytes:

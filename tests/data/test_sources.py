@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from specs_lightning.data.images import load_image
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import DataError, PromptSource, load_prompts
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.set_aside import SetAside
 
 MATHVISION = Path(__file__).parents[3] / "shared" / "data" / "mathvision-sample" / "problems.jsonl"
 GOOD = {"id": "good", "question": "2+2?", "answer": "4"}

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from command_line import ROOT, specs
-from small_runs import write_prompt_file
+from helpers.command_line import ROOT, specs
+from helpers.small_runs import write_prompt_file
 
 GUIDE = (ROOT / "docs" / "custom_evaluation.md").read_text()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import EXPORT_ALONE, ROOT, specs
+from helpers.command_line import EXPORT_ALONE, ROOT, specs
 from test_configs import parse
 
 from specs_lightning.toy import scenes

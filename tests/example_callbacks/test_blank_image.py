@@ -10,17 +10,17 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from small_runs import ScriptedEngine, small_trainer, write_pair_file
+from helpers.small_runs import ScriptedEngine, small_trainer, write_pair_file
 
 from callbacks.blank_image import BlankImageProbe, blank_images, swap_images
 from specs_lightning.data import PreferenceDataModule, PromptSource
-from specs_lightning.data.images import load_image
-from specs_lightning.data.prompts import build_messages
 from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.images import load_image
 from specs_lightning.rollout import SamplingSettings
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import ScriptedEngine, small_trainer, write_pair_file, write_prompt_file
+from helpers.small_runs import ScriptedEngine, small_trainer, write_pair_file, write_prompt_file
 
 from callbacks.format_transfer import FILE, FormatTransfer, main, written_format
-from specs_lightning.answer_formats import FORMATS
 from specs_lightning.data import PreferenceDataModule, PromptSource
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rollout import SamplingSettings
+from specs_lightning.scoring.answer_formats import FORMATS
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from small_runs import ScriptedEngine, small_trainer, write_pair_file, write_prompt_file
+from helpers.small_runs import ScriptedEngine, small_trainer, write_pair_file, write_prompt_file
 from torch import Tensor
 
 from callbacks.judge_disagreement import JudgeDisagreement
@@ -16,7 +16,7 @@ from specs_lightning.data import PreferenceDataModule, PromptSource
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.rewards import AccuracyReward, Reward
 from specs_lightning.rollout import SamplingSettings
 

@@ -9,9 +9,9 @@ import math
 from fractions import Fraction
 
 import torch
+from helpers.metric_shards import mean_of_known
 from hypothesis import given
 from hypothesis import strategies as st
-from metric_shards import mean_of_known
 from torchmetrics import MeanMetric
 
 VALUES = st.lists(st.lists(st.one_of(st.just(math.nan), st.integers(-(2**20), 2**20).map(lambda i: i / 1024))))

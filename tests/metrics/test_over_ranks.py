@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from metric_shards import empty_metrics, fill, one_rank, results
+from helpers.metric_shards import empty_metrics, fill, one_rank, results
 from torch.testing import assert_close
 
 SECONDS = 120

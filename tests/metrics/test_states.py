@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from metric_shards import empty_metrics, fill
+from helpers.metric_shards import empty_metrics, fill
 from torch.testing import assert_close
 
 NAMES = sorted(empty_metrics())

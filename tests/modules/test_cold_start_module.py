@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.small_runs import Curve, adam, sgd, small_trainer, trained_weights, write_pair_file
+from helpers.tiny_policies import relative_difference, sharp_policy
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from small_runs import Curve, adam, sgd, small_trainer, trained_weights, write_pair_file
-from tiny_policies import relative_difference, sharp_policy
 
 from specs_lightning.data import PreferenceDataModule
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
-from specs_lightning.policy import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import LoRASettings, PolicySettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.small_runs import Curve, Failing, Letters, adam, sgd, small_trainer, trained_weights, write_prompt_file
+from helpers.tiny_policies import relative_difference, sharp_policy
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from small_runs import Curve, Failing, Letters, adam, sgd, small_trainer, trained_weights, write_prompt_file
-from tiny_policies import relative_difference, sharp_policy
 
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.groups import Completion
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.policy import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import LoRASettings, PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Curve, adam, small_trainer, trained_weights, write_pair_file
+from helpers.small_runs import Curve, adam, small_trainer, trained_weights, write_pair_file
 from torch import Tensor
 
 from specs_lightning.data import PreferenceDataModule
@@ -16,7 +16,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.modules.step_loop import SKIPPED_STEPS_LIMIT
 from specs_lightning.objectives import SFT, LossTerms
-from specs_lightning.policy import PolicySettings
+from specs_lightning.policy.policy import PolicySettings
 
 
 class BreaksDown(ColdStartModule):

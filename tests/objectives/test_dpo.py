@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from step_batches import batch_of, near, random_logprobs
+from helpers.step_batches import batch_of, near, random_logprobs
+from helpers.trl_losses import trl_dpo_loss
 from torch import Tensor
-from trl_losses import trl_dpo_loss
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives import DPO, SFT

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_policies import gradient, mixed_prompts, random_completions, relative_difference, sharp_policy
+from helpers.tiny_policies import gradient, mixed_prompts, random_completions, relative_difference, sharp_policy
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives import DPO, GRPO, SFT, ColdStartObjective, LossTerms, MismatchCorrection
 from specs_lightning.objectives.base import Part
-from specs_lightning.policy import Policy
+from specs_lightning.policy.policy import Policy
 
 COLD_START = {
     "dpo": DPO(),

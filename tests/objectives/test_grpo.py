@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.step_batches import batch_of, near, random_logprobs
+from helpers.trl_losses import nanstd, trl_grpo_loss, trl_importance_sampling_ratio
 from hypothesis import given
 from hypothesis import strategies as st
-from step_batches import batch_of, near, random_logprobs
 from torch import Tensor
-from trl_losses import nanstd, trl_grpo_loss, trl_importance_sampling_ratio
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives import GRPO, MismatchCorrection, group_advantages

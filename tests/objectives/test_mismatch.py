@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from step_batches import batch_of
+from helpers.step_batches import batch_of
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from step_batches import batch_of, random_logprobs
+from helpers.step_batches import batch_of, random_logprobs
 
 from specs_lightning.objectives import SFT
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from command_line import EXPORT_ALONE, ROOT, specs, working_directory
-from small_runs import write_pair_file, write_prompt_file
+from helpers.command_line import EXPORT_ALONE, ROOT, specs, working_directory
+from helpers.small_runs import write_pair_file, write_prompt_file
+from helpers.tiny_families import tiny_family
 from test_configs import commands
-from tiny_families import tiny_family
 
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import working_directory
-from peak_memory import measured_peaks
+from helpers.command_line import working_directory
+from helpers.peak_memory import measured_peaks
 
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read

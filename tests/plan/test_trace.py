@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_policies import mixed_prompts, random_completions
+from helpers.tiny_policies import mixed_prompts, random_completions
 from transformers import AutoConfig, PretrainedConfig
 
 from specs_lightning.groups import GroupBatch
@@ -21,8 +21,8 @@ from specs_lightning.plan.trace import (
     decoding_bytes,
     vision_bytes,
 )
-from specs_lightning.policy import LoRASettings, Policy, PolicySettings
-from specs_lightning.shared_prefix import join_vision, pack_rows
+from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.policy.shared_prefix import join_vision, pack_rows
 
 CASES: dict[str, dict[str, Any]] = {
     "whole model": {},

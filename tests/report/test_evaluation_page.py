@@ -7,7 +7,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from report.synthetic_run import ATTACK, write_evaluated
+from helpers.synthetic_run import ATTACK, write_evaluated
 
 
 @pytest.fixture(scope="module")

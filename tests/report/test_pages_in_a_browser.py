@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.synthetic_run import write_evaluated, write_experiments, write_run
 from playwright.sync_api import Browser, Error, Page, sync_playwright
-from report.synthetic_run import write_evaluated, write_experiments, write_run
 
 from specs_lightning.report import write_report
 from specs_lightning.report.comparison import write_comparison

@@ -3,10 +3,10 @@ import base64
 import numpy as np
 import pytest
 
-from specs_lightning.metrics.intervals import estimate
 from specs_lightning.report.figures import draw_curves, draw_shares, moving_mean
 from specs_lightning.report.files import Series
 from specs_lightning.report.panels import stage_curves
+from specs_lightning.statistics.intervals import estimate
 
 
 def series(*values: float) -> Series:

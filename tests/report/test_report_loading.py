@@ -3,7 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
-from report.synthetic_run import write_json, write_run
+from helpers.synthetic_run import write_json, write_run
 
 from specs_lightning.report.files import as_text, finite, read_lines, read_metrics, spread
 from specs_lightning.report.loading import load_run

@@ -3,7 +3,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from report.synthetic_run import ATTACK, STAGES, sample, write_json, write_jsonl, write_run
+from helpers.synthetic_run import ATTACK, STAGES, sample, write_json, write_jsonl, write_run
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.report import write_report

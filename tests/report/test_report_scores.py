@@ -2,13 +2,13 @@ import io
 from pathlib import Path
 
 import pytest
-from report.synthetic_run import write_json, write_run
+from helpers.synthetic_run import write_json, write_run
 from rich.console import Console
 
-from specs_lightning.metrics.intervals import estimate, mean_estimate, wilson
 from specs_lightning.report import results_table
 from specs_lightning.report.loading import load_results
 from specs_lightning.report.scores import percent, results_columns
+from specs_lightning.statistics.intervals import estimate, mean_estimate, wilson
 
 
 def test_wilson_against_a_hand_worked_case() -> None:

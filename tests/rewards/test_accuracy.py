@@ -10,7 +10,7 @@ import pytest
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.rewards import ANSWER_TYPES, AccuracyReward, RewardSum, check_gold, is_correct
 from specs_lightning.rewards.accuracy import OtherWords, decide, judge_answer, judge_by_rules, resolve_type
-from specs_lightning.rewards.workers import TIMED_OUT, Comparison, Verdict
+from specs_lightning.scoring.math_verify import TIMED_OUT, Comparison, Verdict
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "mathvision-sample"
 DISAGREEMENTS = Path(__file__).with_name("mathvision_disagreements.json")

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from tiny_models import tiny_qwen2_5_vl
-from tiny_policies import encode, mixed_prompts, sharp_policy
+from helpers.tiny_models import tiny_qwen2_5_vl
+from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
+from helpers.vllm_servers import specs_serve
 from torch import Tensor
-from vllm_servers import specs_serve
 
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
 from specs_lightning.objectives import GRPO
-from specs_lightning.policy import LoRASettings, Policy
+from specs_lightning.policy.policy import LoRASettings, Policy
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, VLLMEngine, VLLMServers, VLLMSettings
 
 BOUND = 1e-4

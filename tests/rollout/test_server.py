@@ -19,16 +19,16 @@ import httpx
 import pytest
 import torch
 import torch.multiprocessing
+from helpers.tiny_models import tiny_qwen2_5_vl
+from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
+from helpers.vllm_servers import FakeSampler, FakeServer, RealServer, specs_serve
 from starlette.testclient import TestClient
-from tiny_models import tiny_qwen2_5_vl
-from tiny_policies import encode, mixed_prompts, sharp_policy
-from vllm_servers import FakeSampler, FakeServer, RealServer, specs_serve
 
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
-from specs_lightning.policy import LoRASettings, Policy
+from specs_lightning.policy.policy import LoRASettings, Policy
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMServers, connection, weights
-from specs_lightning.rollout.served import FolderRule, Refused, ServedSampler
-from specs_lightning.rollout.server import Guard, application, serve
+from specs_lightning.rollout.server.http import Guard, application, serve
+from specs_lightning.rollout.server.served import FolderRule, Refused, ServedSampler
 from specs_lightning.rollout.wire import TOKEN_ENV, architecture, differences
 
 SAMPLING = SamplingSettings(2, 8)
@@ -604,7 +604,7 @@ class TestSecurity:
         assert_holds(server, policy)
 
     def test_what_is_no_request_is_refused_unread(self, served: ServedSampler, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("specs_lightning.rollout.server.MAX_REQUEST_BYTES", 100)
+        monkeypatch.setattr("specs_lightning.rollout.server.http.MAX_REQUEST_BYTES", 100)
         client = TestClient(Guard(application(served, None, FolderRule(None, True)), None))
         form = client.post("/weights", content="{}", headers={"Content-Type": "text/plain"})
         endless = client.post("/weights", content=iter([b"{}"]), headers={"Content-Type": "application/json"})

@@ -10,8 +10,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
-from specs_lightning.families import FAMILIES, vision_modules
-from specs_lightning.policy import model_class
+from specs_lightning.policy.families import FAMILIES, vision_modules
+from specs_lightning.policy.policy import model_class
 from specs_lightning.strategies import FSDP2
 from specs_lightning.strategies.fsdp2 import blocks
 

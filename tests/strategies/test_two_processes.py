@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from full_disks import no_room_for
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from small_runs import small_trainer
-from small_trainings import (
+from helpers.full_disks import no_room_for
+from helpers.small_runs import small_trainer
+from helpers.small_trainings import (
     RESUMED,
     STOP,
     STRATEGIES,
@@ -28,19 +26,21 @@ from small_trainings import (
     make,
     some_logprobs,
 )
+from helpers.two_processes import on_two_processes
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint import FileSystemReader
 from torch.testing import assert_close
-from two_processes import on_two_processes
 
-from specs_lightning.checkpoints import by_age
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion
 from specs_lightning.modules import PolicyModule
-from specs_lightning.policy import Policy, PolicySettings
-from specs_lightning.ranks import OtherRankFailed, rank
+from specs_lightning.modules.checkpoint_files import by_age
+from specs_lightning.policy.policy import Policy, PolicySettings
 from specs_lightning.rollout import EngineError, HFEngine
 from specs_lightning.strategies import FSDP2
+from specs_lightning.system.ranks import OtherRankFailed, rank
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from specs_lightning.answer_formats import FORMATS, answer_format, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, answer_format, find_answer
 from specs_lightning.toy import habits, scenes
 from specs_lightning.toy.scenes import Question
 

@@ -15,8 +15,8 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
-from specs_lightning.data.set_aside import SetAside
 from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rewards import is_consistent
 from specs_lightning.toy import resolve, scenes
 from specs_lightning.toy.scenes import CELLS, COLOURS, DATA_SETS, TASKS, Question, Scene, Thing

@@ -1,0 +1,1 @@
+"""What the commands of `specs` do that has no room of its own."""

@@ -1,0 +1,191 @@
+"""LightningCLI as `specs` uses it: any `PolicyModule` with any `PolicyDataModule`, both by class path."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from specs_lightning.callbacks import Checkpoints
+from specs_lightning.data.policy_data import PolicyDataModule
+from specs_lightning.errors import refused_settings
+from specs_lightning.evaluation.evaluator import Answer
+from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
+from specs_lightning.evaluation.scores import differences_table
+from specs_lightning.modules import PolicyModule
+from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usable
+from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
+from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
+from specs_lightning.settings.hints import HintingLightningParser
+from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
+from specs_lightning.system.files import write_whole
+from specs_lightning.system.folder_lock import only_writer
+from specs_lightning.system.progress import console
+from specs_lightning.system.ranks import rank
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved settings to the run's folder, to be given to `--config` again, and into each checkpoint.
+
+    `config.yaml` is the training's; other commands write `config_test.yaml` and the like beside it.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            # A saved `ckpt_path: null` would override the command line's.
+            config = self.config.clone()
+            config.pop("ckpt_path", None)
+            command = trainer.state.fn.value  # type: ignore[union-attr]  # one is running
+            file = "config.yaml" if command == "fit" else f"config_{command}.yaml"
+            write_whole(folder / file, self.parser.dump(config, skip_none=False))
+
+    @property
+    def training_settings(self) -> dict[str, Any]:
+        """What is trained, on what and how, as plain values; not on which machines."""
+        settings = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
+        return {name: settings[name] for name in ("seed_everything", "model", "data")}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self.training_settings
+
+
+class SpecsCLI(LightningCLI):
+    """LightningCLI with the package's defaults."""
+
+    @classmethod
+    def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
+        """Parse the arguments, make what they name and, unless told otherwise, run the command that comes first."""
+        return cls(
+            PolicyModule,
+            PolicyDataModule,
+            save_config_callback=SaveConfig,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            trainer_defaults=trainer_defaults,
+            parser_class=HintingLightningParser,
+            parser_kwargs={"prog": "specs"},
+            args=args if isinstance(args, Namespace) else list(args),
+            run=run,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        # A run has one epoch unless told otherwise: rollouts are one long pass, and so is the paper's cold start.
+        defaults = {"max_epochs": 1, "log_every_n_steps": 1, "num_sanity_val_steps": 0}
+        parser.set_defaults({f"trainer.{name}": value for name, value in defaults.items()})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.add_argument(
+                "--base",
+                type=str | None,
+                default=None,
+                help="A second model (folder, hub name or toy:base) that answers the same prompts, to compare with.",
+            )
+        return parser
+
+    def instantiate_classes(self) -> None:
+        with refused_settings():
+            super().instantiate_classes()
+
+    def before_validate(self) -> None:
+        self._print_no_table()
+
+    def before_test(self) -> None:
+        self._print_no_table()
+
+    def _print_no_table(self) -> None:
+        """Lightning's table of what was logged has no intervals; the module prints one that has."""
+        self.config_init[self.subcommand]["verbose"] = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self._get(self.config_init, "trainer")
+        given = list(settings.callbacks or [])
+        if settings.logger in (None, True):
+            kwargs["logger"] = False
+        trainer = super().instantiate_trainer(**kwargs)
+        folder = Path(trainer.default_root_dir)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        for callback in [c for c in callbacks if isinstance(c, Checkpoint)]:
+            if callback not in given:  # Lightning's own, where none was asked for
+                callbacks.remove(callback)
+            elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(folder / FOLDER)  # not below a logger's version
+        if settings.enable_checkpointing is not False and not any(isinstance(c, Checkpoints) for c in callbacks):
+            callbacks.append(Checkpoints())
+        if settings.logger is not False:
+            name = "metrics" if self.subcommand == "fit" else f"metrics_{self.subcommand}"
+            metrics = MetricsFile(folder / f"{name}.csv")
+            trainer.loggers = [*trainer.loggers, metrics]
+            callbacks.insert(0, ResumeMetrics(metrics))  # before any that logs
+        return trainer
+
+    def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Train; `ckpt_path: last` goes on from the newest checkpoint that can be used, if there is one."""
+        folder = Path(self.trainer.default_root_dir)
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        saving = next((callback for callback in callbacks if isinstance(callback, SaveConfig)), None)
+        settings = saving.training_settings if saving else None  # a fast_dev_run saves none
+        with only_writer(folder):
+            if ckpt_path == "last":
+                found = newest_usable(folder / FOLDER, settings)
+                ckpt_path = str(found) if found else None
+            elif ckpt_path is not None:
+                check(Path(ckpt_path), settings)
+            self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+            if self.model.phase == "starting":
+                console.print(
+                    f"nothing to do: {ckpt_path} is at the end of its training; for more, start from its model"
+                )
+
+    def validate(self, **kwargs: Any) -> None:
+        self._evaluate("validate", **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        self._evaluate("test", **kwargs)
+
+    def _evaluate(self, command: str, **kwargs: Any) -> None:
+        """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
+        folder = Path(self.trainer.default_root_dir)
+        with only_writer(folder):
+            getattr(self.trainer, command)(**kwargs)
+        data, name = self.datamodule, str(kwargs.get("ckpt_path") or self.model.policy.source)
+        models, apart = [EvaluatedModel(name, self.model.evaluated)], {}
+        if (base := self._get(self.config_init, "base")) is not None:
+            self.model.policy = None  # make room
+            models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
+            apart = {
+                of: paired_differences(answers, models[1].answers[of]) for of, answers in models[0].answers.items()
+            }
+        if rank() == 0:
+            if apart:
+                console.print(differences_table(apart))
+                self._add_differences(folder / f"{command}.json", base, apart)
+            page = folder / f"{command}.html"
+            write_evaluation(page, models, apart, data.evaluation_prompts, data.kept.drawn_by, data.set_aside)
+            console.print(f"page: {page}", soft_wrap=True)
+
+    def _evaluate_base(self, base: str, folder: Path) -> dict[str, list[Answer]]:
+        """The same command with another model, in a folder of its own."""
+        config = self.config.clone()
+        settings = config[self.subcommand]
+        settings.base, settings.ckpt_path = None, None
+        settings.model.init_args.policy.model = base
+        settings.trainer.default_root_dir = str(folder)
+        console.print(f"the base, {base}:", soft_wrap=True)
+        return self.launch(config).model.evaluated
+
+    def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
+        scores = json.loads(file.read_text())
+        found = {name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()}
+        write_whole(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))

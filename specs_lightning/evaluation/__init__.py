@@ -1,0 +1,1 @@
+"""Where answers are drawn, judged, kept and counted."""

@@ -1,0 +1,234 @@
+"""Evaluation: a policy answers prompts, and each answer is judged by whether it is right and in the asked format."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.metrics import nucleus_sizes, rollout_branching_factor
+from specs_lightning.policy.policy import Policy
+from specs_lightning.rewards import AccuracyReward, Judge
+from specs_lightning.rewards.accuracy import decide
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
+from specs_lightning.scoring.answer_formats import answer_format, find_answer
+from specs_lightning.scoring.benchmarks import judge_response
+from specs_lightning.scoring.math_verify import Verdict
+from specs_lightning.scoring.text import plain
+from specs_lightning.system.files import write_whole
+
+MEASURES = ("format_kept", "correct", "solved")
+NOT_NUMBERS = ("answer", "task", "cause")
+"""What of an answer may be None; None for anything else in a file stands for NaN."""
+TOKENS_AT_ONCE = 16384
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion of an evaluation prompt, judged.
+
+    Args:
+        set: the evaluation set.
+        prompt_id: the prompt's id in it.
+        text: the completion.
+        tokens: its length.
+        finished: whether the policy ended it, rather than the length limit.
+        format_kept: 1 if it is finished and in the asked format, else 0.
+        correct: 1 if its answer is right in whatever form it stands, 0 if not, NaN if it could not be judged.
+        solved: both at once: what a strict harness counts.
+        answer: the answer alone, without its dressing; None where none was found.
+        entropy: the mean over its tokens, in nats; NaN where it was not measured.
+        branching_factor: among how many tokens each was chosen, in the mean; NaN where it was not measured.
+        task: the part of a benchmark that the prompt belongs to; None where there are no parts.
+        cause: why it could not be judged; None where it was.
+    """
+
+    set: str
+    prompt_id: str
+    text: str
+    tokens: int
+    finished: bool
+    format_kept: float
+    correct: float
+    solved: float
+    answer: str | None = None
+    entropy: float = math.nan
+    branching_factor: float = math.nan
+    task: str | None = None
+    cause: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """For JSON, which knows no NaN."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Answer:
+        known: dict[str, Any] = {
+            name: math.nan if value is None and name not in NOT_NUMBERS else value for name, value in row.items()
+        }
+        return cls(**known)
+
+
+Judgement = tuple[float, str | None]
+"""1 of a right answer, 0 of a wrong one, a share of one that is right in part; NaN, with its cause, of one that could
+not be judged."""
+
+
+class Answered(NamedTuple):
+    """A judged answer with what was asked and what was sampled."""
+
+    prompt: Prompt
+    completion: Completion
+    answer: Answer
+
+
+class Evaluator:
+    """Answers prompts with an engine and judges the answers.
+
+    Args:
+        engine: what samples.
+        sampling: how; each prompt may be answered several times.
+        seed: with a prompt's id it determines the sampling, so that two policies meet the same luck.
+        with_choice: also measure each answer's entropy and branching factor, by a forward pass of the policy.
+        judge: is asked of answers in other words than the gold's; without one they are wrong.
+    """
+
+    def __init__(
+        self,
+        engine: RolloutEngine,
+        sampling: SamplingSettings,
+        seed: int = 0,
+        with_choice: bool = False,
+        judge: Judge | None = None,
+    ) -> None:
+        self.engine, self.sampling, self.seed, self.with_choice = engine, sampling, seed, with_choice
+        self.accuracy = AccuracyReward(judge=judge)
+
+    def answer(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answer]:
+        """Judged answers, those to one prompt next to each other."""
+        return [answered.answer for answered in self.ask(policy, prompts, set_name)]
+
+    def ask(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answered]:
+        """The same, with the prompts and completions."""
+        self.engine.sync(policy)
+        drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
+        questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
+        completions = [completion for group in drawn for completion in group]
+        if self.with_choice:
+            policy.gather_weights()  # processes have different numbers of answers to go through
+            choice = measure_choice(policy, prompts, drawn, self.sampling.temperature)
+            policy.free_weights()
+        else:
+            choice = [(math.nan, math.nan)] * len(completions)
+        verdicts = self._verdicts(questions, [completion.text for completion in completions])
+        judged = zip(questions, completions, verdicts, choice, strict=True)
+        return [Answered(q, c, judge(set_name, q, c, verdict, *measured)) for q, c, verdict, measured in judged]
+
+    def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
+        """Answers that were drawn before, by today's rules and judge."""
+        verdicts = self._verdicts(questions, [answer.text for answer in answers])
+        return [with_verdict(a, q, verdict) for q, a, verdict in zip(questions, answers, verdicts, strict=True)]
+
+    def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
+        """By the rules of each prompt's benchmark."""
+        judged = [judge_response(text, question) for question, text in zip(questions, texts, strict=True)]
+        open_questions = [Verdict(None) if isinstance(j, float) else j for j in judged]
+        verdicts = decide(open_questions, questions, self.accuracy.verifier, self.accuracy.judge)
+        known = [(math.nan if v.correct is None else float(v.correct), v.cause) for v in verdicts]
+        return [(j, None) if isinstance(j, float) else verdict for j, verdict in zip(judged, known, strict=True)]
+
+    def close(self) -> None:
+        """End the processes that judge. The engine is its owner's to close."""
+        self.accuracy.close()
+
+
+def judge(
+    set_name: str,
+    prompt: Prompt,
+    completion: Completion,
+    verdict: Judgement,
+    entropy: float = math.nan,
+    branching_factor: float = math.nan,
+) -> Answer:
+    """What there is to know of a completion, given whether it is right."""
+    answer = Answer(
+        set=set_name,
+        prompt_id=prompt.id,
+        text=completion.text,
+        tokens=len(completion.token_ids),
+        finished=completion.finished,
+        format_kept=math.nan,
+        correct=math.nan,
+        solved=math.nan,
+        entropy=entropy,
+        branching_factor=branching_factor,
+    )
+    return with_verdict(answer, prompt, verdict)
+
+
+def with_verdict(answer: Answer, prompt: Prompt, verdict: Judgement) -> Answer:
+    """The answer with all that follows from its text."""
+    kept = answer.finished and answer_format(prompt.answer_format).read(answer.text) is not None
+    found = find_answer(answer.text, prompt.answer_format)
+    correct, cause = verdict
+    return replace(
+        answer,
+        format_kept=float(kept),
+        correct=correct,
+        solved=correct * kept,
+        answer=plain(found) or None if found else None,
+        task=prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
+        cause=cause,
+    )
+
+
+@torch.no_grad()
+def measure_choice(
+    policy: Policy, prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Completion]], temperature: float
+) -> list[tuple[float, float]]:
+    """Entropy (nats) and branching factor of each completion, both the mean over its tokens.
+
+    Args:
+        policy: what sampled.
+        prompts: what was asked.
+        drawn: the completions of each prompt.
+        temperature: at which they were sampled; 0 (the likeliest token each time) is measured at 1.
+    """
+    if not prompts:
+        return []
+    batch = GroupBatch.from_token_ids(prompts, [[c.token_ids for c in group] for group in drawn])
+    measured: list[tuple[float, float]] = []
+    for part in batch.micro_batches(TOKENS_AT_ONCE, policy.shared_prefix):
+        part = part.to(policy.device)
+        scored = policy.token_logprobs(part, temperature or 1.0, with_entropy=True, observe=nucleus_sizes)
+        assert scored.entropy is not None and scored.observed is not None  # both were asked for
+        entropy_N = scored.entropy.double().sum(-1) / part.mask_NT.sum(-1)
+        factor_N = rollout_branching_factor(scored.observed, part.mask_NT)
+        measured += zip(entropy_N.tolist(), factor_N.tolist(), strict=True)
+    return measured
+
+
+def write_answers(answers: Iterable[Answer], file: Path) -> None:
+    """Write answers as JSONL; the file appears whole or not at all."""
+    write_whole(file, "".join(json.dumps(answer.as_row()) + "\n" for answer in answers))
+
+
+def read_answers(file: Path) -> list[Answer]:
+    """The answers that `write_answers` wrote."""
+    return [Answer.from_row(json.loads(line)) for line in file.read_text().splitlines()]
+
+
+def rates(answers: Iterable[Answer]) -> dict[str, float]:
+    """The mean of each measure, over the answers that could be judged; NaN where there are none."""
+    answers = list(answers)
+    means = {}
+    for measure in MEASURES:
+        values = [v for v in (getattr(answer, measure) for answer in answers) if not math.isnan(v)]
+        means[measure] = sum(values) / len(values) if values else math.nan
+    return means

@@ -1,0 +1,202 @@
+"""Checkpoints on disk: how they are written, whether one can be used, and which of a folder is gone on from."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.load import _METADATA_FILENAME as SHARDED_STATE
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, appearing_whole, partial_path, remove
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+"""Where a training has them, in its own folder."""
+NAME = "step={}.ckpt"
+"""A training's own checkpoints. Others may lie beside them: those that a `ModelCheckpoint` keeps."""
+MAY_DIFFER = (
+    # Places, not contents: a run may be moved. Other data is noticed by its prompts.
+    "model.policy.model",
+    "model.reference_model",
+    "data.train",
+    # How something is computed, not what.
+    "model.max_tokens_per_micro_batch",
+    "model.policy.attention",
+    "model.policy.gradient_checkpointing",
+    "model.policy.shared_prefix",
+    "data.engine",
+    "data.evaluation",
+    "data.evaluation_batch",
+    "data.evaluation_sampling",
+    "data.evaluation_with_choice",
+    "data.max_unscored_share",
+    "data.prefetch_rounds",
+    # A longer or shorter training, decided before its end.
+    "data.rounds",
+)
+"""Settings of a training that may be others when it goes on."""
+
+UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+"""What reading a file raises that is not what it seems, or not all of it."""
+
+
+class CheckpointError(SpecsError, RuntimeError):
+    """A checkpoint that cannot be written or used; the message says why, and what to do."""
+
+
+class ForeignCheckpoint(CheckpointError):
+    """A checkpoint of another training."""
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint as `saving` does, straight to the disk: Lightning's own holds all of it in memory first."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
+        with saving(Path(path)) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+
+
+# ------------------------------------------------------------------------------------------------------ writing
+
+
+@contextmanager
+def saving(file: Path, first: bool = True) -> Iterator[Path]:
+    """As `appearing_whole`, with an error that says what is left.
+
+    Args:
+        file: the checkpoint.
+        first: where several processes write it together, the first one makes it appear, when all have written.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    try:
+        with appearing_whole(file) if first else nullcontext(partial_path(file)) as partial:
+            yield partial
+    except (OSError, RuntimeError, CheckpointException) as error:
+        cause = _cause(error)
+        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
+        reason = "the disk is full" if full else f"{type(cause).__name__}: {cause}"
+        before = by_age(file.parent)
+        left = f"{before[0].name} is whole, and the training can go on from it" if before else "there is none before it"
+        remedy = "make room" if full else "see to it"
+        raise CheckpointError(f"{file} could not be saved: {reason}. {left}: {remedy}, and start again") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Of what several processes met, the first."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return next(iter(error.failures.values()))[0]
+    return error
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints."""
+    for file in by_age(folder)[keep:]:
+        doomed = file.with_name(file.name + REPLACED)  # a half-deleted folder would look like a checkpoint
+        file.rename(doomed)
+        remove(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a killed process was about to write or to delete."""
+    for ending in (PARTIAL, REPLACED):
+        for leftover in folder.glob(f"*.ckpt{ending}"):
+            remove(leftover)
+
+
+def by_age(folder: Path) -> list[Path]:
+    """A training's own checkpoints, the newest first."""
+    return sorted(folder.glob(NAME.format("*")), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path | None:
+    """The checkpoint to go on from; none where there is none, or none is whole.
+
+    Args:
+        folder: of checkpoints. One that cannot be used is reported, and the one before it is tried.
+        settings: of the training that is to go on.
+
+    Raises:
+        ForeignCheckpoint: what there is belongs to another training.
+    """
+    foreign: ForeignCheckpoint | None = None
+    for file in by_age(folder):
+        try:
+            check(file, settings)
+        except CheckpointError as error:
+            log.warning("checkpoint not used: %s", error)
+            foreign = error if isinstance(error, ForeignCheckpoint) else foreign
+        else:
+            return file
+    if foreign is not None:
+        raise foreign
+    return None
+
+
+def check(file: Path, settings: dict[str, Any] | None = None) -> None:
+    """Whether a training can go on from a checkpoint. Of a file, every byte is read.
+
+    Args:
+        file: the checkpoint, a folder where several processes wrote it.
+        settings: of the training that is to go on; anything goes if not given.
+
+    Raises:
+        CheckpointError: it is not whole.
+        ForeignCheckpoint: it belongs to another training, or was not written by this package.
+    """
+    if not file.exists():
+        raise CheckpointError(f"{file} does not exist")
+    try:
+        state = _read_sharded(file) if file.is_dir() else _read_file(file)
+    except UNREADABLE as error:
+        raise CheckpointError(f"{file} is damaged or no checkpoint ({type(error).__name__}: {error})") from error
+    if not isinstance(state, dict) or "step_loop" not in state:
+        raise ForeignCheckpoint(f"{file} was not written by a training of this package")
+    if changed := list(_changes(state.get("settings", {}), settings or {})):
+        raise ForeignCheckpoint(
+            f"{file} belongs to a training with other settings:\n"
+            + "\n".join(changed)
+            + "\ngive this one a folder of its own (trainer.default_root_dir), or start from the other's exported model"
+        )
+
+
+def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+    """A line for each setting that both know and that differs; a version of the package may know more of them."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in old.keys() & new.keys():
+            inner = name if key == "init_args" else f"{name}.{key}".removeprefix(".")
+            yield from _changes(old[key], new[key], inner)
+    elif old != new and not name.startswith(MAY_DIFFER):
+        yield f"  {name}: {old} -> {new}"
+
+
+def _read_file(file: Path) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        if (broken := archive.testzip()) is not None:
+            raise ValueError(f"{broken} does not match its checksum")
+    return torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+
+
+def _read_sharded(folder: Path) -> Any:
+    """Without its tensors, whose files are only measured."""
+    for place in FileSystemReader(folder).read_metadata().storage_data.values():
+        shard, end = folder / place.relative_path, place.offset + place.length
+        if shard.stat().st_size < end:
+            raise ValueError(f"{shard.name} ends before byte {end}")
+    return torch.load(folder / SHARDED_STATE, map_location="cpu", weights_only=True)

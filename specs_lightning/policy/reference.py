@@ -1,0 +1,73 @@
+"""Reference policies: what the policy is compared with, without paying for it at every step.
+
+`cached`: its log-probabilities are computed once, before the first step, and kept with the checkpoint; no second
+model stays in memory. `frozen`: a second model, for references on completions that are not known beforehand.
+`adapter_off`: with LoRA, the policy itself without its adapters, which takes no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from specs_lightning.groups import GroupBatch
+from specs_lightning.policy.micro_batches import micro_batches
+from specs_lightning.policy.policy import Policy
+from specs_lightning.system.ranks import gather_shares
+
+
+@torch.no_grad()
+def sequence_logprobs(policy: Policy, batches: Iterable[GroupBatch], max_tokens: int) -> Tensor:
+    """The summed log-probability of every completion of `batches`, in their order, on the CPU: (all N,).
+
+    Every process computes its share of each batch, and gets all.
+    """
+    everyones = [torch.empty(0)]
+    for batch in batches:
+        sums = [torch.empty(0)]
+        for micro_batch in micro_batches(policy, batch, max_tokens):
+            sums.append(policy.token_logprobs(micro_batch.to(policy.device)).logprobs.sum(-1).cpu())
+        everyones += gather_shares([group.clone() for group in torch.cat(sums).split(batch.group_sizes)])
+    return torch.cat(everyones)
+
+
+class Reference(Protocol):
+    """What can be asked at every step."""
+
+    def token_logprobs(self, batch: GroupBatch) -> Tensor:
+        """(N, T), as the policy's, at the temperature of sampling; without gradient."""
+        ...
+
+
+class FrozenReference:
+    """A second model that never changes. Not an `nn.Module`, so that it stays out of checkpoints and optimizers.
+
+    Args:
+        policy: the model, where it is to stay.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def token_logprobs(self, batch: GroupBatch) -> Tensor:
+        return self.policy.token_logprobs(batch, batch.temperature).logprobs
+
+
+class AdapterOffReference:
+    """The model that the policy's adapters stand beside.
+
+    Args:
+        policy: the one that is trained, with LoRA.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def token_logprobs(self, batch: GroupBatch) -> Tensor:
+        with self.policy.adapters_off():
+            return self.policy.token_logprobs(batch, batch.temperature).logprobs

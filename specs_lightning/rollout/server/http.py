@@ -1,0 +1,202 @@
+"""`specs serve`: vLLM behind a small HTTP application of our own.
+
+The code path is that of the engine in the training process, and nothing of vLLM's own server is there: no development
+endpoints to leave open by accident.
+
+| Endpoint | Takes | Gives |
+|---|---|---|
+| `GET /health` | | model, version of its weights, whether it is busy |
+| `POST /generate` | requests, sampling, stop ids, the weights that are to answer | completions |
+| `POST /weights` | a folder of safetensors files | the version it now holds |
+| `POST /weights/group` | where to meet the trainer | how many workers joined |
+| `POST /weights/broadcast` | names, types and shapes of what is sent | the version it now holds |
+
+Errors are `{"error": message}`: 400 for a request that cannot be served, 401 without the token, 403 for a folder out of
+bounds, 409 where it holds other weights than asked for, 500 for anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import ipaddress
+import json
+import logging
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from specs_lightning.policy.model_files import model_source
+from specs_lightning.prompts.images import BadImage
+from specs_lightning.rollout.sampler import EngineError, VLLMSampler, VLLMSettings, check_vllm, installed_vllm
+from specs_lightning.rollout.server.served import FolderRule, Message, Refused, ServedSampler, readable
+from specs_lightning.rollout.wire import MAX_REQUEST_BYTES, TOKEN_ENV, read_token
+from specs_lightning.system.progress import console
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    model: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_env: str = TOKEN_ENV,
+    weights_dir: str | None = None,
+    vllm: VLLMSettings = VLLMSettings(),  # noqa: B008  frozen
+    dtype: Literal["float32", "bfloat16"] = "float32",
+) -> None:
+    """Serve rollouts with vLLM to trainings in other processes, until it is interrupted.
+
+    Args:
+        model: the model to start from, as in the policy's settings; the trainer sends its own weights.
+        host: the address to listen at. Any but this machine's own (127.0.0.1) needs a token.
+        port: the port to listen at; 0 for any that is free.
+        token_env: the environment variable with the token that trainers must show.
+        weights_dir: the folder outside which no weights are read; needed for weights by folder if `host` is not this
+            machine's own.
+        vllm: how vLLM is set up.
+        dtype: the type of the policy's weights, as in its settings.
+
+    Raises:
+        EngineError: vLLM is missing, the port is taken, or other machines could use the server without a token.
+    """
+    check_vllm()
+    token = read_token(token_env)
+    if token is None and not is_loopback(host):
+        raise EngineError(
+            f"{host} can be reached from other machines: put a secret into the environment variable {token_env}, here "
+            "and for the trainer, or listen on 127.0.0.1"
+        )
+    source = model_source(model)
+    with _bound(host, port) as listener, ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
+        sampler = thread.submit(VLLMSampler, source, vllm, dtype).result()
+        served = ServedSampler(sampler, thread, source, vllm.tensor_parallel_size)
+        may_read = FolderRule(Path(weights_dir) if weights_dir else None, is_loopback(host))
+        listener.listen()
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        console.print(f"serving {source} on {address} with vLLM {installed_vllm()}", markup=False, soft_wrap=True)
+        _run(application(served, token, may_read), listener)
+        thread.submit(sampler.close).result()
+
+
+def application(served: ServedSampler, token: str | None, may_read: FolderRule) -> ASGIApp:
+    """The HTTP application."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
+    async def health(request: Request) -> Response:
+        return JSONResponse(served.health())
+
+    def post(path: str, action: Callable[[Message], Message]) -> Route:
+        async def endpoint(request: Request) -> Response:
+            status, body = await run_in_threadpool(answer, action, await request.body())
+            return Response(body, status, media_type="application/json")
+
+        return Route(path, endpoint, methods=["POST"])
+
+    routes = [
+        Route("/health", health),
+        post("/generate", served.generate),
+        post("/weights", lambda message: served.load_folder(message, may_read)),
+        post("/weights/group", served.join),
+        post("/weights/broadcast", served.receive),
+    ]
+    return Guard(Starlette(routes=routes), token)
+
+
+def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]:
+    """The status and JSON that an action gives for a request's body; not in the event loop, which stays responsive."""
+    try:
+        with readable():
+            message = dict(json.loads(body))
+        return 200, json.dumps(action(message))
+    except Refused as error:
+        return error.status, json.dumps({"error": str(error)})
+    except (EngineError, BadImage) as error:
+        return 400, json.dumps({"error": str(error)})
+    except Exception as error:
+        log.exception("a request failed")
+        return 500, json.dumps({"error": f"{type(error).__name__}: {error}"})
+
+
+class Guard:
+    """Turns away who lacks the token, and what is no request of a trainer's, before anything of it is read.
+
+    A web page could have a browser on this machine send to it, but not with this content type.
+
+    Args:
+        app: what is behind it.
+        token: what all but `/health` must show; nothing if not given.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self.app = app
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.responses import JSONResponse
+
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+        else:
+            status, message = refusal
+            await JSONResponse({"error": message}, status)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        headers = dict(scope["headers"])
+        if scope["path"] == "/health":
+            return None
+        shown = headers.get(b"authorization", b"")
+        if self._expected is not None and not hmac.compare_digest(shown, self._expected):
+            return 401, "the token is missing or wrong"
+        if scope["method"] == "POST":
+            if not headers.get(b"content-type", b"").startswith(b"application/json"):
+                return 415, "requests are application/json"
+            length = headers.get(b"content-length", b"")
+            if not length.isdigit():
+                return 411, "requests state their length"
+            if int(length) > MAX_REQUEST_BYTES:
+                return 413, f"the request has {length.decode()} bytes, more than {MAX_REQUEST_BYTES}"
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at the address, not listening yet: a taken port shows before minutes of loading."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, _, _, address = found[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        where = f"{host}:{port} ({error.strerror})"
+        raise EngineError(f"cannot listen on {where}: choose another --port or --host") from error
+    return listener
+
+
+def _run(app: ASGIApp, listener: socket.socket) -> None:
+    import uvicorn
+
+    # Quiet; idle connections are kept for longer than the trainer keeps them, so that it never uses a closed one.
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=60, timeout_graceful_shutdown=5
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

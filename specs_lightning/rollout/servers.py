@@ -1,0 +1,277 @@
+"""vLLM in other processes, on this machine or on others: the trainer's side of `specs serve`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from queue import SimpleQueue
+from typing import Any, Literal, TypeVar
+
+import torch.distributed as dist
+
+from specs_lightning.groups import Completion, EncodedPrompt
+from specs_lightning.policy.policy import Policy
+from specs_lightning.rollout.connection import FAILURES, Connection, ServerFailed, check_url, failing
+from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids
+from specs_lightning.rollout.sampler import EngineError, SampleRequest
+from specs_lightning.rollout.vllm import sample_request
+from specs_lightning.rollout.wire import TOKEN_ENV, completion_from_json, read_token, request_to_json
+from specs_lightning.system.progress import progress_bar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class VLLMServers(RolloutEngine):
+    """Generates with vLLM servers that `specs serve` started.
+
+    Prompts are spread over the servers. One that fails is reported and left out, its prompts are answered by another,
+    and each `sync` tries it again; with none left, an error says what became of each. `generate` may go on in another
+    thread while the policy trains; a `sync` waits for its end.
+
+    Args:
+        urls: the servers, `http://host:port` each.
+        weights: how weights travel. `folder`: as files on storage that all machines see; `broadcast`: from memory to
+            memory, by NCCL where both sides have GPUs (not the same one) and by gloo elsewhere.
+        folder: where the files are written; a temporary folder if not given, right where all servers are on this
+            machine. What it wrote there is removed in the end.
+        token_env: the environment variable with the servers' token.
+        timeout_s: the longest that a server may take for one request, waiting in its queue included, in seconds.
+        start_timeout_s: how long the first `sync` waits for servers that are still starting, in seconds.
+        prompts_per_request: how many prompts a server gets at a time; times the completions of each, it should fill
+            the server's `max_sequences`.
+
+    Raises:
+        ValueError: there is no server, one is named twice, or its address is none.
+    """
+
+    runs_beside_training = True
+
+    def __init__(
+        self,
+        urls: list[str],
+        weights: Literal["folder", "broadcast"] = "folder",
+        folder: str | None = None,
+        token_env: str = TOKEN_ENV,
+        timeout_s: float = 900.0,
+        start_timeout_s: float = 300.0,
+        prompts_per_request: int = 32,
+    ) -> None:
+        if prompts_per_request < 1 or timeout_s <= 0 or start_timeout_s < 0:
+            raise ValueError("prompts_per_request must be at least 1, timeouts positive")
+        self.urls = [check_url(url) for url in urls]
+        if not urls or len(set(self.urls)) < len(urls):
+            raise ValueError(f"servers are named once each, and there must be one: {self.urls}")
+        self.delivery: Delivery = (
+            FolderDelivery(folder, timeout_s) if weights == "folder" else BroadcastDelivery(timeout_s)
+        )
+        self.token_env = token_env
+        self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
+        self.prompts_per_request = prompts_per_request
+        self.servers: list[Connection] = []
+        self.weights_id = ""
+        """Of the weights that servers must hold: versions alone would not tell two trainings apart."""
+        self._one_at_a_time = threading.Lock()
+        self._policy: weakref.ref[Policy] = lambda: None  # type: ignore[assignment]
+        self._model = ""
+        self._version = -1
+        self._encoder: Any = None
+        self._stop_ids: list[int] = []
+
+    # ------------------------------------------------------------------ weights
+
+    def sync(self, policy: Policy) -> None:
+        """Send the policy's weights to all servers that do not hold them.
+
+        In a distributed training every rank calls it: weights are gathered from all, the first talks to the servers.
+
+        Raises:
+            EngineError: no server is left, or one cannot take these weights.
+        """
+        with self._one_at_a_time:
+            changed = self._policy() is not policy or self._version != policy.version
+            if self._policy() is not policy:
+                self._get_to_know(policy)
+            if changed:
+                self._forget()  # until servers hold these: what fails on the way leaves no weights to sample from
+            gather = _on_first_rank(lambda: self._look(changed))
+            named = policy.named_weights() if gather else iter(())
+            state = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
+            self.weights_id, lost = state
+            for server, cause in zip(self._connections(), lost, strict=True):
+                server.lost, server.failures = cause, 0
+            self._policy, self._version = weakref.ref(policy), policy.version
+
+    def _get_to_know(self, policy: Policy) -> None:
+        from specs_lightning.prompts.encoder import PromptEncoder  # here: the data modules import the engines
+
+        # A tokenizer cannot be used by two threads at once: this one is for `generate` alone.
+        self._encoder, self._stop_ids = PromptEncoder(copy.deepcopy(policy.processor)), stop_ids(policy)
+        self._model = str(policy.source)
+
+    def _forget(self) -> None:
+        self._version, self._policy = -1, lambda: None  # type: ignore[assignment]
+
+    def _connections(self) -> list[Connection]:
+        if not self.servers:
+            token = read_token(self.token_env)
+            self.servers = [Connection(url, token, self.token_env) for url in self.urls]
+        return self.servers
+
+    def _look(self, changed: bool) -> bool:
+        """Find the servers that are there; whether the weights must be gathered."""
+        patience = 0.0 if self.servers else self.start_timeout_s
+        lost_before = [server for server in self._connections() if server.lost is not None]
+        missing = failing(self.servers, Connection.look)
+        if missing and patience:
+            missing = self._wait_for(missing, patience)
+        for server in missing:
+            if server not in lost_before:
+                server.leave_out()
+        for server in lost_before:
+            if server not in missing:
+                log.warning("rollout server %s is back", server.url)
+        if not self._live():
+            raise self._none_left()
+        return self.delivery.needs_weights(changed, bool(self._lacking()))
+
+    def _wait_for(self, missing: list[Connection], seconds: float) -> list[Connection]:
+        """Those that are still not there after this time."""
+        deadline = time.monotonic() + seconds
+        with progress_bar("waiting for rollout servers", len(self.servers)) as advance:
+            advance(len(self.servers) - len(missing))
+            while missing and time.monotonic() < deadline:
+                time.sleep(1.0)
+                still = failing(missing, Connection.look)
+                advance(len(missing) - len(still))
+                missing = still
+        return missing
+
+    def _send(self, policy: Policy, named: NamedWeights, changed: bool) -> tuple[str, list[str | None]]:
+        """Bring every live server to the policy's weights; their id, and which servers are lost and why."""
+        if changed:
+            self.weights_id = uuid.uuid4().hex[:12]
+        self.delivery.send(policy, named, self._lacking(), WeightsState(self.weights_id, policy.version))
+        if not self._live():
+            raise self._none_left()
+        return self.weights_id, [server.lost for server in self.servers]
+
+    # ------------------------------------------------------------------ sampling
+
+    def generate(
+        self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
+    ) -> list[list[Completion]]:
+        with self._one_at_a_time:
+            if self._version < 0:
+                raise EngineError("the engine has no weights yet: call sync(policy) first")
+            requests = [sample_request(prompt, self._encoder, seed) for prompt in prompts]
+            size = self.prompts_per_request
+            chunks = [requests[start : start + size] for start in range(0, len(requests), size)]
+            free: SimpleQueue[Connection | None] = SimpleQueue()
+            for server in self._live():
+                free.put(server)
+            with ThreadPoolExecutor(len(self.servers), thread_name_prefix="rollout-server") as threads:
+                answers = list(threads.map(lambda chunk: self._answer(chunk, sampling, free), chunks))
+            return [group for answer in answers for group in answer]
+
+    def _answer(
+        self, requests: list[SampleRequest], sampling: SamplingSettings, free: SimpleQueue[Connection | None]
+    ) -> list[list[Completion]]:
+        """Completions from the next free server, and if it fails from another; `None` in the queue: there is none."""
+        failures = 0
+        while (server := free.get()) is not None:
+            try:
+                return self._ask(server, requests, sampling)
+            except ServerFailed as failure:
+                server.failures += 1
+                if failure.gone or server.failures >= FAILURES:
+                    server.lost = str(failure)
+                    server.leave_out()
+                failures += not failure.gone
+                if failures > FAILURES:
+                    names = f"{requests[0].prompt_id} to {requests[-1].prompt_id}"
+                    raise EngineError(
+                        f"prompts {names} failed {failures} times, at last on {server.url}: {failure}"
+                    ) from failure
+            finally:
+                if server.lost is None:
+                    free.put(server)
+                elif not self._live():
+                    free.put(None)
+        free.put(None)  # for the next who waits
+        raise self._none_left()
+
+    def _ask(
+        self, server: Connection, requests: list[SampleRequest], sampling: SamplingSettings
+    ) -> list[list[Completion]]:
+        message = {
+            "requests": [request_to_json(request) for request in requests],
+            "sampling": asdict(sampling),
+            "stop_ids": self._stop_ids,
+            "weights_id": self.weights_id,
+            "version": self._version,
+        }
+        answer = server.post("/generate", message, self.timeout_s)
+        try:
+            groups = [[completion_from_json(c) for c in group] for group in answer["groups"]]
+        except (KeyError, TypeError) as error:
+            raise ServerFailed("its answer cannot be read") from error
+        if [len(group) for group in groups] != [sampling.completions_per_prompt] * len(requests):
+            raise ServerFailed(f"it answered {len(groups)} of {len(requests)} prompts")
+        server.failures = 0
+        return groups
+
+    # ------------------------------------------------------------------ servers
+
+    def _live(self) -> list[Connection]:
+        return [server for server in self.servers if server.lost is None]
+
+    def _lacking(self) -> list[Connection]:
+        return [server for server in self._live() if server.weights_id != self.weights_id]
+
+    def _none_left(self) -> EngineError:
+        causes = "".join(f"\n  {server.url}: {server.lost}" for server in self.servers)
+        return EngineError(
+            f"no rollout server is left:{causes}\n"
+            f"Start one with: specs serve --model {self._model} --port PORT (--help tells more)"
+        )
+
+    def close(self) -> None:
+        """Remove what was written and end the connections. The servers go on, and are not waited for."""
+        for server in self.servers:
+            server.client.close()
+        self.servers = []
+        self.delivery.close()
+        self._forget()
+
+
+def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
+    """What an action on the first rank gives, or the error that it raises, on every rank.
+
+    Args:
+        action: for the first rank alone.
+        beside: what all ranks must go through together; the action may be what goes through it on the first.
+    """
+    if not dist.is_initialized():
+        return action()
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = action()
+        except (EngineError, OSError) as error:
+            outcome[1] = str(error)
+    deque(beside, maxlen=0)
+    dist.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise EngineError(outcome[1])
+    return outcome[0]

@@ -1,0 +1,131 @@
+"""Several runs over several seeds, beside each other: `specs compare`.
+
+What is missing is run. Stages are kept in one store by their fingerprints, so that what runs have in common (the base's
+evaluation, zero, the candidates) is done once a seed, and a stopped comparison goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
+from specs_lightning.rollout import EngineSettings
+from specs_lightning.runs.pipeline import run_stages
+from specs_lightning.system.progress import console, progress_display
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One way of training: the folders of its finished runs by seed, and how to run it (None: it is run already)."""
+
+    name: str
+    folders: dict[int, Path]
+    settings: dict[str, Any] | None = None
+
+
+def compare(
+    runs: list[str],
+    seeds: int | list[int] = 5,
+    until: str | None = None,
+    output: str = "runs/comparison",
+    engine: EngineSettings | None = None,
+) -> Path:
+    """Run what is missing over several seeds, and compare it: `comparison.html` and `comparison.json`.
+
+    Args:
+        runs: configuration files of `specs run`, and folders that it wrote. The first is what all others are compared
+            with. Folders of the same name are seeds of one.
+        seeds: how many, from 0 on; or which.
+        until: the last stage to do, for now. Configurations without this stage are left out.
+        output: the folder to write to.
+        engine: what samples, in every stage, as for `specs run`.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        ComparisonError: two configurations have one name, or a run failed; the others are finished first.
+    """
+    folder = Path(output)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    experiments = _with_stage(_experiments(runs), until)
+    failures: dict[str, str] = {}
+    page = folder / "comparison.html"
+    with progress_display():
+        for seed in chosen:  # seed by seed: there is a whole comparison after each
+            for experiment in experiments:
+                if experiment.settings is not None:
+                    console.rule(f"{experiment.name}, seed {seed}")
+                    _run(experiment, seed, until, folder, engine, failures)
+            page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
+    console.print(comparison_table(folder))
+    console.print(f"comparison: {page}", soft_wrap=True)
+    if failures:
+        raise ComparisonError("\n".join(["these runs failed:", *(f"  {run}: {why}" for run, why in failures.items())]))
+    return page
+
+
+def _run(
+    experiment: Experiment,
+    seed: int,
+    until: str | None,
+    output: Path,
+    engine: EngineSettings | None,
+    failures: dict[str, str],
+) -> None:
+    """Run it, or go on with it. One that cannot be done is noted, so that it does not keep others from being done."""
+    folder = output / experiment.name / f"seed-{seed}"
+    wanted = {**(experiment.settings or {}), "name": experiment.name, "folder": folder, "seed": seed}
+    try:
+        run_stages(**wanted, until=until, engine=engine, store=output / "stages")
+    except SpecsError as error:
+        failures[f"{experiment.name}, seed {seed}"] = str(error)
+        console.print(f"failed: {error}", style="red", markup=False)
+    else:
+        experiment.folders[seed] = folder
+
+
+def _experiments(runs: Sequence[str]) -> list[Experiment]:
+    from specs_lightning.cli import function_settings
+
+    found: dict[str, Experiment] = {}
+    for given in runs:
+        path = Path(given)
+        if path.is_dir():
+            info = _run_info(path)
+            known = found.setdefault(info["name"], Experiment(info["name"], {}))
+            if known.settings is not None or info["seed"] in known.folders:
+                raise ComparisonError(f"{path}: there is another {info['name']} with seed {info['seed']}")
+            known.folders[info["seed"]] = path
+            continue
+        settings = function_settings("run", [f"--config={path}"])
+        name = settings["name"]
+        if name in found:
+            raise ComparisonError(f"{path}: there is another run of the name {name}; give each a `name` of its own")
+        for other in found.values():
+            if other.settings is not None and other.settings["evaluation"] != settings["evaluation"]:
+                raise ComparisonError(f"{path}: {name} would be measured otherwise than {other.name} (evaluation)")
+        found[name] = Experiment(name, {}, {key: settings[key] for key in ("stages", "evaluation")})
+    return list(found.values())
+
+
+def _run_info(folder: Path) -> dict[str, Any]:
+    file = folder / "run.json"
+    if not file.is_file():
+        raise ComparisonError(f"{folder} is not the folder of a run: {file.name} is missing")
+    return dict(json.loads(file.read_text()))
+
+
+def _with_stage(experiments: Iterable[Experiment], until: str | None) -> list[Experiment]:
+    kept = []
+    for experiment in experiments:
+        if until and experiment.settings is not None and until not in experiment.settings["stages"]:
+            console.print(f"left out, since it has no stage {until}: {experiment.name}")
+        else:
+            kept.append(experiment)
+    return kept

@@ -1,0 +1,430 @@
+"""A run: stages in order, each in a folder of its own, skipped when finished and continued when stopped.
+
+A stage names what it takes from others as `${zero.model}` or `${distill.pairs}`. It is finished when its `stage.json`
+says so. Its fingerprint covers its settings, its configuration file and the stages that it takes from: when any of
+these is changed afterwards, the run stops and says what differs. Several runs may keep their stages in one store, each
+under its fingerprint: what they have in common is done once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from specs_lightning import __version__
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.errors import SpecsError
+from specs_lightning.evaluation.evaluator import read_answers
+from specs_lightning.evaluation.scores import score_sets
+from specs_lightning.judge import JudgeSettings
+from specs_lightning.metrics import GainKind, GeneralizationFactor
+from specs_lightning.report import results_table, write_report
+from specs_lightning.rollout import EngineSettings, SamplingSettings, engine_class_path, make_engine
+from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
+from specs_lightning.settings.files import differences, fingerprint, read_settings
+from specs_lightning.system.files import write_whole
+from specs_lightning.system.folder_lock import only_writer
+from specs_lightning.system.progress import console, progress_display
+
+OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": "answers.jsonl"}
+"""What a stage hands on, by the name it is asked for with."""
+_REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
+
+
+class PipelineError(SpecsError, RuntimeError):
+    """A run that cannot go on; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a run."""
+
+    kind: Literal["model", "fit", "distill"]
+    """`model`: a model as it is, to be evaluated. `fit`: `specs fit`. `distill`: `specs distill`."""
+    config: str | None = None
+    """The configuration file of a `fit` or `distill` stage."""
+    model: str | None = None
+    """The model of a `model` stage."""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    """Dotted settings on top of the file; values may hold references such as `${zero.model}`."""
+    evaluate: bool = True
+    """Evaluate the stage's model, for the table."""
+
+    def __post_init__(self) -> None:
+        given = self.model if self.kind == "model" else self.config
+        if given is None:
+            raise ValueError(f"a stage of kind {self.kind} needs {'a model' if self.kind == 'model' else 'a config'}")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How every model of a run is measured."""
+
+    in_distribution: PromptSource
+    """Held-out prompts like those that are trained on."""
+    out_of_distribution: dict[str, PromptSource]
+    """Sets that ask otherwise, by name."""
+    sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)  # noqa: RUF009  frozen
+    """How answers are drawn."""
+    measure: Literal["solved", "correct", "format_kept"] = "solved"
+    """What the generalization factor is computed of: `solved` is right and in the asked format."""
+    beta: float = 2.0
+    """Above 1, the generalization factor weighs the gain out of distribution more."""
+    gain: GainKind = "difference"
+    """What a gain over the base is: the difference, relative to it, or the raw score."""
+    judge: JudgeSettings | None = None
+    """A language model for answers that rules cannot compare; without one, other words than the gold's are wrong."""
+
+    @property
+    def sets(self) -> dict[str, PromptSource]:
+        return {"id": self.in_distribution, **self.out_of_distribution}
+
+
+def run(
+    stages: dict[str, Stage],
+    evaluation: EvaluationSettings,
+    name: str = "specs",
+    run_dir: str | None = None,
+    seed: int = 0,
+    until: str | None = None,
+    redo: list[str] | None = None,
+    engine: EngineSettings | None = None,
+) -> Path:
+    """Run the whole method, stage by stage, to a table and a report.
+
+    Args:
+        stages: what is done, in order; the first is the base that all others are compared with.
+        evaluation: how every model is measured.
+        name: of the run.
+        run_dir: where it is written; `runs/NAME` if not given.
+        seed: of everything in it.
+        until: the last stage to do, for now; all of them if not given.
+        redo: stages to do again, with all that depend on them. What they wrote is kept beside.
+        engine: what samples, in every stage: `hf`, `vllm`, or the class path of a rollout engine with its `init_args`;
+            what each stage's own file says if not given.
+
+    Returns:
+        the report's path.
+
+    Raises:
+        PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
+    """
+    folder = Path(run_dir or f"runs/{name}")
+    run_stages(stages, evaluation, name, folder, seed, until, redo, engine)
+    report = write_report(folder)
+    console.print(results_table(folder))
+    console.print(f"report: {report}", soft_wrap=True)
+    return report
+
+
+def run_stages(
+    stages: dict[str, Stage],
+    evaluation: EvaluationSettings,
+    name: str,
+    folder: Path,
+    seed: int,
+    until: str | None = None,
+    redo: list[str] | None = None,
+    engine: EngineSettings | None = None,
+    store: Path | None = None,
+) -> None:
+    """A run without its report; the arguments are those of `run`.
+
+    Args:
+        store: where stages are kept under their fingerprints, for other runs to find them; the run's folder has links
+            to them then.
+    """
+    if engine is not None:
+        make_engine(engine)  # refused now rather than at its first stage
+    plan = plan_stages(first_stages(stages, until), evaluation, folder, seed, engine, store)
+    with only_writer(folder):
+        _set_aside_old(plan, redo or [])
+        if store is not None:
+            _link(plan, folder)
+        started = time.time()
+        done = [planned.name for planned in plan]
+        info = {"name": name, "seed": seed, "version": __version__, "stages": done, "started": _now()}
+        _write_json(folder / "run.json", info | {"finished": None, "seconds": None})
+        with progress_display():
+            for number, planned in enumerate(plan, 1):
+                _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
+        _write_json(folder / "results.json", _results(plan, evaluation))
+        _write_json(folder / "run.json", info | {"finished": _now(), "seconds": round(time.time() - started, 1)})
+
+
+def cpu_seconds() -> float:
+    """Of this process and those that it has waited for, since it was started."""
+    return sum(os.times()[:4])
+
+
+# ----------------------------------------------------------------------------------------------------- planning
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage with its references resolved, and what its result depends on."""
+
+    name: str
+    stage: Stage
+    folder: Path
+    settings: dict[str, Any]
+    """Everything that its result depends on: overrides, the file's content, upstream fingerprints."""
+    upstream: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.settings)
+
+    @property
+    def model(self) -> str | None:
+        if self.stage.kind == "distill":
+            return None
+        return self.stage.model if self.stage.kind == "model" else str(self.folder / OUTPUTS["model"])
+
+    def record(self) -> dict[str, Any] | None:
+        file = self.folder / "stage.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    @property
+    def status(self) -> str | None:
+        """`running`; `trained`, of which only the evaluation is left to do; `finished`; None before all of them."""
+        record = self.record()
+        return None if record is None else record["status"]
+
+    def write(
+        self, status: str, seconds: float | None = None, cpu_seconds: float | None = None, begins: bool = False
+    ) -> None:
+        """Note how far the stage is. The seconds are those of the attempt that finished it; `attempts` counts all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        attempts = (self.record() or {}).get("attempts", 0) + begins
+        _write_json(
+            self.folder / "stage.json",
+            {
+                "stage": self.name,
+                "kind": "evaluate" if self.stage.kind == "model" else self.stage.kind,
+                "status": status,
+                "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
+                "attempts": attempts,
+                "fingerprint": self.fingerprint,
+                "settings": self.settings,
+                "model": self.model,
+            },
+        )
+
+
+def first_stages(stages: dict[str, Stage], until: str | None) -> dict[str, Stage]:
+    """The stages to the one of this name; all of them without a name."""
+    if until is None:
+        return stages
+    if until not in stages:
+        raise PipelineError(f"no stage {until} to stop after; there are: {', '.join(stages)}")
+    names = list(stages)
+    return {name: stages[name] for name in names[: names.index(until) + 1]}
+
+
+def plan_stages(
+    stages: dict[str, Stage],
+    evaluation: EvaluationSettings,
+    folder: Path,
+    seed: int,
+    engine: EngineSettings | None,
+    store: Path | None = None,
+) -> list[PlannedStage]:
+    """The stages of a run in its folder, in order.
+
+    Raises:
+        PipelineError: a configuration file does not exist, or a reference leads nowhere.
+    """
+    plan: dict[str, PlannedStage] = {}
+    for name, stage in stages.items():
+        overrides = {key: _resolve_references(value, name, plan) for key, value in stage.overrides.items()}
+        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(json.dumps(stage.overrides))))
+        settings: dict[str, Any] = {
+            "kind": stage.kind,
+            "model": stage.model,
+            "overrides": stage.overrides,  # references as such: a run may be moved
+            "file": _read_file(stage.config) if stage.config else None,
+            "seed": seed,
+            "upstream": {other: plan[other].fingerprint for other in upstream},
+        }
+        if engine is not None:
+            settings["engine"] = engine_class_path(engine)
+        if stage.evaluate and stage.kind != "distill":
+            sets = {other: asdict(source) for other, source in evaluation.sets.items()}
+            settings["evaluation"] = {"sets": sets, "sampling": asdict(evaluation.sampling)}
+            if evaluation.judge is not None:
+                settings["evaluation"]["judge"] = evaluation.judge.decisive
+        resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
+        place = folder / name if store is None else store / f"{name}-{fingerprint(settings)}"
+        plan[name] = PlannedStage(name, resolved, place, settings, upstream)
+    return list(plan.values())
+
+
+def _resolve_references(value: Any, name: str, done: dict[str, PlannedStage]) -> Any:
+    def replace(match: re.Match[str]) -> str:
+        stage, output = match.groups()
+        if stage not in done or output not in OUTPUTS:
+            raise PipelineError(
+                f"stage {name} asks for {match[0]}: the stages before it are {', '.join(done) or 'none'}, "
+                f"and what can be asked of them is {', '.join(OUTPUTS)}"
+            )
+        source = done[stage]
+        return str(source.model if output == "model" else source.folder / OUTPUTS[output])
+
+    if isinstance(value, str):
+        return _REFERENCE.sub(replace, value)
+    if isinstance(value, dict):
+        return {key: _resolve_references(item, name, done) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_resolve_references(item, name, done) for item in value]
+    return value
+
+
+def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
+    """Move what is to be done again out of the way, and refuse to mix old results with new settings."""
+    if unknown := set(redo) - {planned.name for planned in plan}:
+        raise PipelineError(f"redo names unknown stages: {', '.join(sorted(unknown))}")
+    again: set[str] = set(redo)
+    to_move: list[PlannedStage] = []
+    for planned in plan:
+        if again & set(planned.upstream):
+            again.add(planned.name)
+        record = planned.record()
+        if record is None:
+            continue
+        if planned.name in again:
+            to_move.append(planned)
+        elif record["fingerprint"] != planned.fingerprint:
+            state = "finished" if record["status"] == "finished" else "begun"
+            raise PipelineError(
+                f"stage {planned.name} was {state} with other settings:\n"
+                + "\n".join(differences(record["settings"], planned.settings))
+                + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
+            )
+    for planned in to_move:  # once nothing is refused any more
+        number = 1
+        while (kept := planned.folder.with_name(f"{planned.folder.name}.{number}")).exists():
+            number += 1
+        planned.folder.rename(kept)
+
+
+def _link(plan: list[PlannedStage], folder: Path) -> None:
+    """Let a run's folder show stages that are kept elsewhere."""
+    for planned in plan:
+        link = folder / planned.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
+
+
+# ---------------------------------------------------------------------------------------------------- execution
+
+
+def _go_through(
+    planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
+) -> None:
+    if planned.status == "finished":
+        console.print(f"{title}: finished before")
+        return
+    start, cpu_start = time.time(), cpu_seconds()
+    planned.write("running" if planned.status is None else planned.status, begins=True)
+    _execute(planned, evaluation, title, seed, engine)
+    seconds = round(time.time() - start, 1)
+    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds() - cpu_start, 1))
+    console.print(f"{title}: done in {seconds:.0f} s")
+
+
+def _execute(
+    planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int, engine: EngineSettings | None
+) -> None:
+    stage = planned.stage
+    overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
+    chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
+    if stage.kind == "fit" and planned.status != "trained":
+        own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
+        fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
+        planned.write("trained")
+    elif stage.kind == "distill":
+        own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
+        distill_stage(str(stage.config), [*overrides, *own], planned.folder)
+    if stage.evaluate and planned.model is not None:
+        title = f"{title}: evaluation"
+        sampler = make_engine(engine or "hf")
+        evaluate_stage(
+            title,
+            planned.model,
+            evaluation.sets,
+            evaluation.sampling,
+            sampler,
+            planned.folder,
+            seed,
+            evaluation.judge,
+        )
+
+
+def as_argument(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# ------------------------------------------------------------------------------------------------------ results
+
+
+def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> dict[str, Any]:
+    """Each evaluated model's scores on each set, and its gains over the first, with 95 % intervals."""
+    models: list[dict[str, Any]] = []
+    weights = dict.fromkeys(evaluation.out_of_distribution, 1.0)
+    metric = GeneralizationFactor(weights, "id", evaluation.beta, evaluation.gain)
+    for planned in plan:
+        if not (planned.folder / "answers.jsonl").exists():
+            continue
+        answers = read_answers(planned.folder / "answers.jsonl")
+        metric.reset()
+        for name in evaluation.sets:
+            of_set = [answer for answer in answers if answer.set == name]
+            scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
+            metric.update(name, scores, [answer.prompt_id for answer in of_set])
+        is_base = not models
+        if is_base:
+            metric.keep_as_baseline()
+        found, intervals = metric.compute(), metric.intervals()
+        if is_base:
+            found["generalization_factor"] = math.nan  # nothing was gained that could generalise
+        models.append(
+            {
+                "name": planned.name,
+                "stage": planned.name,
+                "sets": score_sets(answers),
+                **{name: None if math.isnan(value) else value for name, value in found.items()},
+                "intervals": {} if is_base else {name: list(interval) for name, interval in intervals.items()},
+            }
+        )
+    return {
+        "measure": evaluation.measure,
+        "beta": evaluation.beta,
+        "gain": evaluation.gain,
+        "sets": [{"name": name, "in_distribution": name == "id"} for name in evaluation.sets],
+        "models": models,
+    }
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise PipelineError(f"no such configuration file: {path} (paths are relative to the working directory)")
+    return read_settings(path)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    write_whole(file, json.dumps(value, indent=1, default=str))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

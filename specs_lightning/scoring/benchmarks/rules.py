@@ -1,0 +1,155 @@
+"""The rules of MathVista, MathVision and MMMU."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+
+from specs_lightning.groups import Prompt
+from specs_lightning.rewards.accuracy import OtherWords
+from specs_lightning.scoring.answer_formats import answer_format, find_answer
+from specs_lightning.scoring.choices import LETTERS
+from specs_lightning.scoring.math_verify import Comparison, Verdict
+from specs_lightning.scoring.quantities import read_quantity
+
+Judged = Verdict | Comparison | OtherWords | float
+"""A verdict, a question for math-verify or a judge, or a share of the answer that is right."""
+
+
+def said(response: str, prompt: Prompt) -> str:
+    """The answer of a response that keeps the asked format; the whole response, as the benchmarks read it, else."""
+    parts = answer_format(prompt.answer_format).read(response)
+    return parts.answer if parts is not None else response
+
+
+def mathvision(response: str, prompt: Prompt) -> Judged:
+    """MathVision: the letter, or the option's or the gold's value, to two decimals."""
+    answer = _mathvision_answer(said(response, prompt))
+    gold = (prompt.answer or "").strip().lower()
+    if answer and answer == gold:
+        return Verdict(True)
+    if prompt.choices:
+        gold = prompt.choices[LETTERS.index(gold.upper())].strip().lower()
+        if answer == gold:
+            return Verdict(bool(answer))
+        if re.search(r"\\(?:text|mathrm|mbox)|(?<!\\)\b[a-z]{2,}", gold):
+            return Verdict(False)  # words and units, which its script cannot evaluate
+    values = read_quantity(gold), read_quantity(answer)
+    if values[0] is not None and values[1] is not None:
+        return Verdict(round(values[0].value, 2) == round(values[1].value, 2))
+    return Comparison(gold, answer) if answer and re.search(r"\d|\\pi", answer) else Verdict(False)
+
+
+def _mathvision_answer(text: str) -> str:
+    text = text.strip()
+    for letter in "ABCDE":
+        ends = (f" {letter}.", f" ({letter}).")
+        if text.endswith(ends) or text.startswith((f"{letter}\n", f"({letter})\n", f"({letter}) {letter}\n")):
+            return letter.lower()
+    if r"\boxed" not in text:
+        for flag in ("final answer is", "answer is", "correct answer is", "answer should be"):
+            _, found, behind = text.rpartition(flag)
+            if found:
+                text = re.split(r"\n|\. ", behind.strip())[0]
+    elif (inside := find_answer(text, "boxed")) is not None:
+        text = inside
+    text = re.split(r"=|\\approx", text.lower())[-1]
+    text = re.sub(r"\\(?:left|right|text|mbox|[,!])|\^\{?\\circ\}?|\\?[$%]|\\\\|units|\{?km\}?|\s", "", text)
+    return re.sub(r"[({]([a-e])[)}]", r"\1", text).replace("tfrac", "frac").replace("dfrac", "frac").strip(".:")
+
+
+def mathvista(response: str, prompt: Prompt) -> Judged:
+    """MathVista: the option that is most like the answer; integers cut, decimals rounded; text letter by letter."""
+    answer = (find_answer(response, prompt.answer_format) or "").strip()
+    gold = prompt.answer or ""
+    if prompt.choices:
+        if label := re.search(r"\(([a-zA-Z])\)", answer):
+            answer = label[1].upper()
+        if answer in LETTERS[: len(prompt.choices)] and len(answer) == 1:
+            return Verdict(prompt.choices[LETTERS.index(answer)] == gold)
+        return Verdict(bool(answer) and min(prompt.choices, key=lambda option: distance(answer, option)) == gold)
+    kind = prompt.metadata.get("published_answer_type")
+    values = read_quantity(gold), read_quantity(answer)
+    if kind in ("integer", "float"):
+        if values[0] is None or values[1] is None:
+            return Verdict(False)
+        if kind == "integer":
+            return Verdict(int(values[0].value) == int(values[1].value))
+        places = prompt.precision or 0
+        return Verdict(round(values[0].value, places) == round(values[1].value, places))
+    return Verdict(answer == gold)
+
+
+def distance(left: str, right: str) -> int:
+    """The edit distance of two texts, of which the first 500 characters count."""
+    left, right = left[:500], right[:500]
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
+
+
+def mmmu(response: str, prompt: Prompt) -> Judged:
+    """MMMU: the last option that is named, by letter or by text; numbers to two decimals; text as a part."""
+    text = said(response, prompt)
+    golds = [prompt.answer or "", *json.loads(prompt.metadata.get("alternatives") or "[]")]
+    if prompt.choices:
+        return Verdict(_mmmu_option(text, prompt.choices) == (prompt.answer or "").strip().upper())
+    spoken = _mmmu_keys(text)
+    for gold in golds:
+        if (number := _float(gold)) is not None:
+            if any(number == other for key in spoken for other in _floats(key)):
+                return Verdict(True)
+        elif any(_padded(gold, key) for key in spoken):
+            return Verdict(True)
+    return Verdict(False)
+
+
+def _mmmu_option(text: str, choices: Sequence[str]) -> str | None:
+    text = f" {text.strip(',.!?;: ')} "
+    letters = LETTERS[: len(choices)]
+    for form in ("({})", " {} "):
+        places = {letter: text.rfind(form.format(letter)) for letter in letters}
+        if max(places.values(), default=-1) >= 0:
+            return max(places, key=lambda letter: places[letter])
+    if len(text.split()) > 5:
+        places = {letter: text.lower().rfind(c.lower()) for letter, c in zip(letters, choices, strict=True)}
+        if max(places.values(), default=-1) >= 0:
+            return max(places, key=lambda letter: places[letter])
+    return None
+
+
+def _mmmu_keys(text: str) -> list[str]:
+    """The ends of the sentences that announce a result; the whole text where none does."""
+    keys = []
+    sentences = re.split(r"\.\s(?=[A-Z])|\n", text.strip().strip("."))
+    for number, sentence in enumerate(sentences):
+        words = ["could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result "]
+        words += ["="] if number == len(sentences) - 1 else []
+        ends = [sentence.lower().rpartition(word)[2].strip() for word in words if word in sentence.lower()]
+        if ends and (shortest := min(ends, key=len)).strip(":,.!?;' "):
+            keys.append(shortest)
+    return keys or [text.lower()]
+
+
+def _padded(gold: str, key: str) -> bool:
+    """A single letter counts as a word of its own only."""
+    gold = gold.strip().lower()
+    return bool(gold) and (gold in key if len(gold) > 1 else re.search(rf"\b{re.escape(gold)}\b", key) is not None)
+
+
+def _floats(text: str) -> list[float]:
+    found = re.findall(r"-?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+(?:[eE][+-]?\d+)?)", text)
+    return [number for part in found if (number := _float(part)) is not None]
+
+
+def _float(text: str) -> float | None:
+    try:
+        number = float(text.strip().replace(",", ""))
+    except ValueError:
+        return None
+    return round(number, 2) if math.isfinite(number) else None

@@ -1,0 +1,1 @@
+"""Settings files, functions as commands, and what a mistyped setting probably meant."""

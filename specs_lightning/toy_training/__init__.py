@@ -1,0 +1,1 @@
+"""How the toy's base model is made from nothing."""

@@ -1,0 +1,126 @@
+"""`specs doctor` finds what is broken, says what to do, and its exit status tells scripts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.command_line import specs
+from packaging.version import Version
+
+from specs_lightning.commands import doctor as module
+from specs_lightning.commands.doctor import GIB, Finding, devices, disk, examined, memory, model_folder, packages
+from specs_lightning.rollout import sampler
+
+
+def worst(findings: Iterator[Finding]) -> Finding:
+    return max(findings, key=lambda finding: ("ok", "warning", "broken").index(finding.verdict))
+
+
+@pytest.fixture
+def model(tiny_model_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model_path, tmp_path / "model"))
+
+
+@pytest.fixture
+def without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds to import."""
+    monkeypatch.setattr(module, "vllm", lambda: iter(()))
+
+
+@pytest.mark.usefixtures("without_vllm")
+class TestExitStatus:
+    def status(self, *args: object) -> object:
+        with pytest.raises(SystemExit) as exit:
+            specs("doctor", *args)
+        return exit.value.code
+
+    def test_it_is_0_where_nothing_is_broken(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.status("--model", model) == 0
+        assert "shared-prefix rows" in capsys.readouterr().out
+
+    def test_it_is_1_where_something_is(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (model / "model.safetensors").write_bytes(b"half a file")
+        assert self.status("--model", model) == 1
+        assert "model.safetensors" in capsys.readouterr().out
+
+
+class TestModel:
+    def test_a_whole_folder_is_well(self, model: Path) -> None:
+        assert [finding.verdict for finding in model_folder(str(model))] == ["ok"] * 3
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        assert worst(model_folder(str(tmp_path))).verdict == "broken"
+
+    def test_a_family_that_trains_on_padded_rows_is_a_warning(self, model: Path) -> None:
+        text = json.loads((model / "config.json").read_text()) | {"model_type": "aya_vision"}
+        (model / "config.json").write_text(json.dumps(text))
+        found = worst(model_folder(str(model)))
+        assert found.verdict == "warning" and "padded rows" in found.found
+
+    def test_no_processor(self, model: Path) -> None:
+        (model / "preprocessor_config.json").unlink(missing_ok=True)
+        (model / "processor_config.json").unlink(missing_ok=True)
+        assert worst(model_folder(str(model))).subject == "processor"
+
+    def test_no_chat_template(self, model: Path) -> None:
+        (model / "chat_template.jinja").unlink()
+        assert worst(model_folder(str(model))).found == "it has no chat template"
+
+    def test_a_file_of_weights_that_the_index_names_is_missing(self, model: Path) -> None:
+        index = {"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert worst(model_folder(str(model))).found == "model-2.safetensors is not there"
+
+    def test_a_tensor_that_is_in_no_file(self, model: Path) -> None:
+        index = {"weight_map": {"no_such_weight": "model.safetensors"}}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert "no_such_weight" in worst(model_folder(str(model))).found
+
+
+class TestMachine:
+    def test_packages_are_well_here(self) -> None:
+        assert worst(packages()).verdict == "ok"
+
+    def test_a_package_of_another_version_is_named_with_a_remedy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["torch>=99", "no-such-package>=1"])
+        found = {finding.subject: finding for finding in packages()}
+        assert "wanted >=99" in found["torch"].found and found["torch"].remedy == "pip install 'torch>=99'"
+        assert found["no-such-package"].verdict == "broken"
+
+    def test_a_driver_without_a_torch_for_it_is_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert worst(devices()).verdict == "ok"
+        monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+        assert worst(devices()).verdict == "broken"
+
+    def test_no_vllm_is_a_warning_and_a_wrong_one_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sampler, "SUPPORTED_VLLM", (Version("99"), Version("100")))
+        assert worst(module.vllm()).verdict == "broken"
+        monkeypatch.setattr(sampler.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(sampler, "installed_vllm", lambda: None)
+        assert worst(module.vllm()).verdict == "warning"
+
+    def test_little_room(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        usage = namedtuple("usage", "total used free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100 * GIB, 98 * GIB, 2 * GIB))
+        assert worst(disk()).verdict == "warning"
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100 * GIB, 100 * GIB, 0))
+        assert worst(disk()).verdict == "broken"
+        monkeypatch.setattr(module, "LITTLE_MEMORY", 2**60)
+        assert worst(memory()).verdict == "warning"
+
+    def test_a_check_that_raises_is_broken_and_says_why(self) -> None:
+        def check() -> Iterator[Finding]:
+            yield Finding("first", "ok", "well")
+            raise RuntimeError("CUDA error:\n  no kernel image")
+
+        found = list(examined("torch", check))
+        assert [f.verdict for f in found] == ["ok", "broken"]
+        assert found[1].found == "RuntimeError: CUDA error: no kernel image"

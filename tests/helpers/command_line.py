@@ -1,0 +1,32 @@
+"""The command line in this process, from the project's root as its configuration files expect."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from specs_lightning.cli import main
+
+ROOT = Path(__file__).parents[2]
+EXPORT_ALONE = "--trainer.callbacks=[{class_path: specs_lightning.callbacks.ExportHF}]"
+
+
+@contextmanager
+def working_directory(folder: Path) -> Iterator[None]:
+    """`specs` puts the working directory on the import path: both are as before afterwards."""
+    before, path, arguments = Path.cwd(), list(sys.path), list(sys.argv)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:], sys.argv[:] = path, arguments
+
+
+def specs(*args: object, cwd: Path = ROOT) -> None:
+    """Run `specs` with these arguments."""
+    with working_directory(cwd):
+        main([str(arg) for arg in args])

@@ -1,0 +1,205 @@
+"""Rollout servers for tests: real ones in processes of their own, and fakes in threads of this one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+from safetensors.torch import load_file
+from torch import Tensor
+
+from specs_lightning.groups import Completion
+from specs_lightning.rollout import SamplingSettings
+from specs_lightning.rollout.sampler import SampleRequest
+from specs_lightning.rollout.server.http import application
+from specs_lightning.rollout.server.served import FolderRule, ServedSampler
+from specs_lightning.rollout.weights import WeightGroup
+
+READY = re.compile(r"^serving .* on (http://\S+) with vLLM (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A running `specs serve`."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def kill(self) -> None:
+        """As a crash would: it cannot say goodbye."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def specs_serve(
+    model: Path | str, folder: Path, *args: str, start_s: float = 180
+) -> AbstractContextManager[RealServer]:
+    """`specs serve` on a free port, ready.
+
+    Args:
+        model: what it serves.
+        folder: for its log.
+        args: further arguments of the command.
+        start_s: how long it may take to be ready.
+    """
+    command = [sys.executable, "-c", "from specs_lightning.cli import main; main()", "serve"]
+    small = ["--port=0", "--vllm.max_model_len=1024", "--vllm.kv_cache_gib=0.25"]
+    return _running([*command, f"--model={model}", *small, *args], folder, READY, start_s)
+
+
+def openai_server(model: Path | str, folder: Path, *args: str) -> AbstractContextManager[RealServer]:
+    """vLLM's own OpenAI-compatible server on a free port, ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", "-m", "vllm.entrypoints.openai.api_server"]
+    small = ["--host=127.0.0.1", f"--port={port}", "--max-model-len=4096", "--dtype=float32", "--enforce-eager"]
+    # vLLM's own lines are not there if a test of its engine ran before: it has set the level of its logs.
+    ready = re.compile("Application startup complete")
+    return _running([*command, f"--model={model}", *small, *args], folder, ready, 300, f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def _running(
+    command: list[str], folder: Path, ready: re.Pattern[str], start_s: float, url: str | None = None
+) -> Iterator[RealServer]:
+    """A server in a process of its own, from when its log says that it is ready, and where if `url` does not."""
+    log = folder / f"server-{time.time_ns()}.log"
+    cpu = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | cpu)
+    try:
+        deadline = time.monotonic() + start_s
+        while (found := ready.search(log.read_text())) is None:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.2)
+        yield RealServer(url or found[1], process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class FakeSampler:
+    """In place of vLLM: it notes what it is asked, and its completions say which prompt and server they are of."""
+
+    max_model_len = 1024
+    on_cpu = True
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.weights: dict[str, Tensor] = {}
+        self.loads: list[str] = []
+        """The folders, or the number of weights received."""
+        self.requests: list[SampleRequest] = []
+        self.calls = self.at_once = self.most_at_once = 0
+        self.on_generate: Callable[[], None] = lambda: None
+        self.on_weight: Callable[[], None] = lambda: None
+
+    def generate(
+        self, requests: Sequence[SampleRequest], sampling: SamplingSettings, stop_ids: Sequence[int]
+    ) -> list[list[Completion]]:
+        self.calls += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            self.on_generate()
+        finally:
+            self.at_once -= 1
+        self.requests += requests
+        count = sampling.completions_per_prompt
+        return [
+            [
+                Completion((request.seed % 1000, n), (-0.1, -1e-9), f"{request.prompt_id}/{n}", True, self.version)
+                for n in range(count)
+            ]
+            for request in requests
+        ]
+
+    def load_folder(self, folder: str, version: int) -> None:
+        self.version = -1
+        files = sorted(Path(folder).iterdir())
+        self.weights = {name: weight for file in files for name, weight in load_file(file).items()}
+        self.loads.append(folder)
+        self.version = version
+
+    def join_weight_group(self, host: str, port: int, backend: Any, timeout_s: float, size: int) -> None:
+        self.group = WeightGroup.join(host, port, 1, size, backend, timeout_s)
+
+    def receive_weights(self, layout: Any, version: int) -> None:
+        self.version = -1
+        self.weights = {}
+        for name, weight in self.group.receive(layout, torch.device("cpu")):
+            self.weights[name] = weight
+            self.on_weight()
+        self.loads.append(str(len(self.weights)))
+        self.version = version
+
+    def close(self) -> None:
+        """As vLLM's."""
+
+
+class FakeServer:
+    """The real application around a fake sampler, on a port of this machine.
+
+    Args:
+        model: whose architecture it has.
+        port: 0 for any.
+        token: what it wants to be shown.
+        may_read: from which folders; from any if not given.
+    """
+
+    def __init__(
+        self, model: Path, port: int = 0, token: str | None = None, may_read: FolderRule | None = None
+    ) -> None:
+        self.sampler = FakeSampler()
+        self.thread = ThreadPoolExecutor(1)
+        self.served = ServedSampler(self.sampler, self.thread, str(model))  # type: ignore[arg-type]
+        self.socket = socket.create_server(("127.0.0.1", port))
+        self.port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        app = application(self.served, token, may_read or FolderRule(None, local=True))
+        self.uvicorn = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", timeout_keep_alive=60))
+        self.running = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self.running.start()
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        await self.uvicorn.serve(sockets=[self.socket])
+
+    def cut(self) -> None:
+        """Break all connections, answered or not, and take no more."""
+
+        def abort() -> None:
+            self.uvicorn.should_exit = self.uvicorn.force_exit = True
+            for server in self.uvicorn.servers:
+                server.close()
+            for connection in list(self.uvicorn.server_state.connections):
+                connection.transport.abort()  # type: ignore[union-attr]
+
+        self.loop.call_soon_threadsafe(abort)
+
+    def stop(self) -> None:
+        if self.running.is_alive():
+            self.cut()
+            self.running.join()
+        self.thread.shutdown()

@@ -1,0 +1,164 @@
+"""Every supported family of models, as a tiny random model of its true architecture with its true processor.
+
+`docs/make_model_families.py` makes the table of the documentation from the results of these tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny_families import FAMILIES, tiny_family
+from helpers.tiny_policies import (
+    encode,
+    gradient,
+    plain_inputs,
+    plain_logprobs,
+    random_completions,
+    relative_difference,
+)
+from helpers.tiny_policies import sharp_policy as policy_of
+from transformers import AutoConfig, Gemma2Config, LlavaConfig, Qwen3Config
+
+from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.policy.families import UnsupportedModel, family_of, vision_modules
+from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings, model_class
+from specs_lightning.rollout import HFEngine, SamplingSettings, VLLMEngine, VLLMSettings
+from specs_lightning.rollout.sampler import EngineError
+
+TEXT_ONLY = frozenset({"qwen3"})
+PADDED = frozenset({"gemma3"})
+NOT_ON_VLLM_CPU = frozenset({"gemma3"})
+LORA = LoRASettings(rank=4, alpha=8)
+
+
+@pytest.fixture(scope="module", params=["qwen2_5_vl", *FAMILIES])
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def model_path(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_family(name, tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture
+def policy(model_path: Path) -> Policy:
+    return policy_of(model_path, freeze_vision=False)
+
+
+def prompts_for(policy: Policy) -> list[EncodedPrompt]:
+    """Of different lengths, with one, several and no images of different shapes where the family takes images."""
+    sizes: Sequence[tuple[tuple[int, int], ...]] = [((84, 84),), (), ((56, 112), (84, 56)), ()]
+    questions = ("How many red squares are there?", "What is 7 - 3?", "Which has more circles?", "Find x. " * 4)
+    images = bool(vision_modules(policy.model))
+    return [
+        encode(policy, f"p{i}", q, s if images else ()) for i, (q, s) in enumerate(zip(questions, sizes, strict=True))
+    ]
+
+
+def batch_for(policy: Policy) -> GroupBatch:
+    return GroupBatch.from_token_ids(prompts_for(policy), random_completions(policy, [3, 3, 3, 3]))
+
+
+def test_shared_prefix_logprobs_and_gradients_are_those_of_each_sequence_alone(name: str, policy: Policy) -> None:
+    batch = batch_for(policy)
+    assert policy.shared_prefix == (name not in PADDED)
+    expected_NT, actual_NT = plain_logprobs(policy, batch), policy.token_logprobs(batch).logprobs
+    torch.testing.assert_close(actual_NT, expected_NT.where(batch.mask_NT, 0), rtol=0, atol=1e-5)
+    weights_NT = torch.randn(batch.mask_NT.shape, generator=torch.Generator().manual_seed(0))
+    expected, actual = (gradient(policy, (x * weights_NT).sum()) for x in (expected_NT, actual_NT))
+    assert relative_difference(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=pytest.mark.slow)])
+def test_engine_samples_from_the_policy_and_from_the_changed_policy(name: str, policy: Policy, engine: str) -> None:
+    prompts = prompts_for(policy)
+    sampler = HFEngine() if engine == "hf" else VLLMEngine(VLLMSettings(max_model_len=1024, kv_cache_gib=0.25))
+    if engine == "vllm" and name in NOT_ON_VLLM_CPU:
+        with pytest.raises(EngineError, match="one way"):
+            sampler.sync(policy)
+        return
+    try:
+        for seed in "01":
+            sampler.sync(policy)
+            groups = sampler.generate(prompts, SamplingSettings(completions_per_prompt=3, max_tokens=8), seed)
+            batch = GroupBatch.from_token_ids(prompts, [[c.token_ids for c in group] for group in groups])
+            with torch.no_grad():
+                trainer_M = policy.token_logprobs(batch).logprobs[batch.mask_NT]
+            engine_M = torch.tensor([logprob for group in groups for c in group for logprob in c.logprobs])
+            torch.testing.assert_close(engine_M, trainer_M, rtol=0, atol=1e-4)
+            change_all_weights(policy)
+        with torch.no_grad():  # weights left as they were would show
+            changed_M = policy.token_logprobs(batch).logprobs[batch.mask_NT]
+        assert (changed_M - engine_M).abs().max() > 1e-2
+    finally:
+        sampler.close()
+
+
+def change_all_weights(policy: Policy) -> None:
+    """As an optimizer step does: the vision tower's, the projector's, norms and biases too."""
+    generator = torch.Generator().manual_seed(policy.version)
+    with torch.no_grad():
+        for weight in policy.model.parameters():
+            weight += 0.05 * weight.abs().mean() * torch.randn(weight.shape, generator=generator)
+    policy.version += 1
+
+
+def test_images_matter_and_the_vision_tower_learns(name: str, policy: Policy) -> None:
+    if name in TEXT_ONLY:
+        with pytest.raises(ValueError, match="takes no images"):
+            encode(policy, "p", "How many?", [(84, 84)])
+        return
+    completions = random_completions(policy, [1])
+    of_small, of_large = (
+        policy.token_logprobs(
+            GroupBatch.from_token_ids([encode(policy, "p", "How many?", [size])], completions)
+        ).logprobs
+        for size in ((84, 84), (100, 100))
+    )
+    assert not torch.allclose(of_small, of_large, atol=1e-3)
+    of_small.sum().backward()
+    for module in vision_modules(policy.model):
+        assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in module.parameters())
+
+
+def test_lora_trains_adapters_alone_and_its_export_is_a_plain_model_with_the_same_logprobs(
+    model_path: Path, tmp_path: Path
+) -> None:
+    policy = policy_of(model_path, lora=LORA)
+    trained = [name for name, weight in policy.named_parameters() if weight.requires_grad]
+    assert trained and all(".lora_" in name for name in trained)
+    batch = batch_for(policy)
+    before_NT = policy.token_logprobs(batch).logprobs.detach()
+    with torch.no_grad():
+        for name, weight in policy.named_parameters():
+            if ".lora_B" in name:
+                weight.normal_(std=0.05)
+    after_NT = policy.token_logprobs(batch).logprobs.detach()
+    assert not torch.allclose(before_NT, after_NT, atol=1e-2)
+    exported = Policy(PolicySettings(str(policy.save(tmp_path / "model"))))
+    torch.testing.assert_close(exported.token_logprobs(batch_for(exported)).logprobs, after_NT, rtol=0, atol=1e-3)
+
+
+def test_plain_transformers_loads_the_export_with_the_same_logits(policy: Policy, tmp_path: Path) -> None:
+    folder = policy.save(tmp_path / "model")
+    loaded, info = model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    inputs = plain_inputs(policy, prompts_for(policy)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.eval()(**inputs).logits, policy.model(**inputs).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_with_windows_train_on_padded_rows(caplog: pytest.LogCaptureFixture) -> None:
+    text = Qwen3Config(num_hidden_layers=2, sliding_window=8, use_sliding_window=True, max_window_layers=1)
+    assert not family_of(text).shared_prefix
+    assert not family_of(LlavaConfig(text_config=text.to_dict())).shared_prefix
+    assert "padded rows" in caplog.text
+
+
+def test_a_model_that_changes_its_logits_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="final_logit_softcapping"):
+        family_of(Gemma2Config(final_logit_softcapping=30.0))

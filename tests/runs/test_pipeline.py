@@ -1,0 +1,231 @@
+"""A run's stages: in order, once each, continued after a stop, and never mixed with other settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helpers.stand_in_work import Stopped, Work
+
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.rollout import EngineError
+from specs_lightning.runs.pipeline import EvaluationSettings, PipelineError, Stage, run
+
+EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
+
+
+def stages(**changes: Any) -> dict[str, Stage]:
+    planned: dict[str, dict[str, Any]] = {
+        "base": {"kind": "model", "model": "toy:base"},
+        "zero": {"kind": "fit", "config": "grpo.yaml", "overrides": {"data.rounds": 3}},
+        "distill": {
+            "kind": "distill",
+            "config": "distill.yaml",
+            "overrides": {"zero": "${zero.model}", "base": "${base.model}", "pairs": {"verify": True}},
+        },
+        "cold_start": {
+            "kind": "fit",
+            "config": "cold_start.yaml",
+            "overrides": {"data.train": "${distill.pairs}", "trainer.callbacks": [{"class_path": "a.B"}]},
+        },
+        "final": {"kind": "fit", "config": "grpo.yaml", "overrides": {"model.policy.model": "${cold_start.model}"}},
+    }
+    for name, settings in changes.items():
+        planned[name] |= settings
+    return {name: Stage(**settings) for name, settings in planned.items()}  # type: ignore[arg-type]
+
+
+EVERYTHING = [
+    "evaluate base",
+    "fit zero",
+    "evaluate zero",
+    "distill distill",
+    "fit cold_start",
+    "evaluate cold_start",
+    "fit final",
+    "evaluate final",
+]
+
+
+class TestOrder:
+    def test_stages_are_done_in_order_and_hand_on_what_they_made(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r", seed=3)
+        assert work.done == EVERYTHING
+        assert work.overrides["fit zero"] == ["--data.rounds=3", "--seed_everything=3", "--data.seed=3"]
+        assert work.overrides["distill distill"] == [
+            "--zero=r/zero/model",
+            "--base=toy:base",
+            '--pairs={"verify": true}',
+            "--seed=3",
+        ]
+        assert work.overrides["fit cold_start"][:2] == [
+            "--data.train=r/distill/pairs.parquet",
+            '--trainer.callbacks=[{"class_path": "a.B"}]',
+        ]
+        assert work.overrides["evaluate final"] == ["r/final/model", "HFEngine"]
+        record = json.loads(Path("r/final/stage.json").read_text())
+        assert (record["status"], record["kind"], record["model"]) == ("finished", "fit", "r/final/model")
+
+    @pytest.mark.parametrize(
+        "engine", ["vllm", {"class_path": "specs_lightning.rollout.VLLMEngine", "init_args": {"sleep_level": 0}}]
+    )
+    def test_one_engine_for_all_of_them(self, work: Work, engine: Any) -> None:
+        run(stages(), EVALUATION, run_dir="r", engine=engine)
+        chosen = {"class_path": "specs_lightning.rollout.VLLMEngine"} if engine == "vllm" else engine
+        for stage, prefix in (("fit zero", "--data."), ("distill distill", "--"), ("fit final", "--data.")):
+            assert f"{prefix}engine={json.dumps(chosen)}" in work.overrides[stage]
+        assert work.overrides["evaluate base"][1] == "VLLMEngine"
+
+    @pytest.mark.parametrize(
+        "engine", ["vlm", {"class_path": "specs_lightning.rollout.HFEngine", "init_args": {"a": 1}}]
+    )
+    def test_an_engine_that_is_none_is_refused_before_anything_is_done(self, work: Work, engine: Any) -> None:
+        with pytest.raises(EngineError, match=r"no rollout engine .* short names are hf, vllm"):
+            run(stages(), EVALUATION, run_dir="r", engine=engine)
+        assert not work.done
+
+    def test_until_a_stage_and_then_the_rest(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r", until="zero")
+        assert work.done == EVERYTHING[:3]
+        assert json.loads(Path("r/run.json").read_text())["stages"] == ["base", "zero"]
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+        with pytest.raises(PipelineError, match="no stage last to stop after; there are: base, zero"):
+            run(stages(), EVALUATION, run_dir="r", until="last")
+
+    def test_a_stage_that_is_not_evaluated(self, work: Work) -> None:
+        run(stages(zero={"evaluate": False}), EVALUATION, run_dir="r")
+        assert work.done == [name for name in EVERYTHING if name != "evaluate zero"]
+
+    def test_results_are_gains_over_the_first_model(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        results = json.loads(Path("r/results.json").read_text())
+        assert [model["name"] for model in results["models"]] == ["base", "zero", "cold_start", "final"]
+        assert [model["gain_id"] for model in results["models"]] == [0, 0.5, 0.5, 1.0]
+        assert [model["generalization_factor"] for model in results["models"]] == [None, 0.5, 0.5, 1.0]
+
+    def test_a_base_that_solves_nothing_does_not_end_the_run_where_gains_are_relative(self, work: Work) -> None:
+        run(stages(), replace(EVALUATION, gain="relative"), run_dir="r")
+        assert json.loads(Path("r/run.json").read_text())["finished"]
+
+    @pytest.mark.parametrize("wrong", ["${later.model}", "${base.weights}", "${final.model}"])
+    def test_a_reference_that_leads_nowhere_is_named_before_anything_is_done(self, work: Work, wrong: str) -> None:
+        with pytest.raises(PipelineError, match=r"stage zero asks for \$\{.*the stages before it are base"):
+            run(stages(zero={"overrides": {"x": [wrong]}}), EVALUATION, run_dir="r")
+        assert work.done == []
+
+    def test_a_missing_file_is_named(self, work: Work) -> None:
+        with pytest.raises(PipelineError, match=r"no such configuration file: missing\.yaml"):
+            run(stages(zero={"config": "missing.yaml"}), EVALUATION, run_dir="r")
+
+    def test_a_stage_without_its_file_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a stage of kind fit needs a config"):
+            Stage("fit")
+
+
+class TestAgain:
+    def test_finished_stages_are_not_done_again(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+    @pytest.mark.parametrize("stop_in", ["fit zero", "evaluate zero", "distill distill", "evaluate final"])
+    def test_a_stopped_run_goes_on_with_the_stage_it_was_in(self, work: Work, stop_in: str) -> None:
+        work.stop_in = stop_in
+        with pytest.raises(Stopped):
+            run(stages(), EVALUATION, run_dir="r")
+        before, work.stop_in = list(work.done), None
+        run(stages(), EVALUATION, run_dir="r")
+        assert before + work.done[len(before) :] == EVERYTHING  # what was trained is not trained again
+
+    def test_another_place_of_the_same_run_makes_no_difference(self, work: Work, tmp_path: Path) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("r").rename("moved")
+        run(stages(), EVALUATION, run_dir=str(tmp_path / "moved"))
+        assert work.done == EVERYTHING
+
+
+class TestChanges:
+    @pytest.mark.parametrize(
+        ("changes", "stage", "difference"),
+        [
+            ({"zero": {"overrides": {"data.rounds": 4}}}, "zero", r"overrides\.data\.rounds: 3 -> 4"),
+            ({"zero": {"overrides": {}}}, "zero", r"overrides\.data\.rounds: 3 -> \(not set\)"),
+            ({"base": {"model": "other"}}, "base", "model: toy:base -> other"),
+            ({"final": {"evaluate": False}}, "final", r"evaluation\..* -> \(not set\)"),
+        ],
+    )
+    def test_changed_settings_are_refused_and_named(
+        self, work: Work, changes: dict[str, Any], stage: str, difference: str
+    ) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match=f"stage {stage} was finished with other settings:\n.*{difference}"):
+            run(stages(**changes), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+    def test_a_changed_file_too(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("cold_start.yaml").write_text(yaml.safe_dump({"setting": 1, "nested": {"rate": 0.25}}))
+        with pytest.raises(PipelineError, match=r"stage cold_start .*\n  file\.nested\.rate: 0\.5 -> 0\.25\n"):
+            run(stages(), EVALUATION, run_dir="r")
+
+    def test_and_another_engine(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match=r"engine.class_path: \(not set\) -> .*VLLMEngine"):
+            run(stages(), EVALUATION, run_dir="r", engine="vllm")
+
+    def test_and_another_seed_or_other_sets(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match="seed: 0 -> 1"):
+            run(stages(), EVALUATION, run_dir="r", seed=1)
+        other = replace(EVALUATION, in_distribution=PromptSource("id.jsonl", limit=5))
+        with pytest.raises(PipelineError, match=r"evaluation\.sets\.id\.limit: None -> 5"):
+            run(stages(), other, run_dir="r")
+
+    def test_another_measure_of_the_same_answers_is_no_change(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        run(stages(), replace(EVALUATION, beta=1.0), run_dir="r")
+        assert work.done == EVERYTHING
+        assert json.loads(Path("r/results.json").read_text())["beta"] == 1.0
+
+    def test_a_comment_in_a_file_is_no_change(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("grpo.yaml").write_text("# why\n" + Path("grpo.yaml").read_text())
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done == EVERYTHING
+
+
+class TestRedo:
+    def test_a_stage_and_what_depends_on_it_are_done_again_and_the_old_kept(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        Path("r/distill/note").write_text("first")
+        changed = stages(distill={"overrides": {"zero": "${zero.model}", "base": "${base.model}"}})
+        run(changed, EVALUATION, run_dir="r", redo=["distill"])
+        assert work.done[len(EVERYTHING) :] == EVERYTHING[3:]
+        assert Path("r/distill.1/note").read_text() == "first"
+        assert sorted(p.name for p in Path("r").iterdir() if p.name.endswith(".1")) == [
+            "cold_start.1",
+            "distill.1",
+            "final.1",
+        ]
+        run(changed, EVALUATION, run_dir="r", redo=["final"])
+        assert Path("r/final.2/model").is_dir()
+
+    def test_an_unknown_stage_is_named(self, work: Work) -> None:
+        with pytest.raises(PipelineError, match="redo names unknown stages: nothing"):
+            run(stages(), EVALUATION, run_dir="r", redo=["nothing"])
+
+    def test_nothing_is_moved_where_another_stage_is_refused(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        with pytest.raises(PipelineError, match="stage base was finished with other settings"):
+            run(stages(base={"model": "other"}), EVALUATION, run_dir="r", redo=["zero"])
+        with pytest.raises(PipelineError, match="stage extra was finished with other settings"):
+            planned = {**stages(), "extra": Stage("model", model="a")}
+            work.solved["extra"] = 0.0
+            run(planned, EVALUATION, run_dir="r")
+            run({**planned, "extra": Stage("model", model="b")}, EVALUATION, run_dir="r", redo=["zero"])
+        assert Path("r/zero/model").is_dir() and not Path("r/zero.1").exists()
