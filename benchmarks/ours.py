@@ -66,7 +66,8 @@ def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int
     from specs_lightning.modules import ColdStartModule, GRPOModule
     from specs_lightning.modules.step_loop import PolicyModule
     from specs_lightning.objectives import DPO
-    from specs_lightning.policy.policy import Policy, PolicySettings
+    from specs_lightning.policy.loading import PolicySettings
+    from specs_lightning.policy.policy import Policy
     from specs_lightning.prompts.encoder import PromptEncoder
     from specs_lightning.rewards import Reward, RewardSum
     from specs_lightning.rollout import HFEngine, SamplingSettings, VLLMEngine, VLLMSettings

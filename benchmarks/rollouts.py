@@ -35,8 +35,10 @@ def measure(engine_name: str, folder: Path, workload: Workload, rounds: int) -> 
     import torch
 
     from specs_lightning.groups import Prompt
-    from specs_lightning.policy.policy import Policy, PolicySettings
-    from specs_lightning.prompts.encoder import PromptEncoder, build_messages
+    from specs_lightning.policy.loading import PolicySettings
+    from specs_lightning.policy.policy import Policy
+    from specs_lightning.prompts.encoder import PromptEncoder
+    from specs_lightning.prompts.messages import build_messages
     from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, VLLMEngine, VLLMServers, VLLMSettings
 
     torch.set_num_threads(1)

@@ -25,7 +25,8 @@ from workloads import WORKLOADS, Workload
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 

@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 
 
 class SpecsError(Exception):
@@ -22,3 +26,7 @@ def refused_settings() -> Iterator[None]:
         while (within := said.__cause__ or said.__context__) is not None and isinstance(within, ValueError | TypeError):
             said = within
         raise SettingsError(str(said)) from error
+
+
+class RewardError(SpecsError, RuntimeError):
+    """Too many completions could not be scored to go on. A reward that raises it ends the run."""

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageTextToText
 
 from specs_lightning import __version__
 from specs_lightning.cli import COMMANDS, STOPPED
-from specs_lightning.evaluation.evaluator import read_answers
+from specs_lightning.records.answers import read_answers
 from specs_lightning.system.folder_lock import LOCK_FILE
 
 SMOKE = ("--config=configs/toy/smoke.yaml",)

@@ -14,7 +14,8 @@ import pytest
 from helpers.tiny_policies import encode, mixed_prompts, random_completions
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, SamplingSettings
 

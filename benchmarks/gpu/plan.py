@@ -28,7 +28,8 @@ from specs_lightning.plan.lengths import Groups
 from specs_lightning.plan.memory import memory_of, optimizer_bytes
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
-from specs_lightning.policy.policy import LoRASettings, Policy
+from specs_lightning.policy.loading import LoRASettings
+from specs_lightning.policy.policy import Policy
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "whole model": {},

@@ -29,8 +29,10 @@ from training_step import count_flops, step_of
 
 from specs_lightning.groups import GroupBatch, Prompt
 from specs_lightning.plan.shapes import model_shape
-from specs_lightning.policy.policy import Policy, PolicySettings
-from specs_lightning.prompts.encoder import PromptEncoder, build_messages
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.toy import resolve
 
 VOCABULARIES = (32_000, 64_000, 152_000)

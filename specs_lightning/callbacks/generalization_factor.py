@@ -20,9 +20,10 @@ from specs_lightning.evaluation.answer_metrics import (
     exploration_metrics,
     rate_metrics,
 )
-from specs_lightning.evaluation.evaluator import Answer, Answered, read_answers
+from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.metrics import GainKind, GeneralizationFactor
 from specs_lightning.modules import PolicyModule
+from specs_lightning.records.answers import Answer, read_answers
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.ranks import share
 

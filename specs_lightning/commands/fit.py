@@ -17,12 +17,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from specs_lightning.callbacks import Checkpoints
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import refused_settings
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usable
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
+from specs_lightning.records.answers import Answer
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.settings.hints import HintingLightningParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it

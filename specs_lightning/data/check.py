@@ -75,7 +75,7 @@ class Findings:
     tokens: list[int] = field(default_factory=list)
 
     def add(self, prompt: Prompt, sizes: Sequence[tuple[int, int]], tokens: int | None) -> None:
-        from specs_lightning.rewards.accuracy import resolve_type
+        from specs_lightning.scoring.comparison import resolve_type
 
         kind = "none" if prompt.answer is None else resolve_type(prompt.answer, prompt.answer_type, prompt.choices)
         self.usable += 1

@@ -2,56 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError, Row, read_table
-from specs_lightning.groups import Prompt
 from specs_lightning.prompts.set_aside import SetAside
-from specs_lightning.system.files import appearing_whole
+from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.toy import resolve
-
-
-@dataclass(frozen=True, slots=True)
-class PreferencePair:
-    """A prompt, the response to move towards and the one to move away from, and where they came from."""
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-
-def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
-    """Write pairs as parquet: `prompt, chosen, rejected` (chat messages), `images`, `id`, `answer`, `provenance`.
-
-    The file appears whole or not at all.
-    """
-    from datasets import Dataset, List
-    from datasets import Image as ImageFeature
-
-    rows = [
-        {
-            "id": pair.prompt.id,
-            "prompt": list(pair.prompt.messages),
-            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
-            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
-            "images": [
-                {"bytes": image.read_bytes() if isinstance(image, Path) else image, "path": None}
-                for image in pair.prompt.images
-            ],
-            "answer": pair.prompt.answer,
-            "answer_type": pair.prompt.answer_type,
-            "answer_format": pair.prompt.answer_format,
-            "provenance": pair.provenance or None,  # parquet has no empty structs
-        }
-        for pair in pairs
-    ]
-    with appearing_whole(file) as partial:
-        Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(partial)
 
 
 def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:

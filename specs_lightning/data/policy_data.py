@@ -16,12 +16,13 @@ from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.evaluation.answer_cache import KeptAnswers, content_digest
-from specs_lightning.evaluation.evaluator import Answer, Evaluator
+from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.judge import Judge, JudgeSettings, record_usage
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, encode_all
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import Answer
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank, share, world_size

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
-from specs_lightning.data.pairs import PreferencePair, load_pairs
+from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.prompts.encoder import SpecialTokenInText, try_encode
+from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.ranks import share
 

@@ -11,8 +11,8 @@ from typing import Any
 from specs_lightning.data.schemas import Schema, find_schema, listed
 from specs_lightning.data.tables import DataError, Row, Table, read_hub, read_table
 from specs_lightning.groups import Image, Prompt
-from specs_lightning.prompts.encoder import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.prompts.images import BadImage, confine, load_image
+from specs_lightning.prompts.messages import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import answer_format as format_named
 
@@ -101,7 +101,7 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
     Raises:
         DataError: the file is missing or unreadable, a mapped column does not exist, or no row can be used.
     """
-    from specs_lightning.rewards.accuracy import ANSWER_TYPES
+    from specs_lightning.scoring.comparison import ANSWER_TYPES
 
     if source.answer_type not in ANSWER_TYPES:
         raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")
@@ -322,7 +322,7 @@ class RowReader:
 
     def _answer(self, row: Row, choices: tuple[str, ...]) -> tuple[str | None, str]:
         """The gold answer and its type; no answer where the file has no column of them."""
-        from specs_lightning.rewards.accuracy import ANSWER_TYPES, check_gold
+        from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
 
         answer_type = self._name(row, "answer_type") or self.source.answer_type
         if answer_type not in ANSWER_TYPES:

@@ -12,7 +12,8 @@ import torch
 
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, try_encode
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import RolloutEngine, SamplingSettings

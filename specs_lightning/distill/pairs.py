@@ -23,19 +23,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from specs_lightning.data.pairs import PreferencePair, write_pairs
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.distill.candidates import draw_candidates
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import record_usage
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
-from specs_lightning.rewards.consistency import check_consistency, read_parts
+from specs_lightning.rewards.consistency import check_consistency
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import AnswerFormat, Parts, TagFormat, answer_format
+from specs_lightning.scoring.consistency import read_parts
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer

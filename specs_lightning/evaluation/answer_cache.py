@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.evaluation.evaluator import Answer, Answered
+from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import Prompt
+from specs_lightning.records.answers import Answer
 from specs_lightning.settings.files import differences, fingerprint
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.progress import console

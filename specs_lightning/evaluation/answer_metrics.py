@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torchmetrics import MeanMetric, Metric
 
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.metrics import PassAtK, StuckRate
+from specs_lightning.records.answers import Answer, by_prompt
 
 Exploration = Literal["pass_at_k", "stuck_rate", "entropy", "rollout_branching_factor"]
 """What tells how much a policy still explores; the last two take a forward pass of the policy."""
@@ -54,14 +54,6 @@ def exploration_metrics(
     if "rollout_branching_factor" in wanted:
         metrics["rollout_branching_factor"] = mean_of(answer.branching_factor for answer in answers)
     return metrics
-
-
-def by_prompt(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
-    """The answers to each prompt of one set."""
-    groups: dict[str, list[Answer]] = {}
-    for answer in answers:
-        groups.setdefault(answer.prompt_id, []).append(answer)
-    return groups
 
 
 def powers_of_two(largest: int) -> tuple[int, ...]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from specs_lightning.evaluation.answer_metrics import by_prompt
-from specs_lightning.evaluation.evaluator import MEASURES, Answer
 from specs_lightning.metrics.bootstrap import Interval, mean_of_strata
+from specs_lightning.records.answers import MEASURES, Answer, by_prompt
 
 
 @dataclass(frozen=True)

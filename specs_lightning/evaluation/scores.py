@@ -12,11 +12,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from specs_lightning.evaluation.answer_metrics import by_prompt, powers_of_two
-from specs_lightning.evaluation.evaluator import MEASURES, Answer
+from specs_lightning.evaluation.answer_metrics import powers_of_two
 from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.metrics import is_stuck, pass_at_k
 from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
+from specs_lightning.records.answers import MEASURES, Answer, by_prompt
 from specs_lightning.statistics.intervals import clustered
 
 NOTHING = "–"

@@ -22,10 +22,9 @@ from typing import Any, Literal
 
 import httpx
 
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import RewardError, SpecsError
 from specs_lightning.judge.cache import ReplyCache
 from specs_lightning.judge.questions import Question, messages, read_verdict, response_schema
-from specs_lightning.rewards.base import RewardError
 from specs_lightning.scoring.math_verify import Verdict
 
 log = logging.getLogger(__name__)

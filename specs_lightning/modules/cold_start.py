@@ -11,7 +11,7 @@ from torch import Tensor
 from specs_lightning.groups import GroupBatch
 from specs_lightning.modules.step_loop import PolicyModule, ScheduleSettings
 from specs_lightning.objectives import DPO, ColdStartObjective, LossTerms
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import AdapterOffReference, FrozenReference, Reference, sequence_logprobs
 
 

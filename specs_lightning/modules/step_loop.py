@@ -23,14 +23,16 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation.answer_metrics import by_prompt
-from specs_lightning.evaluation.evaluator import Answer, Evaluator, write_answers
+from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.evaluation.scores import logged, score_sets, scores_table
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
+from specs_lightning.policy.export import whole
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch, micro_batches
-from specs_lightning.policy.policy import Policy, PolicySettings, whole
+from specs_lightning.policy.policy import Policy
+from specs_lightning.records.answers import Answer, by_prompt, write_answers
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.progress import console
 from specs_lightning.system.random_state import random_state, set_random_state

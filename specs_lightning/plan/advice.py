@@ -9,7 +9,7 @@ import torch
 
 from specs_lightning.plan.job import Job
 from specs_lightning.plan.memory import memory_of
-from specs_lightning.policy.policy import LoRASettings
+from specs_lightning.policy.loading import LoRASettings
 from specs_lightning.rollout import ENGINES, HFEngine, RolloutEngine, VLLMEngine
 
 _OFFLOAD = "trainer.strategy: {class_path: specs_lightning.strategies.FSDP2, init_args: {cpu_offload: true}}"

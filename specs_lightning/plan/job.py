@@ -12,7 +12,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.lengths import Groups
 from specs_lightning.plan.trace import Computing
 from specs_lightning.policy.families import family_of
-from specs_lightning.policy.policy import DTYPES, PolicySettings, shares_prefix
+from specs_lightning.policy.loading import DTYPES, PolicySettings, shares_prefix
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 
 

@@ -17,7 +17,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.job import Job, Sampling
 from specs_lightning.plan.lengths import image_tokens, row_lengths
 from specs_lightning.plan.trace import Activations, activations, decoding_bytes, head_size, vision_bytes
-from specs_lightning.policy.policy import DTYPES, empty_model, quantized_layers, trains_vision
+from specs_lightning.policy.loading import DTYPES, empty_model, quantized_layers, trains_vision
 from specs_lightning.rollout import HFEngine, VLLMEngine
 from specs_lightning.strategies.fsdp2 import blocks
 

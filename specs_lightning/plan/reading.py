@@ -32,9 +32,9 @@ from specs_lightning.plan.memory import GIB, optimizer_bytes
 from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch
 from specs_lightning.policy.model_files import model_source
-from specs_lightning.policy.policy import PolicySettings
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine

@@ -28,7 +28,7 @@ from specs_lightning.plan.lengths import Images
 from specs_lightning.policy import attention
 from specs_lightning.policy.attention import PrefixLayout
 from specs_lightning.policy.families import family_of
-from specs_lightning.policy.policy import DTYPES, PolicySettings, empty_model, shares_prefix
+from specs_lightning.policy.loading import DTYPES, PolicySettings, empty_model, shares_prefix
 from specs_lightning.policy.shared_prefix import Rows, pack_rows
 from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
 from specs_lightning.rollout.cache import make_cache

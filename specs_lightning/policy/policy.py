@@ -2,93 +2,44 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import PIL.Image
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    BitsAndBytesConfig,
-    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from specs_lightning.errors import SpecsError
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
-from specs_lightning.policy.attention import use_shared_prefix
-from specs_lightning.policy.families import ModelFamily, family_of, vision_modules, vision_token_ids
-from specs_lightning.policy.model_files import check_loaded, model_source, usable
-from specs_lightning.policy.patch_embedding import use_linear_patch_embedding
+from specs_lightning.policy.export import _adapter_change, _dense, whole
+from specs_lightning.policy.families import family_of, vision_token_ids
+from specs_lightning.policy.loading import (
+    PolicySettings,
+    empty_model,
+    read_model,
+    shares_prefix,
+    takes_images,
+    trains_vision,
+)
+from specs_lightning.policy.model_files import model_source, usable
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.system.files import appearing_whole
 from specs_lightning.system.ranks import rank
-
-log = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class LoRASettings:
-    """Low-rank adapters: the model's own weights stay as they are, and small matrices beside them are trained."""
-
-    rank: int = 16
-    """The width of the adapters."""
-    alpha: int = 32
-    """What the adapters add is scaled by alpha / rank."""
-    target_modules: tuple[str, ...] = ()
-    """The linear layers that get one, by the end of their names (`q_proj`); all of the language model if empty."""
-    vision: bool = False
-    """Also adapt the vision tower and its projector (with `freeze_vision: false`)."""
-
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """Which model is trained, and which of its parts."""
-
-    model: str
-    """A Hugging Face folder or model name; `toy:base` is the tiny model that comes with the package."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """The type that weights are kept in. For reduced precision during training, set the trainer's `precision`."""
-    attention: str = "sdpa"
-    """The attention implementation of transformers. Any other than `sdpa` runs on padded rows."""
-    freeze_vision: bool = True
-    """Leave the vision tower and its projector as they are."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    shared_prefix: bool = True
-    """Run a prompt once for all its completions. `false` runs it once for each: slower, the same result."""
-    lora: LoRASettings | None = None
-    """Train adapters in place of the weights."""
-    quantization: Literal["4bit"] | None = None
-    """With `lora`: keep the language model's own weights in 4 bits (NF4, by bitsandbytes: a half byte each), and
-    compute with them in `dtype`. Vision tower, embeddings and head stay as they are."""
-
-    def __post_init__(self) -> None:
-        if self.quantization is not None and self.lora is None:
-            raise ValueError("quantized weights cannot be trained: quantization needs lora")
-        if self.lora is not None and self.lora.vision and self.freeze_vision:
-            raise ValueError("lora.vision adapts the vision tower, freeze_vision freezes it: choose one")
 
 
 class Policy(nn.Module):
@@ -240,7 +191,8 @@ class Policy(nn.Module):
     def filler(self, with_image: bool) -> EncodedPrompt:
         """A short prompt that is run where there is nothing else to run, or nothing with an image."""
         if with_image not in self._fillers:
-            from specs_lightning.prompts.encoder import PromptEncoder, build_messages  # here: they import the policy
+            from specs_lightning.prompts.encoder import PromptEncoder  # here: they import the policy
+            from specs_lightning.prompts.messages import build_messages
 
             white = io.BytesIO()
             PIL.Image.new("RGB", (56, 56), "white").save(white, "PNG")
@@ -327,144 +279,6 @@ class Policy(nn.Module):
         return folder
 
 
-def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
-    """A policy's model with the weights of a folder or of a model on the hub."""
-    options = _options(settings)
-    if settings.quantization is not None:
-        options["quantization_config"] = _quantization(config, settings)
-    with usable(source, "weights"):
-        model, loaded = model_class(config).from_pretrained(
-            source,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
-        )
-    check_loaded(source, loaded["missing_keys"], loaded["mismatched_keys"])
-    _prepare(model, settings)
-    return model
-
-
-def empty_model(config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
-    """A policy's model on the meta device: its weights have shapes and types, no content."""
-    with torch.device("meta"):
-        model = model_class(config).from_config(config, **_options(settings))
-        _prepare(model, settings)
-    return model
-
-
-def _options(settings: PolicySettings) -> dict[str, Any]:
-    return {"dtype": DTYPES[settings.dtype], "attn_implementation": settings.attention}
-
-
-def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAndBytesConfig:
-    """NF4 with quantized constants, of the linear layers of the language model, its head left out.
-
-    Raises:
-        SpecsError: bitsandbytes is not installed.
-    """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
-    plain = empty_model(config, PolicySettings(settings.model))
-    kept = [*vision_modules(plain), plain.get_output_embeddings()]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=DTYPES[settings.dtype],
-        llm_int8_skip_modules=[name for name, module in plain.named_modules() if module in kept],
-    )
-
-
-def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
-    """The layers of a model (not quantized) that `quantization` keeps in 4 bits."""
-    kept = {module for part in (*vision_modules(model), model.get_output_embeddings()) for module in part.modules()}
-    linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m not in kept)
-    return [layer for layer in linear if not layer.weight.requires_grad]
-
-
-def _dense(weight: Tensor) -> Tensor:
-    """A weight, in full precision if it is quantized."""
-    if (state := getattr(weight, "quant_state", None)) is None:
-        return weight.detach()
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(weight.detach(), state)
-
-
-def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:
-    """Its attention, what of it is trained, adapters, recomputed activations."""
-    use_linear_patch_embedding(model)
-    if settings.attention == "sdpa":
-        use_shared_prefix(model.config)
-    if settings.freeze_vision:
-        for module in vision_modules(model):
-            module.requires_grad_(False)
-    if settings.lora is not None:
-        _add_adapters(model, settings.lora)
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-
-
-def trains_vision(model: PreTrainedModel) -> bool:
-    """Whether any weight of the vision tower or its projector is trained."""
-    return any(p.requires_grad for module in vision_modules(model) for p in module.parameters())
-
-
-def shares_prefix(family: ModelFamily, settings: PolicySettings) -> bool:
-    """Whether a policy's rows hold a prompt once for several completions."""
-    if not (family.shared_prefix and settings.shared_prefix):
-        return False
-    if settings.attention != "sdpa":
-        log.warning("attention %r trains on padded rows: only sdpa shares a prompt", settings.attention)
-        return False
-    return True
-
-
-def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
-    """Put adapters beside linear layers, in place; every other weight is frozen."""
-    vision = {module for tower in vision_modules(model) for module in tower.modules()}
-    linear = {
-        name: module
-        for name, module in model.base_model.named_modules(prefix=model.base_model_prefix)
-        if isinstance(module, nn.Linear) and (settings.vision or module not in vision)
-    }
-    ends = settings.target_modules
-    targets = [name for name in linear if not ends or name.rpartition(".")[2] in ends]
-    if not targets:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        raise SpecsError(f"lora.target_modules {list(ends)} name no linear layer; there are: {known}")
-    inject_adapter_in_model(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets), model)
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()  # small steps are lost in bfloat16
-
-
-def _adapter_change(layer: Any) -> Tensor:
-    """What the adapter adds to its layer's weight."""
-    (adapter,) = layer.active_adapters
-    down, up = (whole(matrix[adapter].weight.detach()) for matrix in (layer.lora_A, layer.lora_B))
-    return (up @ down) * layer.scaling[adapter]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all ranks; any other as it is."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    on_device: Any = tensor.to(tensor.device_mesh.device_type)  # it may be offloaded to the CPU
-    return on_device.full_tensor()
-
-
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(policy, Policy)
     policy.version += 1
-
-
-def model_class(config: PretrainedConfig) -> Any:
-    """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    return AutoModelForImageTextToText if takes_images(config) else AutoModelForCausalLM
-
-
-def takes_images(config: PretrainedConfig) -> bool:
-    """Whether a model's architecture is one of images and text."""
-    return type(config) in AutoModelForImageTextToText._model_mapping

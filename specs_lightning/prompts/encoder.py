@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,14 +18,10 @@ from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
-from specs_lightning.scoring.answer_formats import answer_format as format_named
 
 log = logging.getLogger(__name__)
 
-PLACEHOLDER = re.compile(r"<image(?:[ _]?(\d+))?>")
-"""`<image>`, the next image, or a numbered one: `<image1>`, `<image 1>`, `<image_1>`."""
 
-_CONTROL_TOKEN = re.compile(r"<\|[a-z][a-z0-9_]+\|>")
 _NOT_VISION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
@@ -38,179 +31,6 @@ class PromptTooLong(ValueError):
 
 class SpecialTokenInText(ValueError):
     """A text that holds one of the tokenizer's special tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message as text, its images as placeholders."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Chat messages, and the order in which their image parts show the images (indices into the row's own order)."""
-
-    messages: tuple[dict[str, Any], ...]
-    image_order: tuple[int, ...]
-
-
-def build_messages(
-    question: str,
-    n_images: int,
-    choices: Sequence[str] = (),
-    answer_format: str = "think_answer",
-    system: str | None = None,
-    add_instruction: bool = True,
-) -> tuple[dict[str, Any], ...]:
-    """One user message that asks the question, after a system message if there is one.
-
-    An image part stands where the text has the image's placeholder; images without one come first. Where numbered
-    placeholders stand out of order, `lay_out` also tells the order of the images.
-
-    Raises:
-        ValueError: the text asks for more images than there are, or holds control tokens such as `<|image_pad|>`.
-    """
-    turns = question_turns(question, choices, answer_format, system, add_instruction)
-    return lay_out(turns, n_images).messages
-
-
-def question_turns(
-    question: str, choices: Sequence[str], answer_format: str, system: str | None, add_instruction: bool
-) -> list[Turn]:
-    """The question, its choices as lines `(A) text`, and on the last line how to answer."""
-    lines = [question.strip(), *choice_lines(choices)]
-    if add_instruction:
-        lines.append(format_named(answer_format).instruction)
-    user = Turn("user", "\n".join(lines))
-    return [user] if system is None else [Turn("system", system), user]
-
-
-def choice_lines(choices: Sequence[str]) -> list[str]:
-    """`(A) text`, `(B) text`, …"""
-    if len(choices) > len(string.ascii_uppercase):
-        raise ValueError(f"too many choices: {len(choices)}, there are letters for {len(string.ascii_uppercase)}")
-    return [f"({letter}) {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
-
-
-def fill_in(template: str, question: str, choices: Sequence[str]) -> str:
-    """A template's text with the question and its choices; nothing in these is taken for a placeholder."""
-    values = {"{question}": question.strip(), "{choices}": "\n".join(choice_lines(choices))}
-    return re.sub(r"\{question\}|\{choices\}", lambda match: values[match[0]], template).strip()
-
-
-def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Turn]:
-    """Chat messages of a data set as turns, the instruction added to the last.
-
-    Raises:
-        ValueError: they do not end with a user's message, or are no chat messages of texts and images.
-    """
-    if not isinstance(messages, list | tuple):
-        raise ValueError(f"messages are not a list: {type(messages).__name__}")
-    turns = [_as_turn(message) for message in messages]
-    if not turns or turns[-1].role != "user":
-        raise ValueError("messages do not end with the user's")
-    if system is not None and turns[0].role != "system":
-        turns.insert(0, Turn("system", system))
-    if add_instruction:
-        turns[-1] = Turn("user", f"{turns[-1].text}\n{format_named(answer_format).instruction}")
-    return turns
-
-
-def lay_out(turns: Sequence[Turn], n_images: int, sheet: bool = False) -> Layout:
-    """Put an image part at each placeholder, and the images without one before the first user's text.
-
-    A further mention of a numbered image becomes the words `image 2`.
-
-    Args:
-        turns: the conversation.
-        n_images: how many images the row has.
-        sheet: the row can hold one image only, so that several numbered placeholders name the figures on it (as in
-            MathVision, which prints these names on the image): the image comes first and the names stay in the text.
-
-    Raises:
-        ValueError: there are fewer images than the text asks for, or a turn holds control tokens.
-    """
-    for turn in turns:
-        if found := _CONTROL_TOKEN.search(turn.text):
-            raise ValueError(f"control token in the text: {found[0]}")
-    mentions = [number for turn in turns for number in PLACEHOLDER.findall(turn.text)]
-    if sheet and n_images == 1 and "" not in mentions and len(set(mentions)) > 1:
-        contents = [_join([turn.text]) for turn in turns]
-        order: list[int] = []
-    else:
-        contents, order = _place(turns, _images_of(mentions, n_images))
-    leading = [image for image in range(n_images) if image not in order]
-    first_user = next(i for i, turn in enumerate(turns) if turn.role == "user")
-    if leading and any(part["type"] == "image" for parts in contents[:first_user] for part in parts):
-        raise ValueError("image placeholder before the first user's message, and images without one")
-    contents[first_user] = [{"type": "image"} for _ in leading] + contents[first_user]
-    messages = tuple({"role": t.role, "content": parts} for t, parts in zip(turns, contents, strict=True))
-    return Layout(messages, (*leading, *order))
-
-
-def _place(turns: Sequence[Turn], meant: Sequence[int]) -> tuple[list[list[dict[str, Any]]], list[int]]:
-    """The parts of each turn, given the image that each placeholder means, and the images in their parts' order."""
-    remaining = iter(meant)
-    contents, order = [], []
-    for turn in turns:
-        # `split` alternates texts and the numbers of the placeholders between them.
-        first, *texts = PLACEHOLDER.split(turn.text)[::2]
-        pieces: list[str | None] = [first]
-        for text in texts:
-            image = next(remaining)
-            if image in order:
-                pieces += [f"image {image + 1}", text]
-            else:
-                order.append(image)
-                pieces += [None, text]
-        contents.append(_join(pieces))
-    return contents, order
-
-
-def _join(pieces: Sequence[str | None]) -> list[dict[str, Any]]:
-    """Content parts of texts and images (`None`), neighbouring texts in one."""
-    parts: list[dict[str, Any]] = []
-    for piece in pieces:
-        if piece is None:
-            parts.append({"type": "image"})
-        elif parts and parts[-1]["type"] == "text":
-            parts[-1]["text"] += piece
-        elif piece:
-            parts.append({"type": "text", "text": piece})
-    return parts
-
-
-def _images_of(mentions: Sequence[str], n_images: int) -> list[int]:
-    """The index of the image that each placeholder means, given their numbers ("" where there is none)."""
-    numbered = {int(number) - 1 for number in mentions if number}
-    free = [image for image in range(n_images) if image not in numbered]
-    if any(not 0 <= image < n_images for image in numbered) or mentions.count("") > len(free):
-        raise ValueError(f"more image placeholders than images: {len(mentions)} in the text, {n_images} in the row")
-    unnumbered = iter(free)
-    return [int(number) - 1 if number else next(unnumbered) for number in mentions]
-
-
-def _as_turn(message: Any) -> Turn:
-    """A message as a data set holds it; it may be anything."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise ValueError("message without a role")
-    content = message.get("content")
-    if isinstance(content, str):
-        return Turn(message["role"], content)
-    if not isinstance(content, list | tuple):
-        raise ValueError(f"message content is neither text nor parts: {type(content).__name__}")
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        elif kind == "image":
-            texts.append("<image>")
-        else:
-            raise ValueError(f"message part is neither text nor image: {kind!r}")
-    return Turn(message["role"], "".join(texts))
 
 
 class PromptEncoder:

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation.evaluator import read_answers
+from specs_lightning.records.answers import read_answers
 from specs_lightning.report.figures import Drawing, draw_curves, draw_shares
 from specs_lightning.report.files import Series, read_json, read_metrics
 from specs_lightning.report.loading import MEASURES, ModelScores, Results, load_results

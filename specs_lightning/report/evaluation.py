@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.evaluation.answer_metrics import by_prompt
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.evaluation.scores import Scores, score
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import Answer, by_prompt
 from specs_lightning.report.files import spread
 from specs_lightning.report.page import environment
 from specs_lightning.statistics.intervals import Estimate, clustered

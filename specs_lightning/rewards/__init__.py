@@ -1,10 +1,13 @@
 """Rewards: what a completion is worth, each with a name of its own, and their weighted sum."""
 
+from specs_lightning.errors import RewardError
 from specs_lightning.judge import BudgetSpent, Judge, JudgeError, JudgeSettings
-from specs_lightning.rewards.accuracy import ANSWER_TYPES, AccuracyReward, check_gold, is_correct
-from specs_lightning.rewards.base import Reward, RewardError, RewardSum, Scored, Scores
-from specs_lightning.rewards.consistency import ConsistencyReward, is_consistent
+from specs_lightning.rewards.accuracy import AccuracyReward, is_correct
+from specs_lightning.rewards.base import Reward, RewardSum, Scored, Scores
+from specs_lightning.rewards.consistency import ConsistencyReward
 from specs_lightning.rewards.format import FormatReward
+from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
+from specs_lightning.scoring.consistency import is_consistent
 from specs_lightning.scoring.math_verify import MathVerifier, Verdict, VerifierError
 
 __all__ = [

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import RewardError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.system.ranks import gather, rank
 
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from specs_lightning.judge import Judge
 
 logger = logging.getLogger(__name__)
-
-
-class RewardError(SpecsError, RuntimeError):
-    """Too many completions could not be scored to go on. A reward that raises it ends the run."""
 
 
 class Scored(NamedTuple):

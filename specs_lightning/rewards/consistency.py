@@ -7,40 +7,17 @@ reasoning concludes with the answer; it sees nothing of whether the steps betwee
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import ConsistencyQuestion, Judge
-from specs_lightning.rewards.accuracy import resolve_type
 from specs_lightning.rewards.base import Reward, Scored
-from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format, find_answer
-from specs_lightning.scoring.choices import LETTERS, picked_option
+from specs_lightning.scoring.answer_formats import Parts
+from specs_lightning.scoring.consistency import is_consistent, read_parts
 from specs_lightning.scoring.math_verify import Verdict
-from specs_lightning.scoring.quantities import read_quantity, same_quantity
-from specs_lightning.scoring.text import plain, same_text, yes_or_no
-
-T = TypeVar("T")
-
-_MARKER = re.compile(
-    r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|is|are|equals?|gives?|makes?|making|leaves?|leaving)\b"
-    r"|=>|=|≈|\\approx\b|\\boxed\b|→",
-    re.IGNORECASE,
-)
-"""Words and signs that a conclusion follows."""
-_STOP = re.compile(r"[;\n!?]|\.(?=\s|$)")
-_NUMBER = re.compile(
-    r"(?<![A-Za-z_\d.])(?:(?<![\w)])-)?"  # neither the 2 of "b2" nor the minus of "5-3"
-    r"(?:\d+\s*/\s*\d+|\\[dt]?frac\{-?\d+\}\{\d+\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)(?:\s*\\?%)?"
-)
-TAIL = 4000
-"""Characters of reasoning, from its end, in which its conclusion is looked for: degenerate text costs little then."""
-_YES_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
-_LETTER = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s+([A-Z])\b|(?<![\w'])([A-Z])(?=[.):]|\s*$)")
 
 
 class ConsistencyReward(Reward):
@@ -80,88 +57,3 @@ def check_consistency(responses: Sequence[tuple[Prompt, Parts]], judge: Judge | 
         Verdict(is_consistent(parts.reasoning, parts.answer, prompt.answer_type, prompt.choices))
         for prompt, parts in responses
     ]
-
-
-def is_consistent(reasoning: str, answer: str, answer_type: str = "auto", choices: Sequence[str] = ()) -> bool:
-    """Whether the reasoning's conclusion agrees with the answer.
-
-    The conclusion is what follows the last marker ("so", "is", "=", "answer", …) that something of the answer's kind
-    follows within its sentence; without such a marker it is the last number, yes or no, or option. Reasoning that
-    comes to no such conclusion is not consistent: it does not reach its answer, and a preference pair made of it
-    would teach an answer out of nowhere.
-
-    Args:
-        reasoning: the reasoning, without tags.
-        answer: the answer given.
-        answer_type: the prompt's type of answer.
-        choices: the texts of the options, A first.
-    """
-    reasoning = reasoning[-TAIL:]
-    if not plain(answer) or not reasoning.strip():
-        return False
-    kind = resolve_type(answer, answer_type, choices)
-    picked = picked_option(answer, choices) if kind == "choice" else None
-    if picked is not None:
-        return _conclusion(reasoning, lambda text: _options(text, choices)) == picked
-    said = yes_or_no(answer)
-    if said is not None:
-        return _conclusion(reasoning, lambda text: [yes_or_no(m) for m in _YES_NO.findall(text)]) is said
-    quantity = read_quantity(answer)
-    if quantity is not None:
-        concluded = _conclusion(reasoning, _NUMBER.findall)
-        found = None if concluded is None else read_quantity(concluded)
-        return found is not None and same_quantity(quantity, found)
-    return _ends_with_text(reasoning, answer)
-
-
-def read_parts(text: str, asked: str) -> Parts | None:
-    """Reasoning and answer of a response, the asked format first; `None` where there is no answer."""
-    for form in (answer_format(asked), *FORMATS.values()):
-        if parts := form.read(text):
-            return parts
-    answer = find_answer(text, asked)
-    if answer is None:
-        return None
-    inside = re.search(r"<(?:think|reasoning)>(.*?)(?:</(?:think|reasoning)>|<(?:answer|solution)>|$)", text, re.DOTALL)
-    return Parts((inside[1] if inside else text.rpartition(answer)[0]).strip(), answer)
-
-
-def _conclusion(reasoning: str, candidates: Callable[[str], list[T]]) -> T | None:
-    """The first candidate after the last marker that one follows; else the last candidate of all."""
-    for segment in reversed(_segments(reasoning)):
-        if found := candidates(segment):
-            return found[0]
-    found = candidates(reasoning)
-    return found[-1] if found else None
-
-
-def _segments(reasoning: str) -> list[str]:
-    """What follows each marker, up to the next marker or the end of the sentence."""
-    segments = []
-    for sentence in _STOP.split(reasoning):
-        segments += _MARKER.split(sentence)[1:]
-    return [segment for segment in segments if segment.strip()]
-
-
-def _options(text: str, choices: Sequence[str]) -> list[int]:
-    """The options that a text names, by letter or in full, in its order."""
-    picked = picked_option(text, choices)
-    if picked is not None:
-        return [picked]
-    text = plain(text)
-    named = [(m.start(), -1, LETTERS.index(next(filter(None, m.groups())))) for m in _LETTER.finditer(text)]
-    for index, choice in enumerate(map(plain, choices)):
-        if choice:
-            # the longer of two that start together: "square" is not meant by "square root"
-            named += [(m.start(), -len(choice), index) for m in _mentions(choice, text)]
-    return [index for _, _, index in sorted(named)]
-
-
-def _ends_with_text(reasoning: str, answer: str) -> bool:
-    """Whether the last thing said after a marker, or the last sentence where there is none, holds the answer."""
-    said = [text for text in _segments(reasoning) or _STOP.split(reasoning) if plain(text)]
-    return bool(said) and (same_text(said[-1], answer) or any(_mentions(plain(answer), plain(said[-1]))))
-
-
-def _mentions(words: str, text: str) -> Iterator[re.Match[str]]:
-    return re.finditer(rf"(?<![\w.]){re.escape(words)}(?!\w|\.\d)", text, re.IGNORECASE)

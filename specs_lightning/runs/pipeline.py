@@ -23,10 +23,10 @@ import torch
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation.evaluator import read_answers
 from specs_lightning.evaluation.scores import score_sets
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.metrics import GainKind, GeneralizationFactor
+from specs_lightning.records.answers import read_answers
 from specs_lightning.report import results_table, write_report
 from specs_lightning.rollout import EngineSettings, SamplingSettings, engine_class_path, make_engine
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage

@@ -10,11 +10,13 @@ import torch
 
 from specs_lightning.callbacks.sample_table import completion_row, sample_row
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.evaluation.evaluator import Answer, Answered, Evaluator, write_answers
+from specs_lightning.evaluation.evaluator import Answered, Evaluator
 from specs_lightning.judge import Judge, JudgeSettings, record_usage
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, try_encode
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.progress import StageProgress, progress_bar

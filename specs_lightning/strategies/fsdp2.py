@@ -38,7 +38,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.checkpoint_files import SHARDED_STATE, CheckpointError, saving
-from specs_lightning.policy.policy import DTYPES, Policy, PolicySettings
+from specs_lightning.policy.loading import DTYPES, PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.system.ranks import failing_together, gather
 
 Dtype = Literal["float32", "bfloat16"]

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-from specs_lightning.data.pairs import PreferencePair, write_pairs
 from specs_lightning.groups import Prompt
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.messages import build_messages
+from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.scoring.answer_formats import answer_format
 from specs_lightning.system.files import appearing_whole
 from specs_lightning.toy import habits, scenes

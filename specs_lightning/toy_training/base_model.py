@@ -25,7 +25,8 @@ from transformers import (
 )
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format
 from specs_lightning.system.memory import keep_freed_memory
 from specs_lightning.toy import habits, scenes

@@ -22,9 +22,10 @@ from specs_lightning.data.check import check
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import SpecsError
 from specs_lightning.judge import JudgeSettings
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.set_aside import SetAside
-from specs_lightning.rewards.accuracy import check_gold
+from specs_lightning.scoring.comparison import check_gold
 
 GOOD: dict[str, Any] = {"id": "good", "question": "How many?", "answer": "2"}
 

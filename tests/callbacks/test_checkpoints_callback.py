@@ -29,7 +29,7 @@ from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
 from specs_lightning.modules.checkpoint_files import CheckpointError, by_age
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

@@ -27,7 +27,7 @@ from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.metrics import PassAtK
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

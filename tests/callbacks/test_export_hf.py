@@ -13,7 +13,8 @@ from specs_lightning.callbacks import ExportHF
 from specs_lightning.data import PreferenceDataModule
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import SFT
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 
 
 def test_the_trained_policy_opens_in_plain_transformers(tiny_model_path: Path, tmp_path: Path) -> None:

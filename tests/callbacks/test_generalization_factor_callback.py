@@ -20,10 +20,10 @@ from specs_lightning.callbacks import GeneralizationFactorCallback
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.evaluation.answer_metrics import EXPLORATION
-from specs_lightning.evaluation.evaluator import Answer, write_answers
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.rollout import SamplingSettings
 
 RIGHT, WRONG, PLAIN = "<think>so</think><answer>2</answer>", "<think>so</think><answer>1</answer>", "Answer: 2"

@@ -16,7 +16,7 @@ from specs_lightning.callbacks import SampleTable
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
 

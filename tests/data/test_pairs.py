@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from helpers.small_runs import scene_pairs, write_pair_file
 
-from specs_lightning.data.pairs import PreferencePair, load_pairs, write_pairs
+from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Prompt
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.pairs import PreferencePair, write_pairs
 
 
 def without_empty(messages: Any) -> Any:

@@ -12,13 +12,13 @@ from helpers.small_runs import scene_pairs, small_trainer, write_pair_file
 from lightning.pytorch import Callback
 
 from specs_lightning.data import PreferenceDataModule
-from specs_lightning.data.pairs import PreferencePair, write_pairs
 from specs_lightning.data.preference import PreferenceLoader
 from specs_lightning.data.tables import DataError
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import sequence_logprobs
+from specs_lightning.records.pairs import PreferencePair, write_pairs
 
 
 @pytest.fixture(scope="module")

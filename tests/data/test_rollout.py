@@ -32,7 +32,8 @@ from specs_lightning.data.tables import DataError
 from specs_lightning.groups import Completion, GroupBatch, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import AccuracyReward, FormatReward
 from specs_lightning.rollout import EngineError, HFEngine, SamplingSettings
 

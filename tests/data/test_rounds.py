@@ -24,12 +24,11 @@ from specs_lightning.data.rounds import (
     groups_to_state,
     make_round,
 )
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import RewardError, SpecsError
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.objectives import GRPO
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import Reward, RewardSum
-from specs_lightning.rewards.base import RewardError
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 SAMPLING = SamplingSettings(3, 6)

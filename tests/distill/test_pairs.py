@@ -11,12 +11,13 @@ import pytest
 from helpers.judge_servers import Reply, data_of, judge_server, verdict
 from helpers.small_runs import ScriptedEngine, write_prompt_file
 
-from specs_lightning.data.pairs import PreferencePair, load_pairs
+from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
 from specs_lightning.distill.pairs import PairSettings, distill
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.rewards import AccuracyReward, BudgetSpent, JudgeSettings, RewardError
 from specs_lightning.rollout import SamplingSettings
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format, find_answer

@@ -17,7 +17,7 @@ from specs_lightning.data.tables import DataError
 from specs_lightning.evaluation.answer_cache import content_digest
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.modules import GRPOModule
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from helpers.tiny_policies import mixed_prompts, plain_inputs, sharp_policy
 
-from specs_lightning.evaluation.evaluator import Answer, judge, measure_choice, read_answers, write_answers
+from specs_lightning.evaluation.evaluator import judge, measure_choice
 from specs_lightning.groups import Completion, Prompt
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.messages import build_messages
+from specs_lightning.records.answers import Answer, read_answers, write_answers
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 

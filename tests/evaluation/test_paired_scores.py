@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.paired_scores import paired_differences
 from specs_lightning.metrics.bootstrap import mean_of_strata
+from specs_lightning.records.answers import Answer
 
 
 def answer(prompt: str, correct: float, task: str | None = None) -> Answer:

@@ -8,8 +8,8 @@ import math
 import pytest
 from rich.console import Console
 
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.scores import logged, score_sets, scores_table
+from specs_lightning.records.answers import Answer
 from specs_lightning.statistics.intervals import wilson
 
 NAN = math.nan

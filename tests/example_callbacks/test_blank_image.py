@@ -18,9 +18,9 @@ from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy.policy import PolicySettings
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.rollout import SamplingSettings
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

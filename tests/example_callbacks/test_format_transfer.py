@@ -13,7 +13,7 @@ from specs_lightning.data import PreferenceDataModule, PromptSource
 from specs_lightning.groups import Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 from specs_lightning.scoring.answer_formats import FORMATS
 

@@ -16,7 +16,7 @@ from specs_lightning.data import PreferenceDataModule, PromptSource
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import SFT
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rewards import AccuracyReward, Reward
 from specs_lightning.rollout import SamplingSettings
 

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from specs_lightning.data.pairs import PreferencePair, write_pairs
 from specs_lightning.groups import Completion, EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
 from specs_lightning.policy.policy import Policy
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.messages import build_messages
+from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import Reward
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.toy import scenes

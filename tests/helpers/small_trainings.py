@@ -20,7 +20,8 @@ from specs_lightning.data.rounds import DynamicSampling
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule, ScheduleSettings
 from specs_lightning.objectives import DPO, GRPO, SFT, MismatchCorrection
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import SamplingSettings
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.evaluation.evaluator import Answer, write_answers
+from specs_lightning.records.answers import Answer, write_answers
 
 
 class Stopped(Exception):

@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.paired_scores import paired_differences
 from specs_lightning.groups import Prompt
-from specs_lightning.prompts.encoder import build_messages
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import Answer
 from specs_lightning.report import write_report
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.toy import scenes

@@ -11,7 +11,7 @@ import transformers as tf
 from helpers.tiny_models import CHAT_TEMPLATE, tiny_qwen2_5_vl, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
-from specs_lightning.policy.policy import model_class
+from specs_lightning.policy.loading import model_class
 from specs_lightning.policy.processors import TextProcessor
 
 HIDDEN = 64

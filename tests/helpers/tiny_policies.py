@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
-from specs_lightning.policy.policy import Policy, PolicySettings
-from specs_lightning.prompts.encoder import PromptEncoder, build_messages
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.messages import build_messages
 
 ImageSize = tuple[int, int]
 

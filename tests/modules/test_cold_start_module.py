@@ -16,7 +16,7 @@ from specs_lightning.data import PreferenceDataModule
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
-from specs_lightning.policy.policy import LoRASettings, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
 

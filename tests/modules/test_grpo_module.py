@@ -18,7 +18,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.groups import Completion
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.policy.policy import LoRASettings, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)

@@ -16,7 +16,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.modules.step_loop import SKIPPED_STEPS_LIMIT
 from specs_lightning.objectives import SFT, LossTerms
-from specs_lightning.policy.policy import PolicySettings
+from specs_lightning.policy.loading import PolicySettings
 
 
 class BreaksDown(ColdStartModule):

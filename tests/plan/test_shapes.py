@@ -6,7 +6,7 @@ import pytest
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.plan.shapes import SHAPES, model_shape
-from specs_lightning.policy.policy import PolicySettings, empty_model
+from specs_lightning.policy.loading import PolicySettings, empty_model
 
 PUBLISHED = {
     "Qwen2.5-VL-3B": 3_754_622_976,

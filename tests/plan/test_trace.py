@@ -21,7 +21,8 @@ from specs_lightning.plan.trace import (
     decoding_bytes,
     vision_bytes,
 )
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.shared_prefix import join_vision, pack_rows
 
 CASES: dict[str, dict[str, Any]] = {

@@ -24,7 +24,8 @@ from transformers import AutoConfig, Gemma2Config, LlavaConfig, Qwen3Config
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.families import UnsupportedModel, family_of, vision_modules
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings, model_class
+from specs_lightning.policy.loading import LoRASettings, PolicySettings, model_class
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import HFEngine, SamplingSettings, VLLMEngine, VLLMSettings
 from specs_lightning.rollout.sampler import EngineError
 

@@ -9,7 +9,8 @@ from helpers.tiny_policies import encode, mixed_batch, plain_inputs, sharp_polic
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import Policy
 
 
 @pytest.fixture(scope="module")

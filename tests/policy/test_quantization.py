@@ -22,7 +22,8 @@ from specs_lightning.objectives import DPO
 from specs_lightning.plan.memory import FOUR_BIT_BYTES
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.policy.families import vision_modules
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings, empty_model, quantized_layers
+from specs_lightning.policy.loading import LoRASettings, PolicySettings, empty_model, quantized_layers
+from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.reference import AdapterOffReference, FrozenReference
 from specs_lightning.rollout import HFEngine, SamplingSettings
 

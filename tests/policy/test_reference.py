@@ -5,7 +5,8 @@ import torch
 from helpers.tiny_policies import mixed_batch, sharp_policy
 from torch import nn
 
-from specs_lightning.policy.policy import LoRASettings, Policy, PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.reference import AdapterOffReference, FrozenReference, sequence_logprobs
 
 CPU = torch.device("cpu")

@@ -9,9 +9,10 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from specs_lightning.groups import Prompt
-from specs_lightning.prompts.encoder import PromptEncoder, PromptTooLong, Turn, build_messages, lay_out, message_turns
+from specs_lightning.prompts.encoder import PromptEncoder, PromptTooLong
 from specs_lightning.prompts.image_tensors import ImageTensors
 from specs_lightning.prompts.images import BadImage
+from specs_lightning.prompts.messages import Turn, build_messages, lay_out, message_turns
 from specs_lightning.scoring.answer_formats import FORMATS
 
 IMAGE = {"type": "image"}

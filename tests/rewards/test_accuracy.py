@@ -9,7 +9,8 @@ import pytest
 
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.rewards import ANSWER_TYPES, AccuracyReward, RewardSum, check_gold, is_correct
-from specs_lightning.rewards.accuracy import OtherWords, decide, judge_answer, judge_by_rules, resolve_type
+from specs_lightning.rewards.accuracy import decide
+from specs_lightning.scoring.comparison import OtherWords, judge_answer, judge_by_rules, resolve_type
 from specs_lightning.scoring.math_verify import TIMED_OUT, Comparison, Verdict
 
 SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "mathvision-sample"

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
 from specs_lightning.objectives import GRPO
-from specs_lightning.policy.policy import LoRASettings, Policy
+from specs_lightning.policy.loading import LoRASettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, VLLMEngine, VLLMServers, VLLMSettings
 
 BOUND = 1e-4

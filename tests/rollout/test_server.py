@@ -25,7 +25,8 @@ from helpers.vllm_servers import FakeSampler, FakeServer, RealServer, specs_serv
 from starlette.testclient import TestClient
 
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
-from specs_lightning.policy.policy import LoRASettings, Policy
+from specs_lightning.policy.loading import LoRASettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMServers, connection, weights
 from specs_lightning.rollout.server.http import Guard, application, serve
 from specs_lightning.rollout.server.served import FolderRule, Refused, ServedSampler

@@ -14,7 +14,7 @@ from scipy import stats
 
 from specs_lightning.cli import run_function
 from specs_lightning.data.tables import DataError
-from specs_lightning.evaluation.evaluator import Answer, write_answers
+from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.report.comparison import comparison_table
 from specs_lightning.runs import pipeline
 from specs_lightning.runs.comparison import ComparisonError

@@ -14,11 +14,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.kill_anywhere import Found, contents, differences, kill_anywhere
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.evaluation.evaluator import read_answers
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import read_answers
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
 SMALL_GRPO = {

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from specs_lightning.groups import Prompt
-from specs_lightning.rewards.accuracy import check_gold, judge_by_rules
 from specs_lightning.scoring.boxes import Found, finds_objects, iou, mean_iou, read_boxes
+from specs_lightning.scoring.comparison import check_gold, judge_by_rules
 from specs_lightning.scoring.math_verify import Verdict
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
 from specs_lightning.policy.families import FAMILIES, vision_modules
-from specs_lightning.policy.policy import model_class
+from specs_lightning.policy.loading import model_class
 from specs_lightning.strategies import FSDP2
 from specs_lightning.strategies.fsdp2 import blocks
 

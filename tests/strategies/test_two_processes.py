@@ -37,7 +37,8 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import by_age
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, HFEngine
 from specs_lightning.strategies import FSDP2
 from specs_lightning.system.ranks import OtherRankFailed, rank

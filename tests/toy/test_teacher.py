@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from specs_lightning.data.pairs import PreferencePair, load_pairs
+from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy.policy import Policy, PolicySettings
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.rewards import is_consistent
 from specs_lightning.scoring.answer_formats import answer_format
 from specs_lightning.toy import resolve, scenes, teacher

@@ -9,8 +9,10 @@ import pytest
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.groups import EncodedPrompt, Prompt
-from specs_lightning.policy.policy import Policy, PolicySettings
-from specs_lightning.prompts.encoder import PromptEncoder, build_messages
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import HFEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import answer_format

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from specs_lightning.groups import Prompt
-from specs_lightning.rewards.accuracy import judge_by_rules
 from specs_lightning.scoring.benchmarks.mega_bench import mega_bench
 from specs_lightning.scoring.benchmarks.rules import Judged, mathvision, mathvista, mmmu
+from specs_lightning.scoring.comparison import judge_by_rules
 
 RULES: dict[str, Callable[[str, Prompt], Judged]] = {
     "mathvista": mathvista,

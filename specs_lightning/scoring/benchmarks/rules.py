@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 
 from specs_lightning.groups import Prompt
-from specs_lightning.rewards.accuracy import OtherWords
 from specs_lightning.scoring.answer_formats import answer_format, find_answer
 from specs_lightning.scoring.choices import LETTERS
+from specs_lightning.scoring.comparison import OtherWords
 from specs_lightning.scoring.math_verify import Comparison, Verdict
 from specs_lightning.scoring.quantities import read_quantity
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.data.sources import BENCHMARK_TASKS, PromptSource, load_prompts
-from specs_lightning.evaluation.evaluator import Answer
 from specs_lightning.evaluation.scores import score
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.answers import Answer
 from specs_lightning.rewards.accuracy import decide
 from specs_lightning.scoring.benchmarks import RULES, judge_response
 from specs_lightning.scoring.benchmarks.mega_bench import FIELD_METRICS
