@@ -1,62 +1,88 @@
-"""The command `specs`.
+"""The command `specs`: what each command is called, and where it is. A command is imported when it is called.
 
 `fit`, `validate`, `test` and `predict` are LightningCLI's, with class paths, several `--config` files and dotted
-overrides. `run`, `compare`, `distill`, `plan`, `report` and `serve` stand beside them, on the same configuration files.
+overrides. The others stand beside them, on the same configuration files.
 """
 
 from __future__ import annotations
 
-import logging
+import importlib
 import os
-import signal
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace, auto_cli, set_parsing_settings
-
+from specs_lightning.errors import SpecsError
 from specs_lightning.system.files import DISK_FULL
-
-COMMANDS = {
-    "run": "the whole method, stage by stage, to a report",
-    "fit": "one training stage",
-    "validate": "score a model on its evaluation sets",
-    "test": "the same, as a final test",
-    "predict": "answer the evaluation sets' prompts",
-    "distill": "make preference pairs from the seed model and the base",
-    "compare": "runs over several seeds, beside each other",
-    "plan": "what a run will need of memory, and get through, before it is started",
-    "doctor": "whether this machine and a model are ready for it",
-    "report": "write the report of a run again",
-    "data check": "read data sets once: what is in them, and which rows cannot be used",
-    "serve": "sample with vLLM for trainings in other processes",
-}
-
+from specs_lightning.system.signals import Stopped, raising_on_sigterm
 
 STOPPED = 75
 """The exit status after SIGTERM: start again, and it goes on (`EX_TEMPFAIL` of sysexits.h)."""
-GOES_ON = {
-    "run": "The same command goes on from there.",
-    "compare": "The same command goes on from there.",
-    "distill": "The same command goes on from there.",
-    "fit": "The same command with --ckpt_path last goes on from there.",
-}
-"""What SIGTERM or a full disk only interrupts, by command."""
+GOES_ON = "The same command goes on from there."
 
-HARMLESS_WARNINGS = (
-    ".*does not have many workers.*",  # prompts are encoded in this process on purpose
-    ".*module\\(s\\) in eval mode.*",  # likewise: see Policy
-    ".*LightningCLI's args parameter.*",
-    ".*Total length of `list` across ranks is zero.*",  # no validation while training: callbacks evaluate
-    ".*exists and is not empty.*",  # a resumed run
-    ".*LeafSpec.*",
-    "(?s).*no pre-optimization state was saved.*",  # a checkpoint is to hold the state after the step
-)
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `specs`.
+
+    Args:
+        does: a line for the list of commands.
+        place: `module:function`.
+        parsed: how its arguments are parsed (`settings.functions`); None if the function takes them as they are given.
+        goes_on: how it goes on after SIGTERM or a full disk, if these only interrupt it.
+        computes: whether it needs the process prepared: memory kept, libraries quiet.
+    """
+
+    does: str
+    place: str
+    parsed: dict[str, Any] | None = field(default_factory=dict)
+    goes_on: str = ""
+    computes: bool = True
+
+    def function(self) -> Callable[..., Any]:
+        module, _, name = self.place.partition(":")
+        return getattr(importlib.import_module(f"specs_lightning.{module}"), name)
+
+
+def _of_lightning(does: str, goes_on: str = "") -> Command:
+    return Command(does, "commands.fit:lightning", None, goes_on)
+
+
+COMMANDS = {
+    "run": Command("the whole method, stage by stage, to a report", "runs.pipeline:run", goes_on=GOES_ON),
+    "fit": _of_lightning("one training stage", "The same command with --ckpt_path last goes on from there."),
+    "validate": _of_lightning("score a model on its evaluation sets"),
+    "test": _of_lightning("the same, as a final test"),
+    "predict": _of_lightning("answer the evaluation sets' prompts"),
+    "distill": Command(
+        "make preference pairs from the seed model and the base", "distill.pairs:distill", goes_on=GOES_ON
+    ),
+    "compare": Command(
+        "runs over several seeds, beside each other",
+        "runs.comparison:compare",
+        {"listed": "runs"},
+        goes_on=GOES_ON,
+        computes=False,
+    ),
+    "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
+    "doctor": Command(
+        "whether this machine and a model are ready for it",
+        "commands.doctor:doctor",
+        {"takes_files": False},
+        computes=False,
+    ),
+    "report": Command(
+        "write the report of a run again", "report.page:report", {"positional": "run_dir"}, computes=False
+    ),
+    "data check": Command(
+        "read data sets once: what is in them, and which rows cannot be used",
+        "data.check:check",
+        {"takes_files": False},
+    ),
+    "serve": Command("sample with vLLM for trainings in other processes", "rollout.server.http:serve"),
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -66,74 +92,51 @@ def main(args: Sequence[str] | None = None) -> None:
         print(usage())
         return
     if args[0] == "--version":
-        from specs_lightning import __version__
+        from specs_lightning import __version__  # for this alone
 
         print(f"specs-lightning {__version__}")
         return
     if args[0] == "data" and args[1:]:
         args = [" ".join(args[:2]), *args[2:]]
-    command = args[0]
-    if command not in COMMANDS:
-        sys.exit(f"specs: unknown command {command!r}\n\n{usage()}")
-    if command == "doctor":
-        from specs_lightning.commands.doctor import doctor
-
-        sys.exit(not auto_cli(doctor, args=args[1:], prog="specs doctor"))
+    name = args[0]
+    if name not in COMMANDS:
+        sys.exit(f"specs: unknown command {name!r}\n\n{usage()}")
+    command = COMMANDS[name]
     sys.path.insert(0, os.getcwd())  # so that a class_path finds the user's own modules
-    prepare_process()
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    from specs_lightning.errors import SpecsError
-
     try:
-        with raising_on_sigterm() if command in GOES_ON else nullcontext():
-            if command in ("fit", "validate", "test", "predict"):
-                fit(args)
-            elif command == "plan":
-                from specs_lightning.plan import plan
-
-                sys.exit(not plan(args[1:]))
-            else:
-                run_function(command, args[1:])
-    except SIGTERMException:
-        print(f"specs {command}: stopped by SIGTERM. {GOES_ON[command]}", file=sys.stderr)
+        with raising_on_sigterm() if command.goes_on else nullcontext():
+            if _run(name, command, args) is False:
+                sys.exit(1)
+    except Stopped:
+        print(f"specs {name}: stopped by SIGTERM. {command.goes_on}", file=sys.stderr)
         sys.exit(STOPPED)
     except SpecsError as error:
         if os.environ.get("SPECS_TRACEBACK"):
             raise
-        sys.exit(f"specs {command}: {error}\n(SPECS_TRACEBACK=1 shows where)")
+        sys.exit(f"specs {name}: {error}\n(SPECS_TRACEBACK=1 shows where)")
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        sys.exit(f"specs {command}: {error}. Make room. {GOES_ON.get(command, '')}")
+        sys.exit(f"specs {name}: {error}. Make room. {command.goes_on}")
 
 
-@contextmanager
-def raising_on_sigterm() -> Iterator[None]:
-    """Have SIGTERM end what is done here by an exception. A training handles it by itself while it lasts.
+def _run(name: str, command: Command, args: Sequence[str]) -> Any:
+    """Call the command's function; False is that of one that found fault with what it was to look at."""
+    if command.computes:
+        from specs_lightning.commands.process import prepare_process  # heavy: for those that compute alone
 
-    Raises:
-        SIGTERMException: it came.
-    """
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
+        prepare_process()
+    function = command.function()
+    if command.parsed is None:
+        return function(args)
+    from specs_lightning.settings.functions import function_settings  # not for those that parse by themselves
 
-    def stop(*unused: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # on the way out
-        raise SIGTERMException
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return function(**function_settings(function, args[1:], name=name, **command.parsed))
 
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: specs COMMAND [--config FILE …] [--setting.name=value …]",
@@ -143,109 +146,3 @@ def usage() -> str:
             "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class.",
         ]
     )
-
-
-def prepare_process() -> None:
-    """Settings of the whole process: memory, quiet libraries, docstrings as help."""
-    from specs_lightning.system.memory import keep_freed_memory
-
-    keep_freed_memory()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    for message in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message)
-    import datasets
-    import lightning.pytorch  # noqa: F401  it sets its loggers' levels when it is imported
-    from transformers.utils import logging as transformers_logging
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-
-
-def fit(args: Sequence[str], **trainer: Any) -> Any:
-    """Run one of LightningCLI's commands; `trainer` sets defaults of the Trainer."""
-    from specs_lightning.commands.fit import SpecsCLI
-
-    return SpecsCLI.launch(args, **trainer)
-
-
-def run_function(command: str, args: Sequence[str]) -> Any:
-    """Parse a function's arguments from files and overrides, and call it."""
-    return _function(command)(**function_settings(command, args))
-
-
-def function_settings(command: str, args: Sequence[str], *further: type) -> dict[str, Any]:
-    """A function's arguments from files and overrides, made; those of `further` classes stand beside them as given."""
-    from specs_lightning.errors import refused_settings
-    from specs_lightning.settings.hints import HintingParser
-
-    function = _function(command)
-    parser = HintingParser(prog=f"specs {command}", description=(function.__doc__ or "").split("\n")[0])
-    if command == "data check":  # the configuration of another command
-        args = [f"--config+{arg[8:]}" if arg.partition("=")[0] == "--config" else arg for arg in args]
-    else:
-        parser.add_argument("--config", action=ActionConfigFile, help="A YAML file of settings; several may be given.")
-    if command == "compare":  # a list that a shell can make of *.yaml
-        parser.add_argument("runs", nargs="+", type=str, help="Configuration files and folders of finished runs.")
-    skip: set[str | int] = {"runs"} if command == "compare" else set()
-    parser.add_function_arguments(function, as_positional=command == "report", sub_configs=True, skip=skip)
-    for settings_class in further:
-        parser.add_class_arguments(settings_class)
-    config = parser.parse_args(list(args))
-    if command != "data check":
-        config.pop("config", None)
-    # A stage's overrides are for another parser: a class path in them is not an object yet.
-    overrides = {name: stage.pop("overrides") for name, stage in (config.get("stages") or {}).items()}
-    with refused_settings():
-        settings = vars(parser.instantiate(config))
-        for name, override in overrides.items():
-            settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
-    return settings
-
-
-def as_plain(value: Any) -> Any:
-    """Namespaces as dictionaries, however deep."""
-    if isinstance(value, Namespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {key: as_plain(item) for key, item in value.items()}
-    return [as_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def _function(command: str) -> Callable[..., Any]:
-    if command == "distill":
-        from specs_lightning.distill.pairs import distill
-
-        return distill
-    if command == "run":
-        from specs_lightning.runs.pipeline import run
-
-        return run
-    if command == "compare":
-        from specs_lightning.runs.comparison import compare
-
-        return compare
-    if command == "data check":
-        from specs_lightning.data.check import check
-
-        return check
-    if command == "serve":
-        from specs_lightning.rollout.server.http import serve
-
-        return serve
-    return _report
-
-
-def _report(run_dir: Path) -> None:
-    """Write the report of a run again.
-
-    Args:
-        run_dir: the folder that `specs run` wrote.
-    """
-    from specs_lightning.report import results_table, write_report
-    from specs_lightning.system.progress import console
-
-    console.print(results_table(run_dir))
-    console.print(f"report: {write_report(run_dir)}")

@@ -11,13 +11,13 @@ from helpers.command_line import ROOT, working_directory
 from jsonargparse import ActionConfigFile, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
-from specs_lightning import cli
-from specs_lightning.commands.fit import SpecsCLI
+from specs_lightning.cli import COMMANDS
+from specs_lightning.commands.fit import HintingLightningParser, SpecsCLI
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.modules import PolicyModule
 from specs_lightning.runs.pipeline import OUTPUTS, as_argument
 from specs_lightning.settings.files import read_settings
-from specs_lightning.settings.hints import HintingLightningParser, HintingParser
+from specs_lightning.settings.hints import HintingParser
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMMAND = re.compile(r"#\s+specs (\w+) (.*--config[= ](\S+).*)")
@@ -64,7 +64,7 @@ def parse_fit(arguments: list[str]) -> None:
 def parse_function(command: str, arguments: list[str]) -> Any:
     parser = HintingParser(prog=f"specs {command}", exit_on_error=False)
     parser.add_argument("--config", action=ActionConfigFile)
-    parser.add_function_arguments(cli._function(command), sub_configs=True)
+    parser.add_function_arguments(COMMANDS[command].function(), sub_configs=True)
     with working_directory(ROOT):
         return parser.parse_args(arguments)
 

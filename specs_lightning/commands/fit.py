@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from specs_lightning.callbacks import Checkpoints
 from specs_lightning.data.policy_data import PolicyDataModule
@@ -24,12 +25,25 @@ from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usabl
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.records.answers import Answer
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
-from specs_lightning.settings.hints import HintingLightningParser
+from specs_lightning.settings.hints import Hinting
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import rank
+from specs_lightning.system.signals import Stopped
+
+
+def lightning(args: Sequence[str]) -> None:
+    """Run one of LightningCLI's commands, which comes first in its arguments."""
+    try:
+        SpecsCLI.launch(args)
+    except SIGTERMException as error:
+        raise Stopped from error
+
+
+class HintingLightningParser(Hinting, LightningArgumentParser):
+    """LightningCLI's, with errors that say what would be right."""
 
 
 class SaveConfig(SaveConfigCallback):

@@ -29,7 +29,9 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.system.progress import console, progress_bar
+from specs_lightning.toy import resolve
 
 ROWS_IN_A_GROUP = 128
 SHOWN_ROWS = 20
@@ -75,7 +77,6 @@ class Findings:
     tokens: list[int] = field(default_factory=list)
 
     def add(self, prompt: Prompt, sizes: Sequence[tuple[int, int]], tokens: int | None) -> None:
-        from specs_lightning.scoring.comparison import resolve_type
 
         kind = "none" if prompt.answer is None else resolve_type(prompt.answer, prompt.answer_type, prompt.choices)
         self.usable += 1
@@ -332,8 +333,6 @@ def _find_model(settings: Any) -> str | None:
 
 def _encoder(model: str) -> PromptEncoder:
     from transformers import AutoProcessor
-
-    from specs_lightning.toy import resolve
 
     try:
         return PromptEncoder(AutoProcessor.from_pretrained(resolve(model)), image_memory_gib=0)

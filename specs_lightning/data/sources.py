@@ -15,6 +15,9 @@ from specs_lightning.prompts.images import BadImage, confine, load_image
 from specs_lightning.prompts.messages import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import answer_format as format_named
+from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
+from specs_lightning.scoring.quantities import read_quantity
+from specs_lightning.toy import resolve
 
 __all__ = ["DataError", "PromptSource", "load_prompts"]
 
@@ -101,8 +104,6 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
     Raises:
         DataError: the file is missing or unreadable, a mapped column does not exist, or no row can be used.
     """
-    from specs_lightning.scoring.comparison import ANSWER_TYPES
-
     if source.answer_type not in ANSWER_TYPES:
         raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")
     table, reader = open_source(source, check_images)
@@ -169,8 +170,6 @@ def _split_of(source: PromptSource, path: Path) -> str | None:
 def _resolve(path: str) -> Path:
     if not path.startswith("toy:"):
         return Path(path)
-    from specs_lightning.toy import resolve
-
     return Path(resolve(path))
 
 
@@ -322,7 +321,6 @@ class RowReader:
 
     def _answer(self, row: Row, choices: tuple[str, ...]) -> tuple[str | None, str]:
         """The gold answer and its type; no answer where the file has no column of them."""
-        from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
 
         answer_type = self._name(row, "answer_type") or self.source.answer_type
         if answer_type not in ANSWER_TYPES:
@@ -389,8 +387,6 @@ def _nested(values: Any, column: str) -> Any:
 
 def _with_unit(answer: str, unit: str | None) -> str:
     """A number with its unit, so that an answer in another unit is converted; anything else as it is."""
-    from specs_lightning.scoring.quantities import read_quantity
-
     if unit is None or read_quantity(answer) is None:
         return answer
     return together if read_quantity(together := f"{answer} {unit}") is not None else answer

@@ -15,9 +15,9 @@ from specs_lightning.system.progress import console
 
 
 def plan(args: Sequence[str]) -> bool:
-    """Print the plan of the configuration that the arguments name; whether all of it fits."""
+    """Print the plan of the configuration that the arguments name, after the command; whether all of it fits."""
     fits = True
-    for planned in read(args):
+    for planned in read(args[1:]):
         memory = memory_of(planned.job)
         too_much = memory.peak > planned.job.devices.memory
         console.print(stage_table(planned, memory, proposals(planned.job) if too_much else ()))

@@ -17,12 +17,12 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from specs_lightning.cli import function_settings
 from specs_lightning.commands.fit import SpecsCLI
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
+from specs_lightning.distill.pairs import distill
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.step_loop import total_steps
@@ -38,9 +38,17 @@ from specs_lightning.policy.model_files import model_source
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
-from specs_lightning.runs.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages
+from specs_lightning.runs.pipeline import (
+    EvaluationSettings,
+    PlannedStage,
+    as_argument,
+    first_stages,
+    plan_stages,
+    run,
+)
 from specs_lightning.runs.stages import PROMPTS_AT_ONCE
 from specs_lightning.settings.files import read_settings
+from specs_lightning.settings.functions import function_settings
 from specs_lightning.strategies import FSDP2
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -92,7 +100,8 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
         cli = PlanCLI.launch(args, run=False)
         yield _Planner.of(cli.config).fit(name, cli)
         return
-    given = function_settings(kind, args, PlanSettings)
+    function = distill if kind == "distill" else run
+    given = function_settings(function, args, PlanSettings)
     planner = _Planner.of(given)
     if kind == "distill":
         yield planner.distill(name, given)
@@ -146,7 +155,7 @@ class _Planner:
                 yield self.fit(planned.name, cli)
             elif planned.stage.kind == "distill":
                 arguments = [*_arguments(planned, engine and f"--engine={engine}"), f"--output={planned.folder}"]
-                yield self.distill(planned.name, function_settings("distill", arguments))
+                yield self.distill(planned.name, function_settings(distill, arguments))
             elif planned.stage.evaluate:
                 sampler = make_engine(given["engine"] or "hf")
                 yield self.evaluation(planned, given["evaluation"], sampler)

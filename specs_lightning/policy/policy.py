@@ -38,6 +38,8 @@ from specs_lightning.policy.model_files import model_source, usable
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
+from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.messages import build_messages
 from specs_lightning.system.files import appearing_whole
 from specs_lightning.system.ranks import rank
 
@@ -191,9 +193,6 @@ class Policy(nn.Module):
     def filler(self, with_image: bool) -> EncodedPrompt:
         """A short prompt that is run where there is nothing else to run, or nothing with an image."""
         if with_image not in self._fillers:
-            from specs_lightning.prompts.encoder import PromptEncoder  # here: they import the policy
-            from specs_lightning.prompts.messages import build_messages
-
             white = io.BytesIO()
             PIL.Image.new("RGB", (56, 56), "white").save(white, "PNG")
             images = (white.getvalue(),) if with_image else ()

@@ -19,9 +19,10 @@ from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_s
 from specs_lightning.report.files import as_text
 from specs_lightning.report.loading import Results, Run, Stage, load_run
 from specs_lightning.report.panels import stage_curves
-from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.system.files import write_whole
+from specs_lightning.system.progress import console
 
 SET_ASIDE_LISTED = 50
 _TAG = re.compile(r"(</?[A-Za-z_]\w*>)")
@@ -32,6 +33,16 @@ class StageFigures:
     stage: Stage
     main: list[Drawing]
     minor: list[Drawing]
+
+
+def report(run_dir: Path) -> None:
+    """Write the report of a run again.
+
+    Args:
+        run_dir: the folder that `specs run` wrote.
+    """
+    console.print(results_table(run_dir))
+    console.print(f"report: {write_report(run_dir)}")
 
 
 def write_report(run_dir: Path) -> Path:

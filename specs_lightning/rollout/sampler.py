@@ -25,6 +25,7 @@ from torch import Tensor
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Image
+from specs_lightning.prompts.images import load_image
 from specs_lightning.rollout.engine import SamplingSettings
 
 SUPPORTED_VLLM = (Version("0.32"), Version("0.33"))
@@ -315,7 +316,6 @@ def process_state_kept() -> Iterator[None]:
 
 
 def _as_prompt(request: SampleRequest) -> dict[str, Any]:
-    from specs_lightning.prompts.images import load_image  # here: the data modules import the engines
 
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.template_ids)}
     if request.images:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout.connection import FAILURES, Connection, ServerFailed, check_url, failing
 from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids
@@ -113,7 +114,6 @@ class VLLMServers(RolloutEngine):
             self._policy, self._version = weakref.ref(policy), policy.version
 
     def _get_to_know(self, policy: Policy) -> None:
-        from specs_lightning.prompts.encoder import PromptEncoder  # here: the data modules import the engines
 
         # A tokenizer cannot be used by two threads at once: this one is for `generate` alone.
         self._encoder, self._stop_ids = PromptEncoder(copy.deepcopy(policy.processor)), stop_ids(policy)

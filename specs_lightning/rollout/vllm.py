@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
 from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings
-
-if TYPE_CHECKING:
-    from specs_lightning.prompts.encoder import PromptEncoder
 
 
 class VLLMEngine(RolloutEngine):
@@ -55,8 +53,6 @@ class VLLMEngine(RolloutEngine):
         if self._policy() is policy and self.sampler.version == policy.version:
             return
         if self._policy() is not policy:
-            from specs_lightning.prompts.encoder import PromptEncoder  # here: the data modules import the engines
-
             self._encoder, self._stop_ids = PromptEncoder(policy.processor), stop_ids(policy)
         self.sampler.load_weights(policy.named_weights(), policy.version)
         self._policy = weakref.ref(policy)

@@ -15,7 +15,8 @@ from typing import Any
 from specs_lightning.errors import SpecsError
 from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
 from specs_lightning.rollout import EngineSettings
-from specs_lightning.runs.pipeline import run_stages
+from specs_lightning.runs.pipeline import run, run_stages
+from specs_lightning.settings.functions import function_settings
 from specs_lightning.system.progress import console, progress_display
 
 
@@ -91,8 +92,6 @@ def _run(
 
 
 def _experiments(runs: Sequence[str]) -> list[Experiment]:
-    from specs_lightning.cli import function_settings
-
     found: dict[str, Experiment] = {}
     for given in runs:
         path = Path(given)
@@ -103,7 +102,7 @@ def _experiments(runs: Sequence[str]) -> list[Experiment]:
                 raise ComparisonError(f"{path}: there is another {info['name']} with seed {info['seed']}")
             known.folders[info["seed"]] = path
             continue
-        settings = function_settings("run", [f"--config={path}"])
+        settings = function_settings(run, [f"--config={path}"])
         name = settings["name"]
         if name in found:
             raise ComparisonError(f"{path}: there is another run of the name {name}; give each a `name` of its own")

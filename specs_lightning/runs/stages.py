@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from specs_lightning.callbacks.sample_table import completion_row, sample_row
+from specs_lightning.callbacks.stage_progress import StageProgress
+from specs_lightning.commands.fit import SpecsCLI
 from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.distill.pairs import distill
 from specs_lightning.evaluation.evaluator import Answered, Evaluator
 from specs_lightning.judge import Judge, JudgeSettings, record_usage
 from specs_lightning.policy.loading import PolicySettings
@@ -18,8 +21,9 @@ from specs_lightning.prompts.encoder import PromptEncoder, try_encode
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.settings.functions import function_settings
 from specs_lightning.system.files import write_whole
-from specs_lightning.system.progress import StageProgress, progress_bar
+from specs_lightning.system.progress import progress_bar
 
 PROMPTS_AT_ONCE = 128
 SAMPLES_OF_A_SET = 3
@@ -27,17 +31,13 @@ SAMPLES_OF_A_SET = 3
 
 def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> None:
     """Train as `specs fit` does, from where an earlier attempt was stopped; the model goes to `folder/model`."""
-    from specs_lightning.cli import fit
-
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
-    fit(["fit", f"--config={config}", *overrides, *own], callbacks=[StageProgress(title)])
+    SpecsCLI.launch(["fit", f"--config={config}", *overrides, *own], callbacks=[StageProgress(title)])
 
 
 def distill_stage(config: str, overrides: Sequence[str], folder: Path) -> None:
     """Make pairs as `specs distill` does; samples drawn before a stop are kept."""
-    from specs_lightning.cli import run_function
-
-    run_function("distill", [f"--config={config}", *overrides, f"--output={folder}"])
+    distill(**function_settings(distill, [f"--config={config}", *overrides, f"--output={folder}"]))
 
 
 def evaluate_stage(

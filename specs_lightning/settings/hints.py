@@ -9,10 +9,11 @@ import re
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from specs_lightning.settings.files import read_settings
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 _WRONG_OPTION = re.compile(r"class_path '([\w.]+)':\s*(?:.*\n)*?.*?Option '([\w.]+)' is not accepted")
 _WRONG_KEY = re.compile(r"(?:Key '|[Uu]nrecognized arguments?: --|Unknown key '|Option ')([\w.]+)")
@@ -42,7 +43,7 @@ def _import(class_path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class _Hinting:
+class Hinting:
     """A parser whose errors say what would be right, and that guesses nothing: a shortened name is an error."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,15 +53,11 @@ class _Hinting:
         super().error(message + hint(message, _keys(self)), ex)  # type: ignore[misc]
 
 
-class HintingParser(_Hinting, ArgumentParser):
+class HintingParser(Hinting, ArgumentParser):
     """For the functions of the command line, whose files may extend one another."""
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         return self.parse_string(yaml.safe_dump(read_settings(path), sort_keys=False), **kwargs)
-
-
-class HintingLightningParser(_Hinting, LightningArgumentParser):
-    """For LightningCLI."""
 
 
 def _keys(parser: Any) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from specs_lightning.toy import scenes, teacher
+
 PREFIX = "toy:"
 
 
@@ -22,7 +24,6 @@ def resolve(path: str | Path) -> Path | str:
     base = Path(__file__).parent / "base_model"
     if name == "base":
         return base
-    from specs_lightning.toy import scenes
 
     known = (*scenes.DATA_SETS, "deep", "lessons")
     if name not in known:
@@ -33,8 +34,6 @@ def resolve(path: str | Path) -> Path | str:
         if name in scenes.DATA_SETS:
             scenes.write_data_set(name, place)
         else:
-            from specs_lightning.toy import teacher
-
             if name == "deep":
                 teacher.write_deeper(base, place)
             else:

@@ -33,13 +33,13 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    from specs_lightning import cli
     from specs_lightning.commands import fit as lightning_cli
+    from specs_lightning.commands.process import prepare_process
     from specs_lightning.plan import reading  # noqa: F401  imports all that a training does
     from specs_lightning.system import memory
 
     memory.keep_freed_memory = lambda: True
-    cli.prepare_process()
+    prepare_process()
     peaks = []
     for arguments in json.loads(sys.argv[1]):
         gc.collect()

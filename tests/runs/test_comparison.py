@@ -12,12 +12,13 @@ from helpers.stand_in_work import Stopped, Work
 from rich.console import Console
 from scipy import stats
 
-from specs_lightning.cli import run_function
 from specs_lightning.data.tables import DataError
 from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.report.comparison import comparison_table
 from specs_lightning.runs import pipeline
 from specs_lightning.runs.comparison import ComparisonError
+from specs_lightning.runs.comparison import compare as compare_runs
+from specs_lightning.settings.functions import function_settings
 
 BASE = {
     "name": "specs",
@@ -80,7 +81,7 @@ def shared(work: Work, monkeypatch: pytest.MonkeyPatch) -> SharedWork:
 
 
 def compare(*arguments: str) -> dict[str, Any]:
-    run_function("compare", [*arguments, "--output=out"])
+    compare_runs(**function_settings(compare_runs, [*arguments, "--output=out"], listed="runs"))
     return dict(json.loads(Path("out/comparison.json").read_text()))
 
 
@@ -184,7 +185,7 @@ def test_runs_that_were_measured_otherwise_are_refused(shared: SharedWork) -> No
         compare("specs.yaml", "other.yaml", "--seeds=1")
     assert not shared.done
     compare("specs.yaml", "--seeds=1")
-    run_function("compare", ["other.yaml", "--seeds=1", "--output=elsewhere"])
+    compare_runs(**function_settings(compare_runs, ["other.yaml", "--seeds=1", "--output=elsewhere"], listed="runs"))
     with pytest.raises(ComparisonError, match=r"measured otherwise .*: measure is correct, not solved"):
         compare("out/specs/seed-0", "elsewhere/other/seed-0")
 

@@ -1,0 +1,44 @@
+"""Training steps on the run's progress display."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from specs_lightning.system.progress import progress_bar
+
+
+class StageProgress(ProgressBar):
+    """Training steps on the run's display, in place of Lightning's own bar.
+
+    Args:
+        title: of the bar.
+    """
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.title = title
+        self._bar: AbstractContextManager[Any] | None = None
+
+    def disable(self) -> None:
+        """Nothing to switch off: the bar is only ever shown by the main process."""
+
+    def enable(self) -> None:
+        """As `disable`."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar = progress_bar(self.title, int(self.total_train_batches))
+        self._advance = self._bar.__enter__()
+        self._advance(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *unused)
+        shown = {name: trainer.callback_metrics.get(f"train/{name}") for name in ("loss", "reward")}
+        self._advance(1, " ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self._bar is not None:  # a training that was complete before has no start
+            self._bar.__exit__(None, None, None)
