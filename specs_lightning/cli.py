@@ -16,10 +16,8 @@ from typing import Any
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.system.files import DISK_FULL
-from specs_lightning.system.signals import Stopped, raising_on_sigterm
+from specs_lightning.system.signals import STOPPED, Stopped, raising_on_sigterm
 
-STOPPED = 75
-"""The exit status after SIGTERM: start again, and it goes on (`EX_TEMPFAIL` of sysexits.h)."""
 GOES_ON = "The same command goes on from there."
 
 
@@ -33,6 +31,7 @@ class Command:
         parsed: how its arguments are parsed (`settings.functions`); None if the function takes them as they are given.
         goes_on: how it goes on after SIGTERM or a full disk, if these only interrupt it.
         computes: whether it needs the process prepared: memory kept, libraries quiet.
+        starts_others: whether it runs other commands in processes of their own.
     """
 
     does: str
@@ -40,6 +39,7 @@ class Command:
     parsed: dict[str, Any] | None = field(default_factory=dict)
     goes_on: str = ""
     computes: bool = True
+    starts_others: bool = False
 
     def function(self) -> Callable[..., Any]:
         module, _, name = self.place.partition(":")
@@ -51,7 +51,9 @@ def _of_lightning(does: str, goes_on: str = "") -> Command:
 
 
 COMMANDS = {
-    "run": Command("the whole method, stage by stage, to a report", "runs.pipeline:run", goes_on=GOES_ON),
+    "run": Command(
+        "the whole method, stage by stage, to a report", "runs.pipeline:run", goes_on=GOES_ON, starts_others=True
+    ),
     "fit": _of_lightning("one training stage", "The same command with --ckpt_path last goes on from there."),
     "validate": _of_lightning("score a model on its evaluation sets"),
     "test": _of_lightning("the same, as a final test"),
@@ -65,6 +67,7 @@ COMMANDS = {
         {"listed": "runs"},
         goes_on=GOES_ON,
         computes=False,
+        starts_others=True,
     ),
     "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
     "doctor": Command(
@@ -122,6 +125,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(name: str, command: Command, args: Sequence[str]) -> Any:
     """Call the command's function; False is that of one that found fault with what it was to look at."""
+    if command.starts_others and not {"-h", "--help", "--print_config"} & set(args):
+        from specs_lightning.runs.processes import warm_up  # beside this process's own imports
+
+        warm_up()
     if command.computes:
         from specs_lightning.commands.process import prepare_process  # heavy: for those that compute alone
 

@@ -16,6 +16,10 @@ class SettingsError(SpecsError, ValueError):
     """A value that a class refused."""
 
 
+class DataError(SpecsError, ValueError):
+    """A data set that cannot be used as a whole; the message says which file, why, and what to do."""
+
+
 @contextmanager
 def refused_settings() -> Iterator[None]:
     """What a constructor says of its arguments, without the pages that the parser wraps around it."""

@@ -17,9 +17,10 @@ from helpers.small_runs import write_pair_file, write_prompt_file
 from transformers import AutoModelForImageTextToText
 
 from specs_lightning import __version__
-from specs_lightning.cli import COMMANDS, STOPPED
+from specs_lightning.cli import COMMANDS
 from specs_lightning.records.answers import read_answers
 from specs_lightning.system.folder_lock import LOCK_FILE
+from specs_lightning.system.signals import STOPPED
 
 SMOKE = ("--config=configs/toy/smoke.yaml",)
 COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"

@@ -24,11 +24,9 @@ from specs_lightning.modules.checkpoint_files import (
 )
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import failing_together
+from specs_lightning.system.signals import SIGNALS
 
 log = logging.getLogger(__name__)
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What a cluster says before it takes a machine back. (At the second, Lightning would save in the middle of a step.)"""
 
 
 class Checkpoints(Checkpoint):
@@ -67,7 +65,7 @@ class Checkpoints(Checkpoint):
                 raise SIGTERMException
 
         if threading.current_thread() is threading.main_thread():
-            for each in SIGNALS:
+            for each in SIGNALS:  # at the second, Lightning would save in the middle of a step
                 signal.signal(each, stop)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *unused: Any) -> None:  # type: ignore[override]

@@ -16,13 +16,12 @@ from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import SettingsError
 from specs_lightning.evaluation.answer_metrics import mean_of
 from specs_lightning.evaluation.evaluator import Answered, Evaluator
+from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationSets
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
-from specs_lightning.prompts.encoder import PromptEncoder, encode_all
-from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.progress import console
-from specs_lightning.system.ranks import share
 
 Measured = Metric | Sequence[float] | float
 """A metric that holds this rank's share; this rank's values, of which the mean over all ranks is taken; or a number
@@ -54,7 +53,7 @@ class EvaluationCallback(Callback, ABC):
         every_n_steps: int = 50,
         sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
         engine: RolloutEngine | None = None,
-        batch_size: int = 128,
+        batch_size: int = PROMPTS_AT_ONCE,
         with_choice: bool = False,
     ) -> None:
         if every_n_steps < 0 or batch_size < 1:
@@ -64,8 +63,8 @@ class EvaluationCallback(Callback, ABC):
         self.sampling, self.engine, self.batch_size, self.with_choice = sampling, engine, batch_size, with_choice
         self.measured_at = -1
         """The step of the latest measurement; while measuring, the current one."""
-        self.prompts: dict[str, list[EncodedPrompt]] = {}
-        self._evaluator: Evaluator = None  # type: ignore[assignment]  # built when training starts
+        self._asked: EvaluationSets | None = None
+        """Made when training starts."""
         self._shared_on: torch.device | None = None
         """Where several ranks exchange what they have."""
 
@@ -102,6 +101,11 @@ class EvaluationCallback(Callback, ABC):
             metric.to(self._shared_on)
         return metric.compute()
 
+    @property
+    def prompts(self) -> dict[str, list[EncodedPrompt]]:
+        """What is asked, by set, of all ranks; nothing before training starts."""
+        return {} if self._asked is None else self._asked.encoded
+
     # ------------------------------------------------------------------ when it is measured
 
     @property
@@ -112,12 +116,12 @@ class EvaluationCallback(Callback, ABC):
         self._check_monitors(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
-        set_aside: SetAside = pl_module.data.set_aside
-        prompts = self.prepare({name: load_prompts(source, set_aside) for name, source in self.sets.items()})
+        data = pl_module.data
+        prompts = self.prepare({name: load_prompts(source, data.set_aside) for name, source in self.sets.items()})
+        engine = self.engine or data.engine
+        evaluator = Evaluator(engine, self.sampling, with_choice=self.with_choice, judge=data.judge)
         encoder = PromptEncoder(pl_module.policy.processor)
-        self.prompts = {name: encode_all(encoder, questions, set_aside) for name, questions in prompts.items()}
-        engine = self.engine or pl_module.data.engine
-        self._evaluator = Evaluator(engine, self.sampling, with_choice=self.with_choice, judge=pl_module.data.judge)
+        self._asked = EvaluationSets(prompts, evaluator, encoder, data.set_aside, self.batch_size)
         self._shared_on = pl_module.device if trainer.world_size > 1 else None
         self.begin(trainer, pl_module)
         if trainer.global_step == 0:
@@ -131,8 +135,8 @@ class EvaluationCallback(Callback, ABC):
         self._measure(trainer, pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
-        if self._evaluator is not None:  # training may not have started
-            self._evaluator.close()
+        if self._asked is not None:  # training may not have started
+            self._asked.close()
         if self.engine is not None:
             self.engine.close()
 
@@ -149,9 +153,8 @@ class EvaluationCallback(Callback, ABC):
             return
         self.measured_at = trainer.global_step
         with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-            answered = {name: self._ask(trainer, pl_module, name) for name in self.prompts}
-            self._evaluator.engine.release()
-            figures = self._figures(self.measure(answered))
+            assert self._asked is not None  # training has started
+            figures = self._figures(self.measure(self._asked.ask_all(pl_module.policy)))
         logged = {f"{self.name}/{name}": value for name, value in figures.items()}
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
         for logger in trainer.loggers:
@@ -159,14 +162,6 @@ class EvaluationCallback(Callback, ABC):
         if trainer.is_global_zero:
             console.print(f"step {trainer.global_step}: {self.name}: {self.summary(figures)}")
         self._ask_monitors(trainer, pl_module, logged)
-
-    def _ask(self, trainer: Trainer, pl_module: PolicyModule, name: str) -> list[Answered]:
-        """This rank's share of the answers to a set, in as many batches as the other ranks have."""
-        prompts, at_once = self.prompts[name], self.batch_size * trainer.world_size
-        answered: list[Answered] = []
-        for start in range(0, len(prompts), at_once):
-            answered += self._evaluator.ask(pl_module.policy, share(prompts[start : start + at_once]), name)
-        return answered
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:
         """What was measured over all ranks."""

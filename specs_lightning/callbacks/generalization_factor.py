@@ -21,6 +21,7 @@ from specs_lightning.evaluation.answer_metrics import (
     rate_metrics,
 )
 from specs_lightning.evaluation.evaluator import Answered
+from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.metrics import GainKind, GeneralizationFactor
 from specs_lightning.modules import PolicyModule
 from specs_lightning.records.answers import Answer, read_answers
@@ -65,7 +66,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
         exploration: list[Exploration] | None = None,
         sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
         engine: RolloutEngine | None = None,
-        batch_size: int = 128,
+        batch_size: int = PROMPTS_AT_ONCE,
     ) -> None:
         wanted = exploration or []
         if unknown := set(wanted) - set(EXPLORATION):

@@ -1,18 +1,20 @@
-"""Training steps on the run's progress display."""
+"""Training steps, or the prompts of an evaluation, on the run's progress display."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
+from specs_lightning.modules import PolicyModule
 from specs_lightning.system.progress import progress_bar
 
 
 class StageProgress(ProgressBar):
-    """Training steps on the run's display, in place of Lightning's own bar.
+    """Training steps, or prompts of an evaluation, on the run's display, in place of Lightning's own bar.
 
     Args:
         title: of the bar.
@@ -30,8 +32,7 @@ class StageProgress(ProgressBar):
         """As `disable`."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar = progress_bar(self.title, int(self.total_train_batches))
-        self._advance = self._bar.__enter__()
+        self._begin(int(self.total_train_batches))
         self._advance(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
@@ -39,6 +40,20 @@ class StageProgress(ProgressBar):
         shown = {name: trainer.callback_metrics.get(f"train/{name}") for name in ("loss", "reward")}
         self._advance(1, " ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None))
 
+    def on_test_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        sets = pl_module.evaluation_sets
+        self._begin(sum(len(sets.batches(name).mine) for name in sets.prompts))
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sequence[Any], *unused: Any
+    ) -> None:
+        self._advance(len(batch))
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit" and self._bar is not None:  # a training that was complete before has no start
+        if self._bar is not None:  # a training that was complete before has no start
             self._bar.__exit__(None, None, None)
+            self._bar = None
+
+    def _begin(self, total: int) -> None:
+        self._bar = progress_bar(self.title, total)
+        self._advance = self._bar.__enter__()

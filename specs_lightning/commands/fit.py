@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from specs_lightning.callbacks import Checkpoints
+from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import refused_settings
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
-from specs_lightning.evaluation.scores import differences_table
+from specs_lightning.evaluation.scores import differences_table, scores_table
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usable
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
@@ -29,7 +31,7 @@ from specs_lightning.settings.hints import Hinting
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import console
+from specs_lightning.system.progress import TITLE, console
 from specs_lightning.system.ranks import rank
 from specs_lightning.system.signals import Stopped
 
@@ -37,7 +39,10 @@ from specs_lightning.system.signals import Stopped
 def lightning(args: Sequence[str]) -> None:
     """Run one of LightningCLI's commands, which comes first in its arguments."""
     try:
-        SpecsCLI.launch(args)
+        if title := os.environ.get(TITLE):
+            SpecsCLI.launch(args, callbacks=[StageProgress(title)])
+        else:
+            SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
 
@@ -173,8 +178,10 @@ class SpecsCLI(LightningCLI):
         folder = Path(self.trainer.default_root_dir)
         with only_writer(folder):
             getattr(self.trainer, command)(**kwargs)
-        data, name = self.datamodule, str(kwargs.get("ckpt_path") or self.model.policy.source)
-        models, apart = [EvaluatedModel(name, self.model.evaluated)], {}
+        outcome = self.model.outcome
+        models, apart = [EvaluatedModel(str(outcome.checkpoint or outcome.model), outcome.answers)], {}
+        if rank() == 0 and not self.is_stage:
+            console.print(scores_table(outcome.scores))
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
             models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
@@ -185,11 +192,22 @@ class SpecsCLI(LightningCLI):
             if apart:
                 console.print(differences_table(apart))
                 self._add_differences(folder / f"{command}.json", base, apart)
-            page = folder / f"{command}.html"
-            write_evaluation(page, models, apart, data.evaluation_prompts, data.kept.drawn_by, data.set_aside)
+            self._write_page(folder / f"{command}.html", models, apart)
+
+    def _write_page(
+        self, page: Path, models: Sequence[EvaluatedModel], apart: Mapping[str, Mapping[str, PairedDifference]]
+    ) -> None:
+        sets = self.model.evaluation_sets
+        write_evaluation(page, models, apart, sets.prompts, sets.cache.drawn_by, self.datamodule.set_aside)
+        if not self.is_stage:
             console.print(f"page: {page}", soft_wrap=True)
 
-    def _evaluate_base(self, base: str, folder: Path) -> dict[str, list[Answer]]:
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is a stage of a run, which shows its results when all stages are done."""
+        return TITLE in os.environ
+
+    def _evaluate_base(self, base: str, folder: Path) -> Mapping[str, Sequence[Answer]]:
         """The same command with another model, in a folder of its own."""
         config = self.config.clone()
         settings = config[self.subcommand]
@@ -197,7 +215,7 @@ class SpecsCLI(LightningCLI):
         settings.model.init_args.policy.model = base
         settings.trainer.default_root_dir = str(folder)
         console.print(f"the base, {base}:", soft_wrap=True)
-        return self.launch(config).model.evaluated
+        return self.launch(config).model.outcome.answers
 
     def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
         scores = json.loads(file.read_text())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 2**20
 _SPLIT_NAMES = {"train", "test", "testmini", "validation", "val", "dev"}
-
-
-class DataError(SpecsError, ValueError):
-    """A data set that cannot be used as a whole; the message says which file, why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
 
 
-class KeptAnswers:
+class AnswerCache:
     """The answers of one model under one set of settings, in a folder that is named by these.
 
     Answers that were drawn otherwise lie beside it, and are found again when their settings come back.

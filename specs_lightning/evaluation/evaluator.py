@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.metrics import nucleus_sizes, rollout_branching_factor
 from specs_lightning.policy.policy import Policy
-from specs_lightning.records.answers import MEASURES, Answer
+from specs_lightning.records.answers import Answer
 from specs_lightning.rewards import AccuracyReward, Judge
 from specs_lightning.rewards.accuracy import decide
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
@@ -59,12 +59,8 @@ class Evaluator:
         self.engine, self.sampling, self.seed, self.with_choice = engine, sampling, seed, with_choice
         self.accuracy = AccuracyReward(judge=judge)
 
-    def answer(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answer]:
-        """Judged answers, those to one prompt next to each other."""
-        return [answered.answer for answered in self.ask(policy, prompts, set_name)]
-
     def ask(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answered]:
-        """The same, with the prompts and completions."""
+        """Judged answers, those to one prompt next to each other, with the prompts and completions."""
         self.engine.sync(policy)
         drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
         questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
@@ -117,6 +113,7 @@ def judge(
         solved=math.nan,
         entropy=entropy,
         branching_factor=branching_factor,
+        logprob=math.fsum(completion.logprobs),
     )
     return with_verdict(answer, prompt, verdict)
 
@@ -161,13 +158,3 @@ def measure_choice(
         factor_N = rollout_branching_factor(scored.observed, part.mask_NT)
         measured += zip(entropy_N.tolist(), factor_N.tolist(), strict=True)
     return measured
-
-
-def rates(answers: Iterable[Answer]) -> dict[str, float]:
-    """The mean of each measure, over the answers that could be judged; NaN where there are none."""
-    answers = list(answers)
-    means = {}
-    for measure in MEASURES:
-        values = [v for v in (getattr(answer, measure) for answer in answers) if not math.isnan(v)]
-        means[measure] = sum(values) / len(values) if values else math.nan
-    return means

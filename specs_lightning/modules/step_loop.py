@@ -6,7 +6,6 @@ step and all ranks, so its gradient does not depend on the split.
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -23,8 +22,9 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation.evaluator import Evaluator
-from specs_lightning.evaluation.scores import logged, score_sets, scores_table
+from specs_lightning.evaluation.outcome import EvaluationOutcome
+from specs_lightning.evaluation.scores import logged
+from specs_lightning.evaluation.sets import EvaluationSets
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
@@ -32,9 +32,7 @@ from specs_lightning.policy.export import whole
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch, micro_batches
 from specs_lightning.policy.policy import Policy
-from specs_lightning.records.answers import Answer, by_prompt, write_answers
-from specs_lightning.system.files import write_whole
-from specs_lightning.system.progress import console
+from specs_lightning.records.answers import Answer
 from specs_lightning.system.random_state import random_state, set_random_state
 from specs_lightning.system.ranks import gather, rank, world_size
 
@@ -94,11 +92,8 @@ class PolicyModule(LightningModule, ABC):
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
         self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
-        self.evaluator: Evaluator | None = None
-        self.answers: dict[str, list[Answer]] = {}
-        """What `validate`, `test` and `predict` have drawn so far, by set."""
-        self.evaluated: dict[str, list[Answer]] = {}
-        """The answers of the last of them: of all processes and earlier starts, in the order of the prompts."""
+        self.outcome: EvaluationOutcome | None = None
+        """What the last `validate`, `test` or `predict` came to."""
         self.steps = 0
         """Batches that were trained on, those without a usable gradient included."""
         self.skipped_in_a_row = 0
@@ -292,69 +287,41 @@ class PolicyModule(LightningModule, ABC):
 
     # ------------------------------------------------------------------ validate, test and predict
 
-    def _answer(self, prompts: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
-        data, name = self.data, self.data.evaluation_names[dataloader_idx]
-        if not data.left[name]:  # the same on all processes
-            return []
-        answered = self._judging().ask(self.policy, prompts, name)
-        answers = [one.answer for one in answered]
-        if data.kept is not None:
-            data.kept.add(name, answered)
-        self.answers.setdefault(name, []).extend(answers)
-        return answers
+    @property
+    def evaluation_sets(self) -> EvaluationSets:
+        sets = self.data.evaluation_sets
+        assert sets is not None  # the data module makes them with its loaders
+        return sets
 
-    def _judging(self) -> Evaluator:
-        if self.evaluator is None:
-            self.evaluator = self.data.evaluator()
-        return self.evaluator
+    def _ask(self, batch: list[EncodedPrompt], dataloader_idx: int) -> list[Answer]:
+        sets = self.evaluation_sets
+        return [one.answer for one in sets.ask(self.policy, list(sets.prompts)[dataloader_idx], batch)]
 
-    def _log_scores(self) -> None:
-        """Log each set's scores, print them as a table, and write them to `test.json` in the trainer's folder, with
-        the answers in `test_answers.jsonl`."""
-        self._finish()
-        answers = [answer for of_set in self.evaluated.values() for answer in of_set]
-        scores = score_sets(answers)
-        self.log_dict(logged(scores))
-        if self.trainer.is_global_zero:
-            console.print(scores_table(scores))
-            command = self.trainer.state.fn.value  # type: ignore[union-attr]  # one is running
-            folder = Path(self.trainer.default_root_dir)
-            origin = {"model": str(self.policy.source), "checkpoint": self.trainer.ckpt_path}
-            write_answers(answers, folder / f"{command}_answers.jsonl")
-            write_whole(folder / f"{command}.json", json.dumps({**origin, "sets": scores}, indent=1, default=str))
-
-    def _finish(self) -> None:
-        """Bring the answers of all processes and of earlier starts together."""
-        judging = self._judging()
-        for name, prompts in self.data.evaluation_prompts.items():
-            mine = self.answers.get(name, []) + judging.judge_again(*self.data.answers_from_before(name))
-            groups = {prompt: group for part in gather(by_prompt(mine)) for prompt, group in part.items()}
-            self.evaluated[name] = [answer for prompt in prompts for answer in groups.get(prompt.id, ())]
-        self.answers, self.evaluator = {}, None
-        judging.close()
+    def _finish(self) -> EvaluationOutcome:
+        """The answers of all processes and earlier starts, put together and written."""
+        sets, command = self.evaluation_sets, self.trainer.state.fn.value  # type: ignore[union-attr]  # one is running
+        self.outcome = EvaluationOutcome(command, str(self.policy.source), self.trainer.ckpt_path, sets.answers())
+        sets.close()
         self.data.engine.release()
+        if self.trainer.is_global_zero:
+            self.outcome.write(Path(self.trainer.default_root_dir), sets.prompts)
+        return self.outcome
 
     def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._answer(batch, dataloader_idx)
+        self._ask(batch, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores()
+        self.log_dict(logged(self._finish().scores))
 
     def test_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._answer(batch, dataloader_idx)
+        self._ask(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores()
+        self.log_dict(logged(self._finish().scores))
 
     def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         # As rows: Lightning moves what it is given to the CPU, and refuses frozen dataclasses.
-        return [answer.as_row() for answer in self._answer(batch, dataloader_idx)]
+        return [answer.as_row() for answer in self._ask(batch, dataloader_idx)]
 
     def on_predict_epoch_end(self) -> None:
-        """Write the judged answers to `predictions.jsonl` in the trainer's folder."""
         self._finish()
-        answers = [answer for of_set in self.evaluated.values() for answer in of_set]
-        if self.trainer.is_global_zero:
-            folder = Path(self.trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_answers(answers, folder / "predictions.jsonl")

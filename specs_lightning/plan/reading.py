@@ -24,6 +24,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.distill.pairs import distill
 from specs_lightning.errors import SpecsError, refused_settings
+from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.step_loop import total_steps
 from specs_lightning.plan.job import Devices, Job, Sampling, Training
@@ -46,7 +47,6 @@ from specs_lightning.runs.pipeline import (
     plan_stages,
     run,
 )
-from specs_lightning.runs.stages import PROMPTS_AT_ONCE
 from specs_lightning.settings.files import read_settings
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.strategies import FSDP2

@@ -36,6 +36,7 @@ class Answer:
         branching_factor: among how many tokens each was chosen, in the mean; NaN where it was not measured.
         task: the part of a benchmark that the prompt belongs to; None where there are no parts.
         cause: why it could not be judged; None where it was.
+        logprob: the sum over its tokens, by the policy that sampled it, in nats; NaN in files that do not have it.
     """
 
     set: str
@@ -51,6 +52,7 @@ class Answer:
     branching_factor: float = math.nan
     task: str | None = None
     cause: str | None = None
+    logprob: float = math.nan
 
     def as_row(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""

@@ -17,7 +17,7 @@ from specs_lightning.report.comparison import ComparisonError, comparison_table,
 from specs_lightning.rollout import EngineSettings
 from specs_lightning.runs.pipeline import run, run_stages
 from specs_lightning.settings.functions import function_settings
-from specs_lightning.system.progress import console, progress_display
+from specs_lightning.system.progress import console
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,12 @@ def compare(
     experiments = _with_stage(_experiments(runs), until)
     failures: dict[str, str] = {}
     page = folder / "comparison.html"
-    with progress_display():
-        for seed in chosen:  # seed by seed: there is a whole comparison after each
-            for experiment in experiments:
-                if experiment.settings is not None:
-                    console.rule(f"{experiment.name}, seed {seed}")
-                    _run(experiment, seed, until, folder, engine, failures)
-            page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
+    for seed in chosen:  # seed by seed: there is a whole comparison after each
+        for experiment in experiments:
+            if experiment.settings is not None:
+                console.rule(f"{experiment.name}, seed {seed}")
+                _run(experiment, seed, until, folder, engine, failures)
+        page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
     console.print(comparison_table(folder))
     console.print(f"comparison: {page}", soft_wrap=True)
     if failures:

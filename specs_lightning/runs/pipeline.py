@@ -33,7 +33,7 @@ from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.files import differences, fingerprint, read_settings
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import console, progress_display
+from specs_lightning.system.progress import console
 
 OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": "answers.jsonl"}
 """What a stage hands on, by the name it is asked for with."""
@@ -87,6 +87,15 @@ class EvaluationSettings:
     @property
     def sets(self) -> dict[str, PromptSource]:
         return {"id": self.in_distribution, **self.out_of_distribution}
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The settings of the `EvaluationDataModule` that says the same."""
+        return {
+            "evaluation": {name: asdict(source) for name, source in self.sets.items()},
+            "evaluation_sampling": asdict(self.sampling),
+            "judge": None if self.judge is None else asdict(self.judge),
+        }
 
 
 def run(
@@ -154,16 +163,10 @@ def run_stages(
         done = [planned.name for planned in plan]
         info = {"name": name, "seed": seed, "version": __version__, "stages": done, "started": _now()}
         _write_json(folder / "run.json", info | {"finished": None, "seconds": None})
-        with progress_display():
-            for number, planned in enumerate(plan, 1):
-                _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
+        for number, planned in enumerate(plan, 1):
+            _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
         _write_json(folder / "results.json", _results(plan, evaluation))
         _write_json(folder / "run.json", info | {"finished": _now(), "seconds": round(time.time() - started, 1)})
-
-
-def cpu_seconds() -> float:
-    """Of this process and those that it has waited for, since it was started."""
-    return sum(os.times()[:4])
 
 
 # ----------------------------------------------------------------------------------------------------- planning
@@ -335,40 +338,38 @@ def _go_through(
     if planned.status == "finished":
         console.print(f"{title}: finished before")
         return
-    start, cpu_start = time.time(), cpu_seconds()
+    start = time.time()
     planned.write("running" if planned.status is None else planned.status, begins=True)
-    _execute(planned, evaluation, title, seed, engine)
+    cpu_seconds = _execute(planned, evaluation, title, seed, engine)
     seconds = round(time.time() - start, 1)
-    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds() - cpu_start, 1))
+    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
     console.print(f"{title}: done in {seconds:.0f} s")
 
 
 def _execute(
     planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int, engine: EngineSettings | None
-) -> None:
-    stage = planned.stage
+) -> float:
+    """What is left to do of a stage; the processor seconds that it took."""
+    stage, cpu_seconds = planned.stage, 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
     if stage.kind == "fit" and planned.status != "trained":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
-        fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
+        cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
         planned.write("trained")
     elif stage.kind == "distill":
         own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
-        distill_stage(str(stage.config), [*overrides, *own], planned.folder)
+        cpu_seconds += distill_stage(title, str(stage.config), [*overrides, *own], planned.folder)
     if stage.evaluate and planned.model is not None:
-        title = f"{title}: evaluation"
-        sampler = make_engine(engine or "hf")
-        evaluate_stage(
-            title,
+        cpu_seconds += evaluate_stage(
+            f"{title}: evaluation",
             planned.model,
-            evaluation.sets,
-            evaluation.sampling,
-            sampler,
+            evaluation.data | ({"engine": engine_class_path(engine)} if engine is not None else {}),
+            overrides if stage.kind == "model" else [],
             planned.folder,
             seed,
-            evaluation.judge,
         )
+    return cpu_seconds
 
 
 def as_argument(value: Any) -> str:

@@ -1,0 +1,155 @@
+"""A command of `specs` in a process of its own, which is watched: a stage of a run.
+
+The processes are forked from one that has imported everything (`runs.warm`), so that imports are paid for once a run,
+and that holds neither threads nor a device. What a stage took of memory and devices goes with its process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from typing import Any
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.system.progress import TITLE
+from specs_lightning.system.signals import STOPPED, Stopped
+
+CONTEXT: Any = multiprocessing.get_context("forkserver")
+
+
+class CommandFailed(SpecsError, RuntimeError):
+    """A command that ended with an error."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a process says when it ends.
+
+    Args:
+        cpu_seconds: of itself and of those that it has waited for.
+        message: of the error that ended it, for whoever watches it to print.
+    """
+
+    cpu_seconds: float
+    message: str | None = None
+
+
+def warm_up() -> None:
+    """Begin to import what commands need, in the process that they are forked from."""
+    from multiprocessing import forkserver  # not on every platform
+
+    CONTEXT.set_forkserver_preload(["specs_lightning.runs.warm"])
+    # Asking whether there is a GPU must not make a context, which forked processes could not use.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    forkserver.ensure_running()
+
+
+def run_command(args: Sequence[str], title: str) -> float:
+    """Run `specs` with these arguments in a process of its own, to its end.
+
+    SIGTERM and Ctrl-C are handed on to it and to the processes that it has started; a second Ctrl-C kills them.
+
+    Args:
+        args: the command and its arguments, as a person would type them.
+        title: of its progress bar.
+
+    Returns:
+        processor seconds.
+
+    Raises:
+        CommandFailed: it ended with an error, which the exception tells or which stands above.
+        Stopped, KeyboardInterrupt: it, or this process, was stopped.
+    """
+    warm_up()
+    said, ending = CONTEXT.Pipe(duplex=False)
+    environment = {**os.environ, TITLE: title}
+    process = CONTEXT.Process(target=_run, args=(list(args), environment, os.getcwd(), ending))
+    process.start()
+    ending.close()
+    _wait(process)
+    told = _told(said)
+    if process.exitcode == STOPPED:
+        raise Stopped
+    if process.exitcode != 0:
+        what = f"exit status {process.exitcode}" if process.exitcode > 0 else f"killed by signal {-process.exitcode}"
+        message = told.message if told and told.message else f"{what}; what it said stands above"
+        raise CommandFailed(f"`{shlex.join(['specs', *args])}`: {message}")
+    return told.cpu_seconds if told else 0.0
+
+
+def _wait(process: Any) -> None:
+    """Until it has ended. What stops this process is handed on, and raised when the other has ended."""
+    try:
+        process.join()
+    except (Stopped, KeyboardInterrupt) as stop:
+        _signal(process, signal.SIGTERM if isinstance(stop, Stopped) else signal.SIGINT)
+        try:
+            process.join()
+        except KeyboardInterrupt:
+            _signal(process, signal.SIGKILL)
+            process.join()
+        raise
+
+
+def _signal(process: Any, number: int) -> None:
+    """To a process and those that it has started. It may have ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _told(said: Connection) -> Ending | None:
+    try:
+        return said.recv()
+    except EOFError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------- in the new process
+
+
+def _run(args: list[str], environment: dict[str, str], folder: str, ending: Connection) -> None:
+    os.setpgrp()  # signals from the terminal come from whoever watches
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, name="watch", daemon=True).start()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    _become_the_command(args)
+    from specs_lightning.cli import main  # it imports this module's commands
+
+    message = None
+    try:
+        main(args)
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            message = error.code
+            raise SystemExit(1) from None
+        raise
+    finally:
+        ending.send(Ending(sum(os.times()[:4]), message))
+
+
+def _end_with_parent() -> None:
+    """Once the process that watches is gone, by whatever signal: nothing goes on behind its back."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a child
+    connection.wait([parent.sentinel])
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _become_the_command(args: Sequence[str]) -> None:
+    """Lightning starts a training's other processes by the main module's name and these arguments."""
+    main_module: Any = sys.modules["__main__"]
+    main_module.__spec__ = importlib.util.find_spec("specs_lightning.__main__")
+    sys.argv = [str(main_module.__spec__.origin), *args]
