@@ -33,7 +33,7 @@ SAME = ("*.safetensors", "*.jsonl", "*.parquet", "config.yaml", "results.json")
 def forking() -> Any:
     """Processes that have imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["specs_lightning.runs.pipeline", "specs_lightning.commands.fit"])
+    context.set_forkserver_preload(["specs_lightning.runs.warm", "specs_lightning.runs.pipeline"])
     return context
 
 
@@ -45,8 +45,10 @@ def attempt(config: Path, folder: Path) -> None:
     import torch
 
     from specs_lightning.cli import main
+    from specs_lightning.runs import processes
 
     torch.set_num_threads(1)
+    processes.CONTEXT = multiprocessing.get_context("fork")  # this process is itself one that stages can be forked from
     os.chdir(folder)
     main(["run", f"--config={config}", "--run_dir=run"])
 

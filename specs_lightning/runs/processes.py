@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import shlex
 import signal
@@ -46,8 +47,8 @@ class Ending:
 
 def warm_up() -> None:
     """Begin to import what commands need, in the process that they are forked from."""
-    from multiprocessing import forkserver  # not on every platform
-
+    if CONTEXT.get_start_method() != "forkserver":
+        return
     CONTEXT.set_forkserver_preload(["specs_lightning.runs.warm"])
     # Asking whether there is a GPU must not make a context, which forked processes could not use.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")

@@ -6,9 +6,11 @@ import fcntl
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -17,6 +19,7 @@ from specs_lightning.errors import SpecsError
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
+ATTEMPTS, WAIT_S = 10, 0.2
 
 
 class FolderInUse(SpecsError, RuntimeError):
@@ -39,7 +42,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("a+") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except (BlockingIOError, PermissionError) as error:  # systems differ
             file.seek(0)
             raise FolderInUse(
@@ -52,3 +55,14 @@ def only_writer(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """Wait a little for one that was killed a moment ago: it, or a stage that it ran, may not have ended yet."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            if attempt + 1 == ATTEMPTS:
+                raise
+            time.sleep(WAIT_S)

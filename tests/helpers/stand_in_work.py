@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,24 @@ class Work:
         self.stop_in: str | None = None
         self.solved = {"base": 0.0, "zero": 0.5, "cold_start": 0.5, "final": 1.0}
 
-    def fit(self, title: str, config: str, overrides: Sequence[str], folder: Path) -> None:
+    def fit(self, title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
         self._note("fit", folder, overrides)
         (folder / "model").mkdir()
+        return 1.0
 
-    def distill(self, config: str, overrides: Sequence[str], folder: Path) -> None:
+    def distill(self, title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
         self._note("distill", folder, overrides)
         (folder / "pairs.parquet").write_text("pairs")
+        return 1.0
 
     def evaluate(
-        self, title: str, model: str, sets: Any, sampling: Any, engine: Any, folder: Path, seed: int, judge: Any
-    ) -> None:
-        self._note("evaluate", folder, [model, type(engine).__name__])
+        self, title: str, model: str, data: Mapping[str, Any], overrides: Sequence[str], folder: Path, seed: int
+    ) -> float:
+        self._note("evaluate", folder, [model, str(data.get("engine", {}).get("class_path", "")).rpartition(".")[2]])
         solved = self.solved[folder.name]
-        write_answers([Answer(s, "p", "", 1, True, solved, solved, solved) for s in sets], folder / "answers.jsonl")
+        answers = [Answer(s, "p", "", 1, True, solved, solved, solved) for s in data["evaluation"]]
+        write_answers(answers, folder / "answers.jsonl")
+        return 1.0
 
     def _note(self, what: str, folder: Path, overrides: Sequence[str]) -> None:
         trained = what == "evaluate" and (folder / "model").exists()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import yaml
 from helpers.command_line import ROOT
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from benchmarks.kill_anywhere import Found, contents, differences, kill_anywhere
+from benchmarks.kill_anywhere import Found, contents, differences, kill_anywhere, start
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
@@ -21,6 +24,7 @@ from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import read_answers
 from specs_lightning.rollout import HFEngine, SamplingSettings
+from specs_lightning.system.signals import STOPPED
 
 SMALL_GRPO = {
     "data.prompts_per_round": 4,
@@ -65,6 +69,27 @@ def test_a_run_that_is_killed_three_times_ends_as_one_that_is_left_alone(found: 
     assert killed.differing == [] and killed.leftovers == []
     written = {f"{stage}/{name}" for stage in STEPS for name in ("model/model.safetensors", "metrics.csv")}
     assert contents(alone).keys() > written | {"distill/pairs.parquet", "results.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, 1)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_run_that_is_told_to_stop_does_so_and_goes_on(
+    found: tuple[Found, Path], tmp_path: Path, sent: int, status: int
+) -> None:
+    """In the middle of a training, which is a process of its own: none of its steps is lost."""
+    config = write_config(tmp_path / "few.yaml")
+    first = start(config, tmp_path)
+    while not (kept := list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))):
+        assert first.is_alive()
+        time.sleep(0.05)
+    os.kill(first.pid, sent)
+    first.join()
+    assert first.exitcode == status
+    assert len(list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))) >= len(kept)
+    second = start(config, tmp_path)
+    second.join()
+    assert second.exitcode == 0
+    assert differences(tmp_path / "run", found[1]) == []
 
 
 @pytest.mark.slow
