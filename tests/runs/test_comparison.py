@@ -154,7 +154,7 @@ def test_finished_runs_are_compared_by_their_names(shared: SharedWork) -> None:
 def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
     shared: SharedWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(title: str, config: str, overrides: Any, folder: Path) -> None:
+    def fit(title: str, config: str, overrides: Any, folder: Path) -> float:
         if "--model.objective=SFT" in overrides:
             raise DataError("not <one> pair")
         SharedWork.fit(shared, title, config, overrides, folder)

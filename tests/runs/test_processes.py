@@ -71,7 +71,7 @@ def test_what_stages_are_forked_from_holds_neither_threads_nor_a_device() -> Non
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     said = subprocess.run([sys.executable, "-c", WARM], env=environment, capture_output=True, text=True, check=True)
     found = json.loads(said.stdout.splitlines()[-1])
-    main, *others = found["threads"]
+    _, *others = found["threads"]
     assert set(others) <= {"jemalloc_bg_thd"} and not found["cuda"]
 
 
