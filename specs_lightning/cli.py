@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from specs_lightning.commands.process import prepare_process
 from specs_lightning.errors import SpecsError
 from specs_lightning.system.files import DISK_FULL
 from specs_lightning.system.signals import STOPPED, Stopped, raising_on_sigterm
@@ -30,7 +31,6 @@ class Command:
         place: `module:function`.
         parsed: how its arguments are parsed (`settings.functions`); None if the function takes them as they are given.
         goes_on: how it goes on after SIGTERM or a full disk, if these only interrupt it.
-        computes: whether it needs the process prepared: memory kept, libraries quiet.
         starts_others: whether it runs other commands in processes of their own.
     """
 
@@ -38,7 +38,6 @@ class Command:
     place: str
     parsed: dict[str, Any] | None = field(default_factory=dict)
     goes_on: str = ""
-    computes: bool = True
     starts_others: bool = False
 
     def function(self) -> Callable[..., Any]:
@@ -66,7 +65,6 @@ COMMANDS = {
         "runs.comparison:compare",
         {"listed": "runs"},
         goes_on=GOES_ON,
-        computes=False,
         starts_others=True,
     ),
     "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
@@ -74,11 +72,8 @@ COMMANDS = {
         "whether this machine and a model are ready for it",
         "commands.doctor:doctor",
         {"takes_files": False},
-        computes=False,
     ),
-    "report": Command(
-        "write the report of a run again", "report.page:report", {"positional": "run_dir"}, computes=False
-    ),
+    "report": Command("write the report of a run again", "report.page:report", {"positional": "run_dir"}),
     "data check": Command(
         "read data sets once: what is in them, and which rows cannot be used",
         "data.check:check",
@@ -125,14 +120,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(name: str, command: Command, args: Sequence[str]) -> Any:
     """Call the command's function; False is that of one that found fault with what it was to look at."""
+    prepare_process()
     if command.starts_others and not {"-h", "--help", "--print_config"} & set(args):
         from specs_lightning.runs.processes import warm_up  # beside this process's own imports
 
         warm_up()
-    if command.computes:
-        from specs_lightning.commands.process import prepare_process  # heavy: for those that compute alone
-
-        prepare_process()
     function = command.function()
     if command.parsed is None:
         return function(args)

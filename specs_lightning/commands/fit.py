@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from specs_lightning.callbacks import Checkpoints
 from specs_lightning.callbacks.stage_progress import StageProgress
+from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import refused_settings
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
@@ -83,6 +84,7 @@ class SpecsCLI(LightningCLI):
     @classmethod
     def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
         """Parse the arguments, make what they name and, unless told otherwise, run the command that comes first."""
+        quiet_lightning()
         return cls(
             PolicyModule,
             PolicyDataModule,

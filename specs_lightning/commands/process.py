@@ -1,4 +1,4 @@
-"""Settings of the whole process, for commands that compute: memory, and libraries that are to be quiet."""
+"""Settings of the whole process: memory, and libraries that are to be quiet. None of them is imported for it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 import os
 import warnings
 
-import datasets
-import lightning.pytorch  # noqa: F401  it sets its loggers' levels when it is imported
-from transformers.utils import logging as transformers_logging
-
 from specs_lightning.system.memory import keep_freed_memory
 
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers follows it
+}
+"""Read by the libraries when they are imported; what the user has set stays."""
 HARMLESS_WARNINGS = (
     ".*does not have many workers.*",  # prompts are encoded in this process on purpose
     ".*module\\(s\\) in eval mode.*",  # likewise: see Policy
@@ -24,12 +26,19 @@ HARMLESS_WARNINGS = (
 
 
 def prepare_process() -> None:
-    """Keep freed memory, and keep the libraries' bars and harmless warnings from the terminal."""
+    """Keep freed memory, and keep the libraries' bars and harmless warnings from the terminal.
+
+    To be called before the libraries are imported.
+    """
     keep_freed_memory()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)  # lacks a kernel that is not for training
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's notes from the terminal; importing it sets its loggers' levels, so this comes after it."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-    datasets.disable_progress_bars()

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from transformers import get_scheduler
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.evaluation.outcome import EvaluationOutcome
@@ -157,7 +157,9 @@ class PolicyModule(LightningModule, ABC):
         optimizer = self.optimizer_callable(trained)
         steps = self._total_steps()
         warmup = round(self.schedule.warmup_share * steps)
-        scheduler = get_scheduler(self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        scheduler = transformers.get_scheduler(
+            self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
+        )
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _adapters(self) -> set[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+import transformers
+from transformers import PretrainedConfig
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.policy.model_files import model_source
@@ -62,12 +63,12 @@ def model_shape(model: str) -> PretrainedConfig:
     """
     published = SHAPES.get(model.rpartition("/")[2].removesuffix("-Instruct"))
     if published is not None and not Path(model).is_dir():
-        return AutoConfig.for_model(**published)
+        return transformers.AutoConfig.for_model(**published)
     source = model_source(model)
     if not Path(source).is_dir() and "/" not in str(source):
         raise SpecsError(f"{model} is no model folder; known shapes are {', '.join(SHAPES)}")
     try:
-        return AutoConfig.from_pretrained(source)
+        return transformers.AutoConfig.from_pretrained(source)
     except OSError as error:
         raise SpecsError(
             f"the shape of {model} is not known here, and the hub did not give it ({str(error).splitlines()[0]}). Give "

@@ -5,24 +5,20 @@ from __future__ import annotations
 import importlib.util
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+import transformers
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    BitsAndBytesConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-)
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.policy.attention import use_shared_prefix
 from specs_lightning.policy.families import ModelFamily, vision_modules
 from specs_lightning.policy.model_files import check_loaded, usable
 from specs_lightning.policy.patch_embedding import use_linear_patch_embedding
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +109,7 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
         raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
     plain = empty_model(config, PolicySettings(settings.model))
     kept = [*vision_modules(plain), plain.get_output_embeddings()]
-    return BitsAndBytesConfig(
+    return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -160,6 +156,8 @@ def shares_prefix(family: ModelFamily, settings: PolicySettings) -> bool:
 
 def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
     """Put adapters beside linear layers, in place; every other weight is frozen."""
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and for adapters alone
+
     vision = {module for tower in vision_modules(model) for module in tower.modules()}
     linear = {
         name: module
@@ -179,9 +177,10 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
 
 def model_class(config: PretrainedConfig) -> Any:
     """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    return AutoModelForImageTextToText if takes_images(config) else AutoModelForCausalLM
+    kind = transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
+    return kind
 
 
 def takes_images(config: PretrainedConfig) -> bool:
     """Whether a model's architecture is one of images and text."""
-    return type(config) in AutoModelForImageTextToText._model_mapping
+    return type(config) in transformers.AutoModelForImageTextToText._model_mapping

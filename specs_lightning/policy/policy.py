@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 import torch
-from peft.tuners.lora import LoraLayer
+import transformers
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from transformers import (
-    AutoConfig,
-    PreTrainedModel,
-)
-from transformers.core_model_loading import revert_weight_conversion
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.export import _adapter_change, _dense, whole
@@ -42,6 +36,9 @@ from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.system.files import appearing_whole
 from specs_lightning.system.ranks import rank
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 
 class Policy(nn.Module):
@@ -67,7 +64,7 @@ class Policy(nn.Module):
         self.register_load_state_dict_post_hook(_count_change)
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
-            config = AutoConfig.from_pretrained(self.source)
+            config = transformers.AutoConfig.from_pretrained(self.source)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
         with usable(self.source, "processor"):
             self.processor: Any = load_processor(self.source, takes_images(config))
@@ -79,7 +76,8 @@ class Policy(nn.Module):
         self.register_buffer(
             "banned_ids", torch.tensor(vision_token_ids(self.model.config), dtype=torch.long), persistent=False
         )
-        layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
+        kind = transformers.GradientCheckpointingLayer
+        layers = (layer for layer in self.model.modules() if isinstance(layer, kind))
         self._checkpointed = list(layers) if settings.gradient_checkpointing else []
         self._fillers: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
@@ -121,7 +119,7 @@ class Policy(nn.Module):
     @contextmanager
     def adapters_off(self) -> Iterator[None]:
         """The model as it is without its adapters."""
-        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        layers = self._adapted_layers().values()
         for layer in layers:
             layer.enable_adapters(False)
         try:
@@ -129,6 +127,14 @@ class Policy(nn.Module):
         finally:
             for layer in layers:
                 layer.enable_adapters(True)
+
+    def _adapted_layers(self) -> dict[str, LoraLayer]:
+        """Those with an adapter, by name."""
+        if self.settings.lora is None:
+            return {}
+        from peft.tuners.lora import LoraLayer  # slow to import, and for adapters alone
+
+        return {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
 
     @property
     def trains_vision(self) -> bool:
@@ -212,7 +218,7 @@ class Policy(nn.Module):
 
     def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         self.free_weights()  # what is gathered already may be in another precision
-        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
+        layers = self._adapted_layers()
         for name, parameter in self.model.named_parameters():
             if ".lora_" in name:
                 continue
@@ -243,6 +249,8 @@ class Policy(nn.Module):
     @cached_property
     def _names_in_files(self) -> dict[str, str]:
         """The name that each weight has in the files that the model was read from; transformers renames on reading."""
+        from transformers.core_model_loading import revert_weight_conversion  # slow to import
+
         names = {}
         for in_memory, weight in self._shapes():
             name = in_memory.replace(".base_layer.", ".")
@@ -252,12 +260,12 @@ class Policy(nn.Module):
             names[name] = next(iter(in_files)) if [w.shape for w in in_files.values()] == [empty.shape] else name
         return names
 
-    def _without_quantization(self) -> PreTrainedModel:
+    def _without_quantization(self) -> transformers.PreTrainedModel:
         """A model of the same configuration whose files are plain ones."""
         if self.settings.quantization is None:
             return self.model
         plain = empty_model(
-            AutoConfig.from_pretrained(self.source), replace(self.settings, lora=None, quantization=None)
+            transformers.AutoConfig.from_pretrained(self.source), replace(self.settings, lora=None, quantization=None)
         )
         plain.generation_config = self.model.generation_config
         return plain

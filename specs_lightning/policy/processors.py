@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase
+import transformers
+from transformers import BatchFeature, PreTrainedTokenizerBase
 
 
 def load_processor(source: str, takes_images: bool = False) -> Any:
@@ -15,7 +16,7 @@ def load_processor(source: str, takes_images: bool = False) -> Any:
     Raises:
         ValueError: the tokenizer or, of a model that takes images, the image processor is not there.
     """
-    processor: Any = AutoProcessor.from_pretrained(source)
+    processor: Any = transformers.AutoProcessor.from_pretrained(source)
     if isinstance(processor, PreTrainedTokenizerBase):
         if takes_images:
             raise ValueError("the model takes images, and there is no image processor (preprocessor_config.json)")

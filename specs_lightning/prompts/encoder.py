@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor
-from transformers import ProcessorMixin
 
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
+
+if TYPE_CHECKING:
+    from transformers import ProcessorMixin
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
+import transformers
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
@@ -33,8 +34,6 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.checkpoint_files import SHARDED_STATE, CheckpointError, saving
@@ -220,13 +219,15 @@ class FSDP2(ModelParallelStrategy):
             set_optimizer_state_dict(self.model, optimizer, by_name, options=whole)
 
 
-def blocks(model: PreTrainedModel) -> list[nn.Module]:
+def blocks(model: transformers.PreTrainedModel) -> list[nn.Module]:
     """What is gathered at a time: the layers of the language model and of the vision tower."""
     names = set(model._no_split_modules or ())
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():  # an outer one comes before what is inside it
-        if module not in inside and (isinstance(module, GradientCheckpointingLayer) or type(module).__name__ in names):
+        if module not in inside and (
+            isinstance(module, transformers.GradientCheckpointingLayer) or type(module).__name__ in names
+        ):
             found.append(module)
             inside.update(module.modules())
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+import transformers
 
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.messages import build_messages
@@ -55,7 +55,7 @@ def write_deeper(source: Path, folder: Path) -> None:
     """Write the model in `source` with a copy behind each layer that adds nothing yet (block expansion, arXiv
     2401.02415): the same function, with twice the depth to learn in.
     """
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
     text: Any = model.config.text_config
     text.num_hidden_layers, text.layer_types = 2 * text.num_hidden_layers, 2 * text.layer_types
     layers = torch.nn.ModuleList()
@@ -67,4 +67,4 @@ def write_deeper(source: Path, folder: Path) -> None:
     model.model.language_model.layers = layers
     with appearing_whole(folder) as partial:
         model.save_pretrained(partial)
-        AutoProcessor.from_pretrained(source).save_pretrained(partial)
+        transformers.AutoProcessor.from_pretrained(source).save_pretrained(partial)
