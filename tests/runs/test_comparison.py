@@ -157,7 +157,7 @@ def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
     def fit(title: str, config: str, overrides: Any, folder: Path) -> float:
         if "--model.objective=SFT" in overrides:
             raise DataError("not <one> pair")
-        SharedWork.fit(shared, title, config, overrides, folder)
+        return SharedWork.fit(shared, title, config, overrides, folder)
 
     monkeypatch.setattr(pipeline, "fit_stage", fit)
     with pytest.raises(ComparisonError, match=r"sft, seed 0: not <one> pair"):
