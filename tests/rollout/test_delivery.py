@@ -94,9 +94,3 @@ class TestWeights:
         server.sampler.load_folder = lambda folder, version: None  # type: ignore[method-assign]
         with pytest.raises(EngineError, match="holds version -1 after version 0 was sent"):
             make(server).sync(policy)
-
-    def test_the_layout_is_that_of_the_weights(self, tiny_model_path: Path) -> None:
-        for settings in ({}, {"lora": LoRASettings(rank=2)}, {"dtype": "bfloat16"}):
-            policy = sharp_policy(tiny_model_path, **settings)
-            sent = [(n, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for n, w in policy.named_weights()]
-            assert policy.weight_layout() == sent
