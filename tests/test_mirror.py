@@ -11,7 +11,7 @@ ELSEWHERE = {
     "plan/settings.py": "fields and their defaults: plan/test_reading.py gives them",
     "rollout/server/worker.py": "runs within vLLM alone: rollout/test_engine_contract.py and test_sampler.py",
     "scoring/math_verify_worker.py": "a process of its own, started by its owner: scoring/test_math_verify.py",
-    "system/memory.py": "sets the C library for the whole process, for good: what it is worth is measured in benchmarks",
+    "system/memory.py": "sets the C library for a whole process, for good: docs/benchmarks.md has what it is worth",
 }
 """Modules without a test file of their own, and where they are tested."""
 
