@@ -142,17 +142,26 @@ class Found:
     leftovers: list[str] = field(default_factory=list)
 
 
-def kill_anywhere(config: Path, kills: int, folder: Path, longest_share: float = 0.3) -> Found:
-    """Kill at so many random moments, each after up to a share of the time that a whole run takes."""
-    found = Found(seconds_alone=left_alone(config, folder / "alone"))
-    alone = folder / "alone" / "run"
-    found.files = len(contents(alone))
+def kill_anywhere(
+    config: Path, kills: int, folder: Path, alone: Path, seconds_alone: float, longest_share: float = 0.3
+) -> Found:
+    """Kill at so many random moments, each after up to a share of the time that a whole run takes.
+
+    Args:
+        config: of the run.
+        kills: how many; a run that ends before is followed by another.
+        folder: for the runs that are killed.
+        alone: the run that was left alone.
+        seconds_alone: how long that took.
+        longest_share: of that time, until the next kill.
+    """
+    found = Found(seconds_alone=seconds_alone, files=len(contents(alone)))
     begun = time.monotonic()
     while len(found.places) < kills:
         found.runs += 1
         name = f"killed-{found.runs}"
         left = kills - len(found.places)
-        moments = (random.uniform(0, longest_share * found.seconds_alone) for _ in range(left))
+        moments = (random.uniform(0, longest_share * seconds_alone) for _ in range(left))
         found.places += killed(config, folder / name, moments)
         run = folder / name / "run"
         found.differing += [f"{name}/{file}" for file in differences(alone, run)]
@@ -168,7 +177,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the runs stay; a temporary one if not given")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        found = kill_anywhere(args.config, args.kills, args.folder or Path(temporary))
+        folder = args.folder or Path(temporary)
+        seconds = left_alone(args.config, folder / "alone")
+        found = kill_anywhere(args.config, args.kills, folder, folder / "alone" / "run", seconds)
     print(f"left alone: {found.seconds_alone:.0f} s, {found.files} files compared")
     print(f"{len(found.places)} kills in {found.runs} runs, {found.seconds:.0f} s:")
     for where, times in Counter(found.places).most_common():

@@ -1,25 +1,70 @@
+"""What all tests share. Heavy imports are within fixtures: the process that hands tests out loads this file, too."""
+
+from __future__ import annotations
+
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers.tiny_models import tiny_qwen2_5_vl
 
-from specs_lightning.groups import Completion, Prompt
-from specs_lightning.rewards import AccuracyReward, MathVerifier
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
+# Tests start many processes. Where nothing compiled may be kept, each would compile all of torch again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+if TYPE_CHECKING:
+    from helpers.whole_runs import WholeRun
+
+    from specs_lightning.groups import Completion, Prompt
+    from specs_lightning.rewards import AccuracyReward, MathVerifier
+
+LONGEST_FIRST = (
+    "strategies/test_two_processes.py",
+    "rollout/test_engine_contract.py",
+    "runs/test_kill_anywhere.py",
+    "policy/test_families.py",
+    "test_cli.py",
+    "plan/test_peak_memory.py",
+    "rollout/test_servers.py",
+    "rollout/test_sampler.py",
+    "judge/test_vllm_judge.py",
+    "test_configs.py",
+    "plan/test_paper_scale.py",
+    "report/test_pages_in_a_browser.py",
+)
+"""Files by the seconds that they take: a worker that began one of them last would keep the other waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {file: number for number, file in enumerate(LONGEST_FIRST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(place)))
 
 
 @pytest.fixture(scope="session")
 def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random Qwen2.5-VL; read only, since all tests share it."""
+    from helpers.tiny_models import tiny_qwen2_5_vl
+
     return tiny_qwen2_5_vl(tmp_path_factory.mktemp("tiny_qwen2_5_vl"))
+
+
+@pytest.fixture(scope="session")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> WholeRun:
+    """A small `specs run` from base to report, done once for all workers; read only."""
+    from helpers.whole_runs import finished_run
+
+    base = tmp_path_factory.getbasetemp()
+    return finished_run(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)
 
 
 @pytest.fixture
 def ask() -> Callable[..., Prompt]:
+    from specs_lightning.groups import Prompt
+
     def make(answer: str | None = "1", answer_type: str = "auto", **fields: Any) -> Prompt:
         messages = ({"role": "user", "content": "How many?"},)
         return Prompt("p", messages, answer=answer, answer_type=answer_type, **fields)
@@ -29,6 +74,8 @@ def ask() -> Callable[..., Prompt]:
 
 @pytest.fixture
 def reply() -> Callable[..., Completion]:
+    from specs_lightning.groups import Completion
+
     def make(text: str, finished: bool = True) -> Completion:
         return Completion((), (), text, finished)
 
@@ -37,6 +84,8 @@ def reply() -> Callable[..., Completion]:
 
 @pytest.fixture(scope="session")
 def verifier() -> Iterator[MathVerifier]:
+    from specs_lightning.rewards import MathVerifier
+
     pool = MathVerifier(timeout_seconds=20.0)
     yield pool
     pool.close()
@@ -44,6 +93,8 @@ def verifier() -> Iterator[MathVerifier]:
 
 @pytest.fixture
 def accuracy(verifier: MathVerifier) -> AccuracyReward:
+    from specs_lightning.rewards import AccuracyReward
+
     reward = AccuracyReward()
     reward.verifier = verifier
     return reward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,17 @@ def parse_function(command: str, arguments: list[str]) -> Any:
         return parser.parse_args(arguments)
 
 
-def parse(command: str, arguments: list[str]) -> None:
+@cache
+def parse_once(command: str, arguments: tuple[str, ...]) -> None:
+    """Files that extend each other have most of their stages in common."""
     if command in ("run", "distill"):
-        parse_function(command, arguments)
+        parse_function(command, list(arguments))
     else:
-        parse_fit(arguments)
+        parse_fit(list(arguments))
+
+
+def parse(command: str, arguments: list[str]) -> None:
+    parse_once(command, tuple(arguments))
 
 
 def test_there_are_some() -> None:

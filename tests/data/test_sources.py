@@ -338,3 +338,10 @@ def test_settings_come_from_yaml_and_explain_themselves(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         parser.parse_args(["--help"])
     assert "image paths start from" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_template_lays_out_question_and_choices(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("Q: {question}\n{choices}\nThink.")
+    (tmp_path / "q.jsonl").write_text('{"question": "Is {choices} x?", "choices": ["a", "b"], "answer": "A"}')
+    source = PromptSource(str(tmp_path / "q.jsonl"), template=str(tmp_path / "t.txt"), add_instruction=False)
+    assert load_prompts(source, SetAside())[0].text == "Q: Is {choices} x?\n(A) a\n(B) b\nThink."

@@ -8,7 +8,7 @@ import math
 import pytest
 from rich.console import Console
 
-from specs_lightning.evaluation.scores import logged, score_sets, scores_table
+from specs_lightning.evaluation.scores import logged, score, score_sets, scores_table
 from specs_lightning.records.answers import Answer
 from specs_lightning.statistics.intervals import wilson
 
@@ -78,3 +78,14 @@ def test_the_table_says_what_there_is() -> None:
     assert f"33.3 ({100 * low:.0f}–{100 * high:.0f})" in shown["id"]
     assert "41.7" in shown["ood"] and "pass@2" in shown["Set"] and "stuck" in shown["Set"]
     assert shown["none"].split()[2:5] == ["100.0", "(21–100)", "–"]
+
+
+def test_a_benchmark_is_scored_by_task() -> None:
+    def answer(task: str, number: int, correct: float) -> Answer:
+        return Answer("b", f"{task}{number}", "", 1, True, 1.0, correct, correct, task=task)
+
+    answers = [answer("a", 1, 1.0), answer("a", 2, 1.0), answer("a", 3, 1.0), answer("b", 1, 0.0)]
+    scores = score([*answers, answer("b", 2, math.nan)])
+    assert scores["tasks"] == {"a": 1.0, "b": 0.0}
+    assert (scores["correct"], scores["macro_mean"]) == (0.75, 0.5)
+    assert [Answer.from_row(a.as_row()).task for a in answers] == ["a", "a", "a", "b"]

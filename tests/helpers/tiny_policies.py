@@ -72,6 +72,12 @@ def mixed_batch(policy: Policy, completions_per_prompt: int, seed: int = 0) -> G
     return GroupBatch.from_token_ids(prompts, random_completions(policy, [completions_per_prompt] * len(prompts), seed))
 
 
+def long_batch(policy: Policy) -> GroupBatch:
+    """Four completions to each mixed prompt, of up to 40 tokens."""
+    prompts = mixed_prompts(policy)
+    return GroupBatch.from_token_ids(prompts, random_completions(policy, [4] * len(prompts), longest=40))
+
+
 def plain_logprobs(policy: Policy, batch: GroupBatch, temperature: float = 1.0) -> Tensor:
     """(N, T): each sequence alone through the model, which finds positions and mask by itself; zero on padding."""
     rows = []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives import GRPO, MismatchCorrection
-from specs_lightning.objectives.base import EffectiveSampleSize, JoinedBy, Maximum, Part, Share
+from specs_lightning.objectives.base import Part
 
 
 def batch_with_weights(weight_NT: list[list[float]], **tensors: Any) -> GroupBatch:
@@ -196,27 +196,6 @@ class TestMeasures:
         for empty in (batch, batch.select([])):
             measured = MismatchCorrection("masked", level).measure(*arguments(empty))
             assert set(values(measured).values()) == {0.0}
-
-
-class TestParts:
-    def test_each_kind_is_joined_in_its_way(self) -> None:
-        def numbers(*values: float) -> list[Tensor]:
-            return [torch.tensor(value) for value in values]
-
-        assert Share(*numbers(3, 2)).join(Share(*numbers(1, 2))).value == 1
-        assert Maximum(*numbers(3)).join(Maximum(*numbers(1))).value == 3
-        size = EffectiveSampleSize(*numbers(2, 4, 1)).join(EffectiveSampleSize(*numbers(1, 1, 1)))
-        assert size.value == pytest.approx(9 / (2 * 5))
-
-    def test_ranks_are_told_how_to_reduce(self) -> None:
-        """Two ranks with the same part: sums double, a maximum stays."""
-
-        def twice(values: Tensor, joined_by: JoinedBy) -> Tensor:
-            return values * 2 if joined_by == "sum" else values
-
-        part = Share(torch.tensor(3), torch.tensor(2)).over_ranks(twice)
-        assert (part.total.item(), part.count.item()) == (6, 4)
-        assert Maximum(torch.tensor(3)).over_ranks(twice).value == 3
 
 
 @pytest.mark.parametrize(

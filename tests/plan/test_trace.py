@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_policies import mixed_prompts, random_completions
+from helpers.tiny_policies import long_batch, mixed_prompts
 from transformers import AutoConfig, PretrainedConfig
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.plan.lengths import Groups, Images, image_tokens, made_up_prompts, row_lengths
+from specs_lightning.plan.lengths import Groups, Images, image_tokens, made_up_prompts
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import (
     AllocatedBytes,
@@ -23,7 +23,7 @@ from specs_lightning.plan.trace import (
 )
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.policy import Policy
-from specs_lightning.policy.shared_prefix import join_vision, pack_rows
+from specs_lightning.policy.shared_prefix import join_vision
 
 CASES: dict[str, dict[str, Any]] = {
     "whole model": {},
@@ -47,18 +47,13 @@ def drop_gradients(policy: Policy) -> None:
             weight.register_post_accumulate_grad_hook(lambda weight: setattr(weight, "grad", None))
 
 
-def batch_of(policy: Policy) -> GroupBatch:
-    prompts = mixed_prompts(policy)
-    return GroupBatch.from_token_ids(prompts, random_completions(policy, [4] * len(prompts), longest=40))
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_pass_takes_what_a_real_one_allocates(case: str) -> None:
     settings = PolicySettings(TOY, **CASES[case])
     autocast = torch.bfloat16 if case == "mixed precision" else None
     policy = Policy(settings)
     drop_gradients(policy)
-    batch = batch_of(policy)
+    batch = long_batch(policy)
     real = AllocatedBytes([*policy.parameters(), *policy.buffers()])
     with real, torch.autocast("cpu", autocast, enabled=autocast is not None):
         policy.token_logprobs(batch, with_entropy=True).logprobs.sum().backward()
@@ -87,12 +82,6 @@ def test_a_trained_vision_tower_takes_as_much_for_each_image_token(checkpointing
     counted = vision_bytes(policy.model.config, settings, Computing(False), groups.images)
     share = image_tokens(groups.answered(1, 1).batch(len(prompts)), True, token) / groups.images.tokens
     assert share * counted == pytest.approx(real.now, rel=0.05)
-
-
-def test_rows_with_one_completion_each_repeat_the_images(tiny_model_path: Path) -> None:
-    policy = Policy(PolicySettings(str(tiny_model_path)))
-    token, batch = policy.model.config.image_token_id, batch_of(policy)
-    assert image_tokens(batch, False, token) == 4 * image_tokens(batch, True, token) > 0
 
 
 def test_a_reference_takes_nothing_that_lasts(config: PretrainedConfig) -> None:
@@ -130,15 +119,6 @@ def test_the_cache_of_the_embedded_engine_is_in_its_bytes(config: PretrainedConf
     counted = decoding_bytes(config, PolicySettings(TOY), Computing(False), 64, 256)
     cache = 64 * 256 * 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * 32
     assert cache < counted < 2 * cache
-
-
-@pytest.mark.parametrize("shared_prefix", [True, False])
-def test_the_rows_of_a_micro_batch_are_those_that_are_packed(tiny_model_path: Path, shared_prefix: bool) -> None:
-    policy = Policy(PolicySettings(str(tiny_model_path)))
-    batch = batch_of(policy)
-    packed = pack_rows(batch, lambda p: policy.family.positions(policy.model, p), shared_prefix=shared_prefix)
-    rows = row_lengths(batch, shared_prefix)
-    assert (len(rows), max(rows)) == tuple(packed.input_ids_RL.shape)
 
 
 def test_no_weights_are_read(tmp_path: Path, tiny_model_path: Path) -> None:

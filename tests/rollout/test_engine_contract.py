@@ -26,7 +26,6 @@ from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, V
 
 BOUND = 1e-4
 """How far an engine's log-probability of a sampled token may lie from the trainer's, in nats."""
-ROUNDS = 20
 
 MakePolicy = Callable[..., Policy]
 
@@ -117,9 +116,10 @@ VARIANTS = {
 }
 
 
+@pytest.mark.parametrize("rounds", [6, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.long])])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_round_of_a_fast_training_is_sampled_from_its_own_policy(
-    engine: RolloutEngine, folders: dict[bool, Path], prompts: list[EncodedPrompt], variant: str
+    engine: RolloutEngine, folders: dict[bool, Path], prompts: list[EncodedPrompt], variant: str, rounds: int
 ) -> None:
     """GRPO at a learning rate of 1e-3. At the end the first round's weights, left in place, are shown to matter."""
     settings = dict(VARIANTS[variant])
@@ -130,7 +130,7 @@ def test_every_round_of_a_fast_training_is_sampled_from_its_own_policy(
     objective, sampling = GRPO(), SamplingSettings(3, 8, 0.7)
     chosen = [prompts[2], prompts[5]]
     gaps = []
-    for number in range(ROUNDS):
+    for number in range(rounds):
         engine.sync(policy)
         completions = engine.generate(chosen, sampling, f"round {number}")
         assert {c.policy_version for group in completions for c in group} == {number}

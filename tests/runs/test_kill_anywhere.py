@@ -7,15 +7,13 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import yaml
-from helpers.command_line import ROOT
+from helpers.whole_runs import STEPS, WholeRun
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from benchmarks.kill_anywhere import Found, contents, differences, kill_anywhere, start
+from benchmarks.kill_anywhere import contents, differences, kill_anywhere, start
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
@@ -26,59 +24,31 @@ from specs_lightning.records.answers import read_answers
 from specs_lightning.rollout import HFEngine, SamplingSettings
 from specs_lightning.system.signals import STOPPED
 
-SMALL_GRPO = {
-    "data.prompts_per_round": 4,
-    "data.sampling.completions_per_prompt": 4,
-    "data.sampling.max_tokens": 24,
-}
-SMALL_COLD_START = {"data.batch_size": 2, "trainer.max_steps": 3}
-FEW: dict[str, Any] = {
-    "zero": SMALL_GRPO,
-    "distill": {"prompts.limit": 24},
-    "cold_start": SMALL_COLD_START,
-    "sft": SMALL_COLD_START,
-    "final": SMALL_GRPO,
-}
-STEPS = {"zero": 4, "cold_start": 3, "sft": 3, "final": 4}
-
-
-def write_config(file: Path) -> Path:
-    """The smoke run with fewer prompts, steps and tokens."""
-    settings = yaml.safe_load((ROOT / "configs" / "toy" / "smoke.yaml").read_text())
-    evaluation, stages = settings["evaluation"], settings["stages"]
-    evaluation["in_distribution"]["limit"] = 4
-    evaluation["out_of_distribution"] = {"ood_json": {"path": "toy:ood_json", "limit": 4}}
-    evaluation["sampling"]["max_tokens"] = 24
-    for name, overrides in FEW.items():
-        stages[name]["overrides"] = stages[name]["overrides"] | overrides
-    file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    return file
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Path]:
-    """What three kills brought to light, and the folder of the run that was left alone."""
-    folder = tmp_path_factory.mktemp("killed")
-    return kill_anywhere(write_config(folder / "few.yaml"), kills=3, folder=folder), folder / "alone" / "run"
-
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_three_times_ends_as_one_that_is_left_alone(found: tuple[Found, Path]) -> None:
-    killed, alone = found
-    assert len(killed.places) == 3 and killed.runs == 1
-    assert killed.differing == [] and killed.leftovers == []
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.long)])
+def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(kills: int, whole_run: WholeRun, tmp_path: Path) -> None:
+    found = kill_anywhere(whole_run.config, kills, tmp_path, alone=whole_run.folder, seconds_alone=whole_run.seconds)
+    assert len(found.places) == kills
+    assert found.differing == [] and found.leftovers == []
     written = {f"{stage}/{name}" for stage in STEPS for name in ("model/model.safetensors", "metrics.csv")}
-    assert contents(alone).keys() > written | {"distill/pairs.parquet", "results.json"}
+    assert contents(whole_run.folder).keys() > written | {"distill/pairs.parquet", "results.json"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, STOPPED), (signal.SIGINT, 1)], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (signal.SIGTERM, STOPPED),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.long),
+    ],
+    ids=["SIGTERM", "Ctrl-C"],
+)
 def test_a_run_that_is_told_to_stop_does_so_and_goes_on(
-    found: tuple[Found, Path], tmp_path: Path, sent: int, status: int
+    whole_run: WholeRun, tmp_path: Path, sent: int, status: int
 ) -> None:
     """In the middle of a training, which is a process of its own: none of its steps is lost."""
-    config = write_config(tmp_path / "few.yaml")
-    first = start(config, tmp_path)
+    first = start(whole_run.config, tmp_path)
     while not (kept := list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))):
         assert first.is_alive()
         time.sleep(0.05)
@@ -86,15 +56,15 @@ def test_a_run_that_is_told_to_stop_does_so_and_goes_on(
     first.join()
     assert first.exitcode == status
     assert len(list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))) >= len(kept)
-    second = start(config, tmp_path)
+    second = start(whole_run.config, tmp_path)
     second.join()
     assert second.exitcode == 0
-    assert differences(tmp_path / "run", found[1]) == []
+    assert differences(tmp_path / "run", whole_run.folder) == []
 
 
 @pytest.mark.slow
-def test_a_whole_run_has_every_step_model_and_answer(found: tuple[Found, Path]) -> None:
-    _, run = found
+def test_a_whole_run_has_every_step_model_and_answer(whole_run: WholeRun) -> None:
+    run = whole_run.folder
     for stage, steps in STEPS.items():
         lines = (run / stage / "metrics.csv").read_text().splitlines()
         column = lines[0].split(",").index("step")
@@ -106,8 +76,8 @@ def test_a_whole_run_has_every_step_model_and_answer(found: tuple[Found, Path]) 
 
 
 @pytest.mark.slow
-def test_the_final_model_answers_plain_transformers_as_it_answers_us(found: tuple[Found, Path]) -> None:
-    model, prompts = found[1] / "final" / "model", PromptSource("toy:id", limit=4)
+def test_the_final_model_answers_plain_transformers_as_it_answers_us(whole_run: WholeRun) -> None:
+    model, prompts = whole_run.folder / "final" / "model", PromptSource("toy:id", limit=4)
     assert plain_answers(model, prompts) == greedy_answers(model, prompts)
 
 

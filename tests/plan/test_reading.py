@@ -1,0 +1,34 @@
+"""Configuration files become jobs: one for a training, one for each stage of a run, with what they will get through."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.command_line import ROOT, working_directory
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.plan.reading import PlannedWork, read
+
+SIZES = ("--rows=100", "--prompt_tokens=40", "--completion_tokens=25")
+
+
+def planned(*arguments: str) -> list[PlannedWork]:
+    with working_directory(ROOT):
+        return list(read([*arguments, *SIZES]))
+
+
+def test_a_run_gives_a_job_for_each_stage_that_needs_a_device() -> None:
+    jobs = {work.name: work.job for work in planned("--config=configs/toy/smoke.yaml")}
+    assert {"zero", "distill", "cold_start", "final"} <= jobs.keys()
+    assert jobs["zero"].training is not None and jobs["zero"].sampling is not None
+    assert jobs["cold_start"].sampling is None
+    assert jobs["distill"].training is None
+
+
+def test_what_cannot_be_known_yet_is_asked_for() -> None:
+    with working_directory(ROOT), pytest.raises(SpecsError, match=r"give --rows and --prompt_tokens\."):
+        list(read(["--config=configs/qwen2_5_vl_7b/zero.yaml", "--shape=Qwen2.5-VL-7B"]))
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(SpecsError, match=r"no such configuration file: none\.yaml"):
+        list(read(["--config=none.yaml"]))

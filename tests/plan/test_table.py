@@ -1,0 +1,28 @@
+"""A plan in the terminal says whether a stage fits and, where it does not, what to change."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.planned_jobs import small_job
+from rich.console import Console
+
+from specs_lightning.plan.advice import proposals
+from specs_lightning.plan.memory import memory_of
+from specs_lightning.plan.reading import PlannedWork
+from specs_lightning.plan.table import stage_table
+
+NEEDED = memory_of(small_job()).peak
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_stage_that_does_not_fit_is_followed_by_proposals(fits: bool) -> None:
+    job = small_job(memory=NEEDED if fits else NEEDED - 1)
+    planned = PlannedWork("zero", job, {"completions": 12_800}, notes=("lengths are made up",))
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(stage_table(planned, memory_of(job), proposals(job)))
+    said = capture.get()
+    assert "zero: toy:base, 1 process, single" in said and "GiB on each process" in said
+    assert "12,800 completions" in said and "note: lengths are made up" in said
+    assert ("does not fit: " in said) is not fits
+    assert ("-> model.policy.gradient_checkpointing: true: " in said and ", fits" in said) is not fits

@@ -1,0 +1,31 @@
+"""What all engines share: how to sample, from which seed, and where completions end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers.tiny_policies import sharp_policy
+
+from specs_lightning.rollout import HFEngine, SamplingSettings
+from specs_lightning.rollout.engine import prompt_seed, stop_ids
+
+
+def test_seeds_are_the_same_on_every_machine() -> None:
+    assert prompt_seed("0/1", "a") == 4994886724436472275
+    assert prompt_seed("0/1", "a") != prompt_seed("0", "a")
+
+
+@pytest.mark.parametrize("wrong", [(0, 1, 1.0), (1, 0, 1.0), (1, 1, -0.1)])
+def test_settings_out_of_range(wrong: tuple[int, int, float]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        SamplingSettings(*wrong)
+    with pytest.raises(ValueError, match="max_sequences"):
+        HFEngine(max_sequences=0)
+
+
+def test_a_model_that_names_no_end_token_is_refused(tiny_model_path: Path) -> None:
+    policy = sharp_policy(tiny_model_path)
+    policy.model.generation_config.eos_token_id = policy.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="neither its generation config nor its tokenizer names an end token"):
+        stop_ids(policy)

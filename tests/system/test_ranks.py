@@ -1,0 +1,73 @@
+"""Work is divided over processes and put together in its order; what fails in one ends all.
+
+Two processes are two threads here that gather by a barrier; trainings in two processes of their own are in
+strategies/test_two_processes.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from specs_lightning.system import ranks
+from specs_lightning.system.ranks import OtherRankFailed, failing_together, gather, gather_shares, share
+
+
+@pytest.fixture
+def on_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[Any]]:
+    """Calls a function as each of two ranks; gives what each returned or raised."""
+    here, barrier = threading.local(), threading.Barrier(2)
+    board: list[Any] = [None, None]
+
+    def all_gather_object(values: list[Any], value: Any) -> None:
+        board[here.rank] = value
+        barrier.wait(10)
+        values[:] = board
+        barrier.wait(10)
+
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(ranks, "rank", lambda: here.rank)
+    monkeypatch.setattr(ranks.dist, "all_gather_object", all_gather_object)
+
+    def call(function: Callable[[], Any]) -> list[Any]:
+        def one(rank: int) -> Any:
+            here.rank = rank
+            try:
+                return function()
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(one, range(2)))
+
+    return call
+
+
+def test_one_process_has_everything() -> None:
+    assert (ranks.world_size(), ranks.rank()) == (1, 0)
+    assert share([1, 2, 3]) == gather_shares([1, 2, 3]) == [1, 2, 3]
+    assert gather("a") == ["a"]
+    with pytest.raises(KeyError), failing_together():
+        raise KeyError("mine")
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5])
+def test_shares_come_back_in_the_order_of_the_items(on_two: Any, count: int) -> None:
+    items = list(range(count))
+    assert on_two(lambda: share(items)) == [items[0::2], items[1::2]]
+    assert on_two(lambda: gather_shares(share(items))) == [items, items]
+
+
+def test_what_fails_in_one_process_is_told_in_the_other(on_two: Any) -> None:
+    def fail_on_second() -> None:
+        with failing_together():
+            if ranks.rank():
+                raise ValueError("no space")
+
+    other, mine = on_two(fail_on_second)
+    assert isinstance(other, OtherRankFailed) and str(other) == "process 1 of 2 failed: ValueError: no space"
+    assert isinstance(mine, ValueError)

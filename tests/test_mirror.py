@@ -1,0 +1,22 @@
+"""Tests mirror the package: `ROOM/MODULE.py` is tested in `tests/ROOM/test_MODULE.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE, TESTS = ROOT / "specs_lightning", ROOT / "tests"
+ELSEWHERE = {
+    "errors.py": "an exception and its formatting: every test of a refusal sees them",
+    "plan/settings.py": "fields and their defaults: plan/test_reading.py gives them",
+    "rollout/server/worker.py": "runs within vLLM alone: rollout/test_engine_contract.py and test_sampler.py",
+    "scoring/math_verify_worker.py": "a process of its own, started by its owner: scoring/test_math_verify.py",
+    "system/memory.py": "sets the C library for a whole process, for good: docs/benchmarks.md has what it is worth",
+}
+"""Modules without a test file of their own, and where they are tested."""
+
+
+def test_every_module_has_its_test_file() -> None:
+    modules = {file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py") if file.name != "__init__.py"}
+    untested = {str(file) for file in modules if not (TESTS / file.parent / f"test_{file.name}").exists()}
+    assert untested == set(ELSEWHERE)
