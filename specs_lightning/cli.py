@@ -75,6 +75,8 @@ def main(args: Sequence[str] | None = None) -> None:
     command = args[0]
     if command not in COMMANDS:
         sys.exit(f"specs: unknown command {command!r}\n\n{usage()}")
+    # As peft imports it, it misses a kernel on some CPUs: one for inference, which policies never run (`Policy.train`).
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if command == "doctor":
         from specs_lightning.doctor import doctor
 

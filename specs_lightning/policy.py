@@ -128,14 +128,22 @@ class Policy(nn.Module):
         )
         layers = (layer for layer in self.model.modules() if isinstance(layer, GradientCheckpointingLayer))
         self._checkpointed = list(layers) if settings.gradient_checkpointing else []
+        self._in_4_bits = layers_in_4_bits(self.model)
         self._fillers: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
-        """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree."""
+        """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree.
+
+        Layers in 4 bits, which have no dropout, stay in training mode: in evaluation mode bitsandbytes may take them
+        for ones of a model that is never trained. On a CPU with AVX512-BF16 it packs their weights anew, in coarser
+        numbers, in an order that no other function reads, and computes with them without gradients.
+        """
         super().train(False)
+        for layer in self._in_4_bits:
+            layer.training = True
         return self
 
     @property
@@ -381,6 +389,11 @@ def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
     kept = {module for part in (*vision_modules(model), model.get_output_embeddings()) for module in part.modules()}
     linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m not in kept)
     return [layer for layer in linear if not layer.weight.requires_grad]
+
+
+def layers_in_4_bits(model: nn.Module) -> list[nn.Linear]:
+    """The layers of a model that bitsandbytes keeps in 4 bits."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and hasattr(m.weight, "quant_state")]
 
 
 def _dense(weight: Tensor) -> Tensor:
