@@ -4,6 +4,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
 
 import pytest
+from tested_versions import pytest_terminal_summary  # noqa: F401  a hook of pytest
 from tiny_models import tiny_qwen2_5_vl
 
 
