@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from helpers.tested_versions import pytest_terminal_summary  # noqa: F401  a hook of pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
 # Tests start many processes. Where nothing compiled may be kept, each would compile all of torch again.

@@ -21,6 +21,7 @@ HARMLESS_WARNINGS = (
     ".*Total length of `list` across ranks is zero.*",  # no validation while training: callbacks evaluate
     ".*exists and is not empty.*",  # a resumed run
     ".*LeafSpec.*",
+    ".*sync_dist=True.*",  # what is logged is put together over the ranks before
     "(?s).*no pre-optimization state was saved.*",  # a checkpoint is to hold the state after the step
 )
 

@@ -125,6 +125,11 @@ def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
     return [layer for layer in linear if not layer.weight.requires_grad]
 
 
+def layers_in_4_bits(model: nn.Module) -> list[nn.Linear]:
+    """The layers of a model that bitsandbytes keeps in 4 bits."""
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and hasattr(m.weight, "quant_state")]
+
+
 def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:
     """Its attention, what of it is trained, adapters, recomputed activations."""
     use_linear_patch_embedding(model)

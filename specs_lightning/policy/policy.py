@@ -23,6 +23,7 @@ from specs_lightning.policy.families import family_of, vision_token_ids
 from specs_lightning.policy.loading import (
     PolicySettings,
     empty_model,
+    layers_in_4_bits,
     read_model,
     shares_prefix,
     takes_images,
@@ -79,14 +80,22 @@ class Policy(nn.Module):
         kind = transformers.GradientCheckpointingLayer
         layers = (layer for layer in self.model.modules() if isinstance(layer, kind))
         self._checkpointed = list(layers) if settings.gradient_checkpointing else []
+        self._in_4_bits = layers_in_4_bits(self.model)
         self._fillers: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.eval()
 
     def train(self, mode: bool = True) -> Policy:
-        """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree."""
+        """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree.
+
+        Layers in 4 bits, which have no dropout, stay in training mode: in evaluation mode bitsandbytes may take them
+        for ones of a model that is never trained. On a CPU with AVX512-BF16 it packs their weights anew, in coarser
+        numbers, in an order that no other function reads, and computes with them without gradients.
+        """
         super().train(False)
+        for layer in self._in_4_bits:
+            layer.training = True
         return self
 
     @property

@@ -3,16 +3,25 @@
 It must start no thread and touch no device, since a forked process has neither.
 """
 
+import importlib
 import signal
 
-import datasets  # noqa: F401
-import peft  # noqa: F401
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor  # noqa: F401
+from specs_lightning.commands.process import prepare_process
+from specs_lightning.system.signals import SIGNALS
 
-import specs_lightning.commands.fit
-import specs_lightning.distill.pairs
-import specs_lightning.report.evaluation  # noqa: F401
+MODULES = (
+    "specs_lightning.commands.fit",
+    "specs_lightning.distill.pairs",
+    "specs_lightning.report.evaluation",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.processing_auto",
+    "peft",
+    "datasets",
+)
 
+prepare_process()
+for module in MODULES:
+    importlib.import_module(module)
 # A cluster that stops a run tells all of its processes; this one is needed until the others have ended.
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+for number in SIGNALS:
+    signal.signal(number, signal.SIG_IGN)

@@ -101,7 +101,8 @@ class TestMachine:
         assert worst(devices()).verdict == "broken"
 
     def test_no_vllm_is_a_warning_and_a_wrong_one_broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sampler, "SUPPORTED_VLLM", (Version("99"), Version("100")))
+        monkeypatch.setattr(sampler.importlib.util, "find_spec", lambda name: True)
+        monkeypatch.setattr(sampler, "installed_vllm", lambda: Version("99"))
         assert worst(module.vllm()).verdict == "broken"
         monkeypatch.setattr(sampler.importlib.util, "find_spec", lambda name: None)
         monkeypatch.setattr(sampler, "installed_vllm", lambda: None)

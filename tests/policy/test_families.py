@@ -74,6 +74,21 @@ def test_shared_prefix_logprobs_and_gradients_are_those_of_each_sequence_alone(n
     assert relative_difference(actual, expected) < 1e-5
 
 
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+def test_evaluation_mode_is_training_mode_without_dropout(model_path: Path, adapted: bool) -> None:
+    """Policies are trained in it: no library may take a path for inference there that gives something else."""
+    policy = policy_of(model_path, freeze_vision=False, lora=LoRASettings(rank=4, vision=True) if adapted else None)
+    batch = batch_for(policy)
+    found_NT = policy.token_logprobs(batch).logprobs
+    found = gradient(policy, found_NT.sum())
+    assert not any(module.training for module in policy.modules())
+    for module in policy.modules():
+        module.training = True
+    expected_NT = policy.token_logprobs(batch).logprobs
+    assert torch.equal(found_NT, expected_NT)
+    assert torch.equal(found, gradient(policy, expected_NT.sum()))
+
+
 @pytest.mark.parametrize("engine", ["hf", pytest.param("vllm", marks=pytest.mark.slow)])
 def test_engine_samples_from_the_policy_and_from_the_changed_policy(name: str, policy: Policy, engine: str) -> None:
     prompts = prompts_for(policy)
