@@ -13,6 +13,7 @@ PACKAGE = "specs_lightning"
 ROOMS = """
 errors groups system settings statistics scoring judge prompts records toy policy objectives rewards rollout metrics
 evaluation data modules callbacks strategies distill report commands runs toy_training plan cli
+__main__
 """.split()  # noqa: SIM905  as one reads it
 """From the ground up: a room may use those before it. docs/architecture.md says what each is for."""
 FILES = sorted((ROOT / PACKAGE).rglob("*.py"))

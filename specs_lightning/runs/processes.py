@@ -6,10 +6,10 @@ and that holds neither threads nor a device. What a stage took of memory and dev
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
+import runpy
 import shlex
 import signal
 import sys
@@ -126,12 +126,11 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    _become_the_command(args)
-    from specs_lightning.cli import main  # it imports this module's commands
-
+    sys.argv = ["specs", *args]
     message = None
     try:
-        main(args)
+        # As `python -m specs_lightning`, by which Lightning starts a training's other processes.
+        runpy.run_module("specs_lightning", run_name="__main__", alter_sys=True)
     except SystemExit as error:
         if isinstance(error.code, str):
             message = error.code
@@ -147,10 +146,3 @@ def _end_with_parent() -> None:
     assert parent is not None  # this is a child
     connection.wait([parent.sentinel])
     os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _become_the_command(args: Sequence[str]) -> None:
-    """Lightning starts a training's other processes by the main module's name and these arguments."""
-    main_module: Any = sys.modules["__main__"]
-    main_module.__spec__ = importlib.util.find_spec("specs_lightning.__main__")
-    sys.argv = [str(main_module.__spec__.origin), *args]
