@@ -29,6 +29,7 @@ LONGEST_FIRST = (
     "policy/test_families.py",
     "test_cli.py",
     "plan/test_peak_memory.py",
+    "plan/test_memory.py",
     "rollout/test_servers.py",
     "rollout/test_sampler.py",
     "judge/test_vllm_judge.py",

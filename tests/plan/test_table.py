@@ -11,12 +11,11 @@ from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import PlannedWork
 from specs_lightning.plan.table import stage_table
 
-NEEDED = memory_of(small_job()).peak
-
 
 @pytest.mark.parametrize("fits", [True, False])
 def test_a_stage_that_does_not_fit_is_followed_by_proposals(fits: bool) -> None:
-    job = small_job(memory=NEEDED if fits else NEEDED - 1)
+    needed = memory_of(small_job()).peak
+    job = small_job(memory=needed if fits else needed - 1)
     planned = PlannedWork("zero", job, {"completions": 12_800}, notes=("lengths are made up",))
     console = Console(width=160)
     with console.capture() as capture:
