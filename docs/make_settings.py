@@ -109,8 +109,27 @@ def _nested_settings(item: Any) -> Iterator[type]:
 
 
 def _hints(item: Any) -> dict[str, Any]:
-    hints = get_type_hints(_signature_of(item)) if not dataclasses.is_dataclass(item) else get_type_hints(item)
-    return {name: hint for name, hint in hints.items() if name != "return"}
+    if dataclasses.is_dataclass(item):
+        return get_type_hints(item)
+    found: dict[str, Any] = {}
+    for taker in _takers(item):
+        found = get_type_hints(_signature_of(taker)) | found
+    return {name: hint for name, hint in found.items() if name not in ("return", "kwargs")}
+
+
+def _takers(item: Any) -> list[Any]:
+    """A function or class and, where its `**kwargs` go to the class that it inherits from, that one."""
+    if inspect.isclass(item) and "kwargs" in inspect.signature(item).parameters:
+        return [item, *_takers(item.__base__)]
+    return [item]
+
+
+def _meanings(item: Any) -> dict[str, str]:
+    """What each setting means, in a class's own words before those of the one that it inherits from."""
+    found: dict[str, str] = {}
+    for taker in _takers(item):
+        found = {p.arg_name: p.description or "" for p in docstring_parser.parse_from_object(taker).params} | found
+    return found
 
 
 def _types(hint: Any) -> Iterator[type]:
@@ -135,7 +154,7 @@ def render() -> str:
 
 def _entry(item: Any) -> str:
     documentation = docstring_parser.parse_from_object(item)
-    meanings = {param.arg_name: param.description or "" for param in documentation.params}
+    meanings = _meanings(item)
     rows = [(name, *rest, meanings.get(name)) for name, *rest in _fields(item)]
     if undocumented := [name for name, *_, meaning in rows if not meaning]:
         raise ValueError(f"{item.__qualname__} does not say what {', '.join(undocumented)} means")
@@ -165,8 +184,8 @@ def _fields(item: Any) -> Iterator[tuple[str, str, str]]:
                 "" if default is dataclasses.MISSING else _default(default),
             )
     elif inspect.isfunction(item) or "__init__" in vars(item):
-        written = _written_defaults(_signature_of(item))
-        for parameter in inspect.signature(item).parameters.values():
+        written = {name: text for taker in _takers(item) for name, text in _written_defaults(taker).items()}
+        for parameter in _parameters(item):
             if parameter.default is inspect.Parameter.empty:
                 default = ""
             elif inspect.isfunction(parameter.default):
@@ -174,6 +193,14 @@ def _fields(item: Any) -> Iterator[tuple[str, str, str]]:
             else:
                 default = _default(parameter.default)
             yield parameter.name, _type(hints[parameter.name], parameter.annotation), default
+
+
+def _parameters(item: Any) -> list[inspect.Parameter]:
+    """Its own, then those that it hands on."""
+    found: dict[str, inspect.Parameter] = {}
+    for taker in _takers(item):
+        found |= {name: p for name, p in inspect.signature(taker).parameters.items() if name not in found}
+    return [parameter for name, parameter in found.items() if name != "kwargs"]
 
 
 def _type(hint: Any, written: Any) -> str:
@@ -194,9 +221,9 @@ def _default(value: Any) -> str:
     return f"{type(value).__name__}({', '.join(changed)})"
 
 
-def _written_defaults(function: Callable[..., Any]) -> dict[str, str]:
+def _written_defaults(item: Any) -> dict[str, str]:
     """The defaults as the source has them, for those that have no representation of their own."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(_signature_of(item)))).body
     assert isinstance(tree, ast.FunctionDef)
     arguments = [*tree.args.posonlyargs, *tree.args.args]
     defaults = tree.args.defaults

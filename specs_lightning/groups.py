@@ -7,7 +7,7 @@ Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-pad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,22 @@ class Group:
 
     prompt: EncodedPrompt
     completions: list[Completion]
-    rewards: Tensor
-    """(K,) weighted sums; NaN marks a completion that could not be scored."""
+    rewards: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(K,) weighted sums, none before they are scored; NaN marks a completion that could not be."""
     rewards_by_name: dict[str, Tensor] = field(default_factory=dict)
     old_logprobs: list[Tensor] | None = None
     """The trainer's own log-probabilities of each completion's tokens at the start of the round, where needed."""
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors for a checkpoint; the prompt is kept by its id."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values | {"prompt": self.prompt.id, "completions": [asdict(c) for c in self.completions]}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], prompts: Mapping[str, EncodedPrompt]) -> Group:
+        """What `state` kept, given its prompt by id."""
+        completions = [Completion(**saved) for saved in state["completions"]]
+        return cls(**{**state, "prompt": prompts[state["prompt"]], "completions": completions})
 
 
 @dataclass(slots=True, eq=False)

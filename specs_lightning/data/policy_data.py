@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
@@ -28,32 +29,52 @@ from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
 
 
+class Learner(Protocol):
+    """What data knows of the module that trains on it (`modules.PolicyModule`)."""
+
+    policy: Policy
+    steps: int
+    """Batches that were trained on."""
+    needs_old_logprobs: bool
+    """Whether steps after a round's first need the policy's own log-probabilities as they were at its start."""
+    completions_per_pair: int
+    """How many completions of a preference pair its loss takes: the chosen one, or both."""
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """How many tokens, padding included, one forward pass takes."""
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The numeric precision of its steps, for forward passes outside of them."""
+
+
 class PolicyDataModule(LightningDataModule):
     """Data for a `PolicyModule`.
 
     Args:
+        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
+        engine: samples the completions; the embedded transformers engine if not given.
         evaluation: the sets that `validate`, `test` and `predict` go through, by name.
         evaluation_sampling: how their answers are drawn.
         evaluation_batch: how many of their prompts are answered at once.
         evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
-        engine: what draws them; the embedded transformers engine if not given.
-        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
-        seed: of all sampling and shuffling.
+        seed: of sampling and shuffling.
         image_memory_gib: what processed images may take (24 bytes a pixel); others are processed again when needed.
-        judge: a language model for answers that rules cannot compare; without one, other words are wrong.
+        judge: a language model for answers that rules cannot compare, in training and evaluation; without one, an
+            answer in other words than the gold's is wrong. Rewards may have judges of their own.
     """
 
     def __init__(
         self,
-        evaluation: dict[str, PromptSource] | None,
-        evaluation_sampling: SamplingSettings,
-        evaluation_batch: int,
-        evaluation_with_choice: bool,
-        engine: RolloutEngine | None,
-        max_prompt_tokens: int | None,
-        seed: int,
-        image_memory_gib: float,
-        judge: JudgeSettings | None,
+        max_prompt_tokens: int | None = None,
+        engine: RolloutEngine | None = None,
+        evaluation: dict[str, PromptSource] | None = None,
+        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
+        evaluation_batch: int = PROMPTS_AT_ONCE,
+        evaluation_with_choice: bool = False,
+        seed: int = 0,
+        image_memory_gib: float = 0.25,
+        judge: JudgeSettings | None = None,
     ) -> None:
         super().__init__()
         self.evaluation = evaluation or {}
@@ -72,10 +93,18 @@ class PolicyDataModule(LightningDataModule):
         """Those prompts with their answers, while they are asked and after."""
 
     @property
-    def module(self) -> Any:
-        """The `PolicyModule` that trains on it."""
+    def steps_per_epoch(self) -> int:
+        """How many optimizer steps an epoch has."""
+        raise DataError(f"{type(self).__name__} has nothing to train on")
+
+    @property
+    def attached_trainer(self) -> Trainer:
         assert self.trainer is not None  # Lightning attaches it before any hook
-        return self.trainer.lightning_module
+        return self.trainer
+
+    @property
+    def module(self) -> Learner:
+        return cast(Learner, self.attached_trainer.lightning_module)
 
     @property
     def policy(self) -> Policy:
@@ -100,7 +129,7 @@ class PolicyDataModule(LightningDataModule):
     def _ask_anew(self) -> list[EvaluationBatches]:
         """Batches of the prompts that earlier starts did not answer."""
         drawn_by = gather(self._drawn_by() if rank() == 0 else {})[0]
-        cache = AnswerCache(Path(self.module.trainer.default_root_dir) / "answers", drawn_by)
+        cache = AnswerCache(Path(self.attached_trainer.default_root_dir) / "answers", drawn_by)
         cache.load()
         evaluator = Evaluator(self.engine, self.evaluation_sampling, self.seed, self.evaluation_with_choice, self.judge)
         sets = EvaluationSets(
@@ -114,7 +143,7 @@ class PolicyDataModule(LightningDataModule):
 
     def _drawn_by(self) -> dict[str, Any]:
         """All that the answers to evaluation prompts depend on, besides these."""
-        policy, trainer = self.policy, self.module.trainer
+        policy, trainer = self.policy, self.attached_trainer
         place = Path(policy.source)
         settings = asdict(policy.settings)
         return {
@@ -131,7 +160,7 @@ class PolicyDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[EvaluationBatches]:
         # While training, evaluation belongs to the callbacks, each with its own sets and rhythm.
-        return self._ask_anew() if self.module.trainer.state.fn == "validate" else []
+        return self._ask_anew() if self.attached_trainer.state.fn == "validate" else []
 
     def test_dataloader(self) -> list[EvaluationBatches]:
         return self._ask_anew()
@@ -144,12 +173,12 @@ class PolicyDataModule(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         if self.set_aside.rows:
-            trainer = self.module.trainer
+            trainer = self.attached_trainer
             if trainer.is_global_zero:
                 console.print(self.set_aside.summary())
                 self.set_aside.write(Path(trainer.default_root_dir) / "set_aside.jsonl")
         if self.judge is not None:
-            record_usage(self.judge, Path(self.module.trainer.default_root_dir))
+            record_usage(self.judge, Path(self.attached_trainer.default_root_dir))
             self.judge.close()
         self.engine.close()
 
@@ -159,39 +188,11 @@ class EvaluationDataModule(PolicyDataModule):
 
     Args:
         evaluation: the sets, by name.
-        evaluation_sampling: how their answers are drawn.
-        evaluation_batch: how many of their prompts are answered at once.
-        evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
-        engine: what draws them; the embedded transformers engine if not given.
-        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
-        seed: of all sampling.
-        image_memory_gib: what processed images may take (24 bytes a pixel); others are processed again when needed.
-        judge: a language model for answers that rules cannot compare; without one, other words are wrong.
+        **kwargs: those of every `PolicyDataModule`.
     """
 
-    def __init__(
-        self,
-        evaluation: dict[str, PromptSource],
-        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
-        evaluation_batch: int = PROMPTS_AT_ONCE,
-        evaluation_with_choice: bool = False,
-        engine: RolloutEngine | None = None,
-        max_prompt_tokens: int | None = None,
-        seed: int = 0,
-        image_memory_gib: float = 0.25,
-        judge: JudgeSettings | None = None,
-    ) -> None:
-        super().__init__(
-            evaluation,
-            evaluation_sampling,
-            evaluation_batch,
-            evaluation_with_choice,
-            engine,
-            max_prompt_tokens,
-            seed,
-            image_memory_gib,
-            judge,
-        )
+    def __init__(self, evaluation: dict[str, PromptSource], **kwargs: Any) -> None:
+        super().__init__(evaluation=evaluation, **kwargs)
 
 
 def digest(ids: Iterable[str]) -> str:

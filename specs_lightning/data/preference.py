@@ -10,13 +10,10 @@ import torch
 
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
-from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.judge import JudgeSettings
 from specs_lightning.prompts.encoder import SpecialTokenInText, try_encode
 from specs_lightning.records.pairs import PreferencePair
-from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.ranks import share
 
 
@@ -38,42 +35,16 @@ class PreferenceDataModule(PolicyDataModule):
         max_completion_tokens: pairs with a longer side are set aside (never cut), and counted.
         max_prompt_tokens: likewise for prompts.
         engine: answers evaluation prompts; the embedded transformers engine if not given.
-        evaluation: the sets that `validate`, `test` and `predict` go through, by name.
-        evaluation_sampling: how their answers are drawn.
-        evaluation_batch: how many of their prompts are answered at once.
-        evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
         seed: of shuffling and sampling.
-        image_memory_gib: what processed images may take (24 bytes a pixel); others are processed again when needed.
         judge: a language model for evaluation answers that rules cannot compare; without one, an answer in other words
             than the gold's is wrong.
+        **kwargs: those of every `PolicyDataModule`.
     """
 
     def __init__(
-        self,
-        train: str,
-        batch_size: int = 64,
-        max_completion_tokens: int | None = None,
-        max_prompt_tokens: int | None = None,
-        engine: RolloutEngine | None = None,
-        evaluation: dict[str, PromptSource] | None = None,
-        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
-        evaluation_batch: int = 128,
-        evaluation_with_choice: bool = False,
-        seed: int = 0,
-        image_memory_gib: float = 0.25,
-        judge: JudgeSettings | None = None,
+        self, train: str, batch_size: int = 64, max_completion_tokens: int | None = None, **kwargs: Any
     ) -> None:
-        super().__init__(
-            evaluation,
-            evaluation_sampling,
-            evaluation_batch,
-            evaluation_with_choice,
-            engine,
-            max_prompt_tokens,
-            seed,
-            image_memory_gib,
-            judge,
-        )
+        super().__init__(**kwargs)
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, not {batch_size}")
         self.train = train
@@ -115,7 +86,7 @@ class PreferenceDataModule(PolicyDataModule):
 
     def collate(self, indices: range | list[int]) -> GroupBatch:
         """This process's share of the pairs of these indices, or their chosen sides alone where no more is used."""
-        k: int = self.module.objective.completions_per_prompt
+        k = self.module.completions_per_pair
         mine = share(indices)
         pairs = [self.encoded[i] for i in mine or indices[:1]]
         sides = [[pair.chosen, pair.rejected][:k] for pair in pairs]

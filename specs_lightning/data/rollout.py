@@ -9,25 +9,21 @@ from typing import Any, Literal
 
 from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
 from specs_lightning.data.rounds import (
-    Draw,
     DynamicSampling,
     Round,
     add_old_logprobs,
     draw,
-    draw_from_state,
-    draw_to_state,
+    drawn_state,
     make_round,
-    round_from_state,
-    round_to_state,
+    restored_draw,
+    share_of_groups,
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
-from specs_lightning.judge import JudgeSettings
-from specs_lightning.policy.micro_batches import share_of_groups
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
-from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.rollout import SamplingSettings
 from specs_lightning.system.ranks import gather
 
 
@@ -45,18 +41,9 @@ class RolloutDataModule(PolicyDataModule):
         rounds: how many rounds the run has; one pass over the prompts if not given.
         dynamic_sampling: replace groups whose completions all have the same reward.
         max_unscored_share: the run stops when more than this share of a round cannot be scored.
-        engine: samples the completions; the embedded transformers engine if not given.
         prefetch_rounds: 1 has the next round drawn while this one is trained on, by an engine of its own (servers).
             Its policy is then one round old, which `objective.mismatch` corrects.
-        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
-        evaluation: the sets that `validate`, `test` and `predict` go through, by name.
-        evaluation_sampling: how their answers are drawn.
-        evaluation_batch: how many of their prompts are answered at once.
-        evaluation_with_choice: also measure each answer's entropy and branching factor, by a forward pass more.
-        seed: of sampling and shuffling.
-        image_memory_gib: what processed images may take (24 bytes a pixel); others are processed again when needed.
-        judge: a language model for answers that rules cannot compare, in training and evaluation; without one, an
-            answer in other words than the gold's is wrong. Rewards may have judges of their own.
+        **kwargs: those of every `PolicyDataModule`.
     """
 
     def __init__(
@@ -70,28 +57,10 @@ class RolloutDataModule(PolicyDataModule):
         rounds: int | None = None,
         dynamic_sampling: DynamicSampling | None = None,
         max_unscored_share: float = 0.5,
-        engine: RolloutEngine | None = None,
         prefetch_rounds: Literal[0, 1] = 0,
-        max_prompt_tokens: int | None = None,
-        evaluation: dict[str, PromptSource] | None = None,
-        evaluation_sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1),  # noqa: B008  frozen
-        evaluation_batch: int = 128,
-        evaluation_with_choice: bool = False,
-        seed: int = 0,
-        image_memory_gib: float = 0.25,
-        judge: JudgeSettings | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            evaluation,
-            evaluation_sampling,
-            evaluation_batch,
-            evaluation_with_choice,
-            engine,
-            max_prompt_tokens,
-            seed,
-            image_memory_gib,
-            judge,
-        )
+        super().__init__(**kwargs)
         if prompts_per_round % steps_per_round:
             raise ValueError(
                 f"prompts_per_round ({prompts_per_round}) must be a multiple of steps_per_round ({steps_per_round})"
@@ -137,7 +106,7 @@ class RolloutDataModule(PolicyDataModule):
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage == "fit" and (self.module.trainer.max_epochs or 1) > 1:
+        if stage == "fit" and (self.attached_trainer.max_epochs or 1) > 1:
             raise DataError("rollouts are one long epoch: set data.rounds instead of trainer.max_epochs")
         if stage == "fit" and not self.prompts:
             self.prompts = load_prompts(self.train, self.set_aside)
@@ -166,7 +135,7 @@ class RolloutLoader:
         self.round: Round | None = None
         self.round_number = -1
         self.prompts_used = 0
-        self.ahead: Future[Draw] | None = None
+        self.ahead: Future[Round] | None = None
         """The next round's completions, on their way while this one is trained on."""
         self.used_before_ahead = 0
         self.background = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rollouts")
@@ -204,9 +173,9 @@ class RolloutLoader:
             "taken": self.data.module.steps,
             "prompts": digest(prompt.id for prompt in self.data.prompts),
             "prompts_used": self.used_before_ahead if failed else self.prompts_used,
-            "round": round_to_state(self.round) if self.round else None,
+            "round": self.round.state() if self.round else None,
             "round_number": self.round_number,
-            "ahead": draw_to_state(ahead) if ahead else None,
+            "ahead": drawn_state(ahead) if ahead else None,
             "unusable": sorted(self.unusable),
             "set_aside": [list(row) for row in self.data.set_aside.rows],
         }
@@ -225,10 +194,10 @@ class RolloutLoader:
         ids |= set(ahead["prompts"] if ahead else ())
         encoded = {prompt.id: self.data.encoder.encode(prompt) for prompt in self.data.prompts if prompt.id in ids}
         if current:
-            self.round = round_from_state(current, encoded)
+            self.round = Round.from_state(current, encoded)
         if ahead:
             self.ahead = Future()
-            self.ahead.set_result(draw_from_state(ahead, encoded))
+            self.ahead.set_result(restored_draw(ahead, encoded))
 
     def _next_round(self, number: int) -> Round:
         ahead, self.ahead = self.ahead, None
@@ -246,10 +215,10 @@ class RolloutLoader:
             self.ahead = self.background.submit(draw, *task)
         return made
 
-    def _make_round(self, number: int, ahead: Future[Draw] | None) -> Round:
+    def _make_round(self, number: int, ahead: Future[Round] | None) -> Round:
         data = self.data
         # In the precision of the steps, or the embedded engine's log-probabilities would not be the trainer's.
-        with data.module.trainer.precision_plugin.forward_context():
+        with data.module.precision():
             made = make_round(
                 data.policy,
                 data.engine,

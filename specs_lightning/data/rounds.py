@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.groups import Completion, EncodedPrompt, Group
+from specs_lightning.groups import EncodedPrompt, Group, GroupBatch
 from specs_lightning.judge import Usage
-from specs_lightning.policy.micro_batches import micro_batches, share_of_groups
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
@@ -42,22 +41,19 @@ class Round:
     groups: list[Group]
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, which `weights_only` loading takes. Prompts are kept by their ids."""
+        return {"groups": [group.state() for group in self.groups], "metrics": self.metrics}
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Completions of a policy, not yet scored."""
-
-    prompts: Sequence[EncodedPrompt]
-    """Those of all processes."""
-    completions: list[list[Completion]]
-    """To this process's share of them."""
-    seconds: float
-    """How long it took to draw them."""
+    @classmethod
+    def from_state(cls, state: dict[str, Any], encoded: Mapping[str, EncodedPrompt]) -> Round:
+        """Given its prompts by id."""
+        return cls([Group.from_state(saved, encoded) for saved in state["groups"]], state["metrics"])
 
 
 def draw(
     engine: RolloutEngine, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str, version: int
-) -> Draw:
+) -> Round:
     """Have this process's share of prompts answered by the policy that the engine was last given.
 
     Args:
@@ -66,6 +62,9 @@ def draw(
         sampling: how completions are drawn.
         seed: of this call.
         version: which the policy must be of.
+
+    Returns:
+        Groups without rewards, the other processes' without completions; and how many `seconds` it took.
 
     Raises:
         WrongPolicyVersion: another one answered.
@@ -78,7 +77,10 @@ def draw(
             f"the rollout engine answered with version {', '.join(map(str, others))} of the policy, where version "
             f"{version} was asked for: it has not taken over the current weights"
         )
-    return Draw(prompts, completions, time.perf_counter() - start)
+    groups = [Group(prompt, []) for prompt in prompts]
+    for group, own in zip(share(groups), completions, strict=True):
+        group.completions = own
+    return Round(groups, {"seconds": time.perf_counter() - start})
 
 
 def make_round(
@@ -90,7 +92,7 @@ def make_round(
     sampling: SamplingSettings,
     seed: str,
     dynamic: DynamicSampling | None = None,
-    ahead: Future[Draw] | None = None,
+    ahead: Future[Round] | None = None,
 ) -> Round:
     """Draw and score the completions of `size` prompts. Processes share the work, and each gets the whole round.
 
@@ -103,66 +105,51 @@ def make_round(
         sampling: how completions are drawn.
         seed: of this round.
         dynamic: replace groups without a learning signal.
-        ahead: completions that were begun earlier, by an earlier policy; refills are by the current one.
+        ahead: a `draw` that was begun earlier, by an earlier policy; refills are by the current one.
 
     Raises:
         WrongPolicyVersion: the engine answered with other weights than those of `sync`.
     """
     start = time.perf_counter()
     with failing_together():
-        early = ahead.result() if ahead is not None else None
-    waited = time.perf_counter() - start
+        drawn = ahead.result() if ahead is not None else None
+    waited, drawing = time.perf_counter() - start, 0.0
     engine.sync(policy)
     kept: list[Group] = []
     dropped: list[Group] = []
-    draws: list[Draw] = []
     for refill in range(1 + (dynamic.max_refills if dynamic else 0)):
-        if refill == 0 and early is not None:
-            drawn = early
-        else:
+        if drawn is None:
             asked = [next(prompts) for _ in range(size - len(kept))]
             # A refill may meet a prompt again in a small data set: its luck must then be another.
             with failing_together():
                 drawn = draw(engine, asked, sampling, f"{seed}-{refill}" if refill else seed, policy.version)
-            waited += drawn.seconds
-        draws.append(drawn)
-        for group in _score(rewards, drawn):
+            waited += drawn.metrics["seconds"]
+        drawing += drawn.metrics["seconds"]
+        for group in _scored(rewards, drawn.groups):
             (dropped if dynamic and not _teaches(group, dynamic) else kept).append(group)
+        drawn = None
         if len(kept) == size:
             break
     engine.release()
-    filled = size - len(kept)
-    groups = kept + dropped[:filled]
-    groups_drawn = sum(len(drawn.prompts) for drawn in draws)
-    metrics = {
-        **_measure(kept + dropped, policy.version),
-        "groups_drawn": float(groups_drawn),
-        "groups_without_signal": len(dropped) / groups_drawn,
-        "groups_made_up": float(filled),
-        **_of_the_slowest(
-            draw_seconds=sum(drawn.seconds for drawn in draws),
-            wait_seconds=waited,
-            round_seconds=time.perf_counter() - start,
-        ),
-        **_cost_of_judges(rewards),
-    }
-    return Round(groups, metrics)
+    seconds = {"draw": drawing, "wait": waited, "round": time.perf_counter() - start}
+    metrics = _measure(kept, dropped, size, policy.version) | _of_the_slowest(seconds) | _cost_of_judges(rewards)
+    return Round(kept + dropped[: size - len(kept)], metrics)
 
 
-def _score(rewards: RewardSum, drawn: Draw) -> list[Group]:
-    """The groups of all processes, each of which scores its own share."""
-    counts = [len(group) for group in drawn.completions]
-    mine = share(drawn.prompts)
-    questions = [prompt.question for prompt, count in zip(mine, counts, strict=True) for _ in range(count)]
+def _scored(rewards: RewardSum, groups: list[Group]) -> list[Group]:
+    """What was drawn, whole: each process scores its own share, and all get all."""
+    mine = share(groups)
+    questions = [group.prompt.question for group in mine for _ in group.completions]
     with failing_together():
-        scores = rewards.score(questions, [completion for group in drawn.completions for completion in group])
-    totals = scores.total_N.split(counts)
-    by_name = {name: values.split(counts) for name, values in scores.by_name.items()}
-    scored = [
-        (group, totals[i].clone(), {name: values[i].clone() for name, values in by_name.items()})
-        for i, group in enumerate(drawn.completions)
+        total_N, by_name = rewards.score(questions, [c for group in mine for c in group.completions])
+    sizes = [len(group.completions) for group in mine]
+    totals = total_N.split(sizes)
+    named = {name: scored.values_N.split(sizes) for name, scored in by_name.items()}
+    judged = [
+        (group.completions, totals[i].clone(), {name: values[i].clone() for name, values in named.items()})
+        for i, group in enumerate(mine)
     ]
-    return [Group(prompt, *parts) for prompt, parts in zip(drawn.prompts, gather_shares(scored), strict=True)]
+    return [Group(group.prompt, *parts) for group, parts in zip(groups, gather_shares(judged), strict=True)]
 
 
 def _cost_of_judges(rewards: RewardSum) -> dict[str, float]:
@@ -174,9 +161,9 @@ def _cost_of_judges(rewards: RewardSum) -> dict[str, float]:
     return {f"judge/{name}": float(count) for name, count in counts.items()}
 
 
-def _of_the_slowest(**seconds: float) -> dict[str, float]:
+def _of_the_slowest(seconds: dict[str, float]) -> dict[str, float]:
     everyones = gather(seconds)
-    return {name: max(own[name] for own in everyones) for name in seconds}
+    return {f"{name}_seconds": max(own[name] for own in everyones) for name in seconds}
 
 
 def _teaches(group: Group, dynamic: DynamicSampling) -> bool:
@@ -190,19 +177,33 @@ def _teaches(group: Group, dynamic: DynamicSampling) -> bool:
     return low <= group.rewards_by_name["accuracy"].nanmean().item() <= high
 
 
-def _measure(groups: list[Group], version: int) -> dict[str, float]:
+def _measure(kept: list[Group], dropped: list[Group], size: int, version: int) -> dict[str, float]:
+    """Of all groups that were drawn."""
+    groups = kept + dropped
     completions = [completion for group in groups for completion in group.completions]
-    metrics = {
+    total = torch.cat([group.rewards for group in groups])
+    by_name = {
         f"reward/{name}": torch.cat([group.rewards_by_name[name] for group in groups]).nanmean().item()
         for name in groups[0].rewards_by_name
     }
-    total = torch.cat([group.rewards for group in groups])
-    metrics["reward"] = total.nanmean().item()
-    metrics["unscored"] = total.isnan().float().mean().item()
-    metrics["completion_tokens"] = sum(len(c.token_ids) for c in completions) / len(completions)
-    metrics["truncated"] = sum(not c.finished for c in completions) / len(completions)
-    metrics["policy_lag"] = sum(version - c.policy_version for c in completions) / len(completions)
-    return metrics
+    return {
+        **by_name,
+        "reward": total.nanmean().item(),
+        "unscored": total.isnan().float().mean().item(),
+        "completion_tokens": sum(len(c.token_ids) for c in completions) / len(completions),
+        "truncated": sum(not c.finished for c in completions) / len(completions),
+        "policy_lag": sum(version - c.policy_version for c in completions) / len(completions),
+        "groups_drawn": float(len(groups)),
+        "groups_without_signal": len(dropped) / len(groups),
+        "groups_made_up": float(size - len(kept)),
+    }
+
+
+def share_of_groups(groups: Sequence[Group], **tensors: Any) -> GroupBatch:
+    """This process's share of groups, with what `GroupBatch.from_groups` takes; it may be empty."""
+    mine = share(groups)
+    batch = GroupBatch.from_groups(mine or groups[:1], **tensors)
+    return batch if mine else batch.select([])
 
 
 @torch.no_grad()
@@ -218,7 +219,7 @@ def add_old_logprobs(policy: Policy, groups: list[Group], temperature: float, ma
     if not groups:
         return
     logprobs: list[torch.Tensor] = []
-    for batch in micro_batches(policy, share_of_groups(groups), max_tokens):
+    for batch in policy.micro_batches(share_of_groups(groups), max_tokens):
         batch_NT = policy.token_logprobs(batch.to(policy.device), temperature).logprobs.cpu()
         logprobs += [row[:length].clone() for row, length in zip(batch_NT, batch.lengths_N.tolist(), strict=True)]
     rows = iter(logprobs)
@@ -227,62 +228,15 @@ def add_old_logprobs(policy: Policy, groups: list[Group], temperature: float, ma
         group.old_logprobs = old_logprobs
 
 
-# ------------------------------------------------------------------------- what a checkpoint keeps of a round
+def drawn_state(drawn: Round) -> dict[str, Any]:
+    """What a checkpoint keeps of a `draw` that is not scored yet: as `Round.state`, of all processes."""
+    completions = gather_shares([group.state()["completions"] for group in share(drawn.groups)])
+    ids = [group.prompt.id for group in drawn.groups]
+    return {"prompts": ids, "completions": completions, "seconds": drawn.metrics["seconds"]}
 
 
-def round_to_state(made: Round) -> dict[str, Any]:
-    """As `groups_to_state`."""
-    return {"groups": groups_to_state(made.groups), "metrics": made.metrics}
-
-
-def round_from_state(state: dict[str, Any], encoded: dict[str, EncodedPrompt]) -> Round:
-    """The round of `round_to_state`, given its prompts by id."""
-    return Round(groups_from_state(state["groups"], encoded), state["metrics"])
-
-
-def groups_to_state(groups: list[Group]) -> list[dict[str, Any]]:
-    """Plain values and tensors, which `weights_only` loading takes. Prompts are kept by their ids."""
-    return [
-        {
-            "prompt": group.prompt.id,
-            "completions": _completions_to_state(group.completions),
-            "rewards": group.rewards,
-            "rewards_by_name": group.rewards_by_name,
-            "old_logprobs": group.old_logprobs,
-        }
-        for group in groups
-    ]
-
-
-def groups_from_state(state: list[dict[str, Any]], encoded: dict[str, EncodedPrompt]) -> list[Group]:
-    """The groups of `groups_to_state`, given their prompts by id."""
-    return [
-        Group(
-            encoded[saved["prompt"]],
-            _completions_from_state(saved["completions"]),
-            saved["rewards"],
-            saved["rewards_by_name"],
-            saved["old_logprobs"],
-        )
-        for saved in state
-    ]
-
-
-def draw_to_state(drawn: Draw) -> dict[str, Any]:
-    """As `groups_to_state`, with the completions of all processes."""
-    completions = [_completions_to_state(group) for group in gather_shares(drawn.completions)]
-    return {"prompts": [prompt.id for prompt in drawn.prompts], "completions": completions, "seconds": drawn.seconds}
-
-
-def draw_from_state(state: dict[str, Any], encoded: dict[str, EncodedPrompt]) -> Draw:
-    """What `draw_to_state` kept, given its prompts by id."""
-    completions = [_completions_from_state(group) for group in share(state["completions"])]
-    return Draw([encoded[prompt_id] for prompt_id in state["prompts"]], completions, state["seconds"])
-
-
-def _completions_to_state(completions: list[Completion]) -> list[dict[str, Any]]:
-    return [{name: getattr(c, name) for name in Completion.__dataclass_fields__} for c in completions]
-
-
-def _completions_from_state(state: list[dict[str, Any]]) -> list[Completion]:
-    return [Completion(**saved) for saved in state]
+def restored_draw(state: dict[str, Any], encoded: Mapping[str, EncodedPrompt]) -> Round:
+    """What `drawn_state` kept, given its prompts by id."""
+    pairs = zip(state["prompts"], state["completions"], strict=True)
+    groups = [Group.from_state({"prompt": id, "completions": drawn}, encoded) for id, drawn in pairs]
+    return Round(groups, {"seconds": state["seconds"]})

@@ -12,7 +12,7 @@ from specs_lightning.data.schemas import Schema, find_schema, listed
 from specs_lightning.data.tables import DataError, Row, Table, read_hub, read_table
 from specs_lightning.groups import Image, Prompt
 from specs_lightning.prompts.images import BadImage, confine, load_image
-from specs_lightning.prompts.messages import PLACEHOLDER, Turn, fill_in, lay_out, message_turns, question_turns
+from specs_lightning.prompts.messages import PLACEHOLDER, Message, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import answer_format as format_named
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
@@ -236,7 +236,7 @@ class RowReader:
         images = [_image(value, self.root, check=False) for value in values]
         return {
             "id": prompt.id,
-            "messages": [{"role": turn.role, "content": turn.text} for turn in turns],
+            "messages": turns,
             "images": [
                 {"bytes": image.read_bytes() if isinstance(image, Path) else image, "path": None} for image in images
             ],
@@ -258,14 +258,14 @@ class RowReader:
         turns = self._turns(row, choices, answer_format, self.source)
         answer, answer_type = self._answer(row, choices)
         values, single = self._image_values(row)
-        if not values and any(PLACEHOLDER.search(turn.text) for turn in turns):
+        if not values and any(PLACEHOLDER.search(turn["content"]) for turn in turns):
             raise ValueError("missing image: the text refers to one, and the row has none")
-        layout = lay_out(turns, len(values), sheet=single)
+        messages, image_order = lay_out(turns, len(values), sheet=single)
         images = [_image(value, self.root, self.check_images) for value in values]
         return Prompt(
             id=id,
-            messages=layout.messages,
-            images=tuple(images[index] for index in layout.image_order),
+            messages=messages,
+            images=tuple(images[index] for index in image_order),
             answer=answer,
             answer_type=answer_type,
             answer_format=answer_format,
@@ -304,7 +304,7 @@ class RowReader:
             raise ValueError(f"id is not text or a number: {type(value).__name__}")
         return str(value)
 
-    def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Turn]:
+    def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Message]:
         messages, question = self._value(row, "messages"), self._value(row, "question")
         if messages is None and isinstance(question, list):
             messages = question

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from specs_lightning.data.preference import PreferenceDataModule
+from specs_lightning.errors import SpecsError
 from specs_lightning.groups import GroupBatch
-from specs_lightning.modules.step_loop import PolicyModule, ScheduleSettings
+from specs_lightning.modules.step_loop import PolicyModule
 from specs_lightning.objectives import DPO, ColdStartObjective, LossTerms
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import AdapterOffReference, FrozenReference, Reference, sequence_logprobs
@@ -24,11 +24,7 @@ class ColdStartModule(PolicyModule):
         reference: `cached` computes the reference's log-probabilities of all pairs once, before the first step, and
             keeps them with the checkpoint; `frozen` keeps a second model and asks it at every step; `adapter_off` (with
             LoRA) asks the policy without its adapters.
-        optimizer: a class path of a torch optimizer with its settings.
-        schedule: of the learning rate.
-        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
-            given, 16384 on a GPU, and 768 on a CPU, where more at once is no faster and takes more memory.
-        max_grad_norm: gradients are scaled down to this norm.
+        **kwargs: those of every `PolicyModule`.
     """
 
     def __init__(
@@ -36,28 +32,20 @@ class ColdStartModule(PolicyModule):
         policy: PolicySettings,
         objective: ColdStartObjective = DPO(),  # noqa: B008  frozen
         reference: Literal["cached", "frozen", "adapter_off"] = "cached",
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
-        schedule: ScheduleSettings = ScheduleSettings(),  # noqa: B008  frozen
-        max_tokens_per_micro_batch: int | None = None,
-        max_grad_norm: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, max_tokens_per_micro_batch, max_grad_norm)
+        super().__init__(policy, **kwargs)
         if reference == "adapter_off" and policy.lora is None:
             raise ValueError("reference adapter_off is the policy without its adapters: it needs policy.lora")
         self.objective = objective
+        self.completions_per_pair = objective.completions_per_prompt
+        self.whole_groups = self.completions_per_pair > 1
+        self.keeps_second_model = objective.needs_reference and reference == "frozen"
         self.reference = reference
         self.reference_logprobs: Tensor | None = None
         """(rows of the data set, completions per prompt), on the CPU."""
         self._asked: Reference | None = None
         """What is asked at every step."""
-
-    @property
-    def whole_groups(self) -> bool:  # type: ignore[override]
-        return self.objective.completions_per_prompt > 1
-
-    @property
-    def keeps_second_model(self) -> bool:  # type: ignore[override]
-        return self.objective.needs_reference and self.reference == "frozen"
 
     def on_train_start(self) -> None:
         if self.objective.needs_reference:
@@ -72,13 +60,15 @@ class ColdStartModule(PolicyModule):
         elif self.reference_logprobs is None:
             if self.global_step:
                 raise RuntimeError("the checkpoint has no reference log-probabilities: it is not of this objective")
-            with self.trainer.precision_plugin.forward_context():  # as in the steps, or the two would differ
+            if not isinstance(self.data, PreferenceDataModule):
+                raise SpecsError("model.reference cached is of pairs: it needs a PreferenceDataModule as data")
+            with self.precision():  # as in the steps, or the two would differ
                 sums = sequence_logprobs(self.policy, self.data.in_order(), self.micro_batch_tokens)
-            self.reference_logprobs = sums.view(-1, self.objective.completions_per_prompt)
+            self.reference_logprobs = sums.view(-1, self.completions_per_pair)
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         if self.reference_logprobs is not None and batch.index_N is not None:
-            rows = batch.index_N.cpu().view(-1, self.objective.completions_per_prompt)[:, 0]
+            rows = batch.index_N.cpu().view(-1, self.completions_per_pair)[:, 0]
             batch.reference_logprobs_N = self.reference_logprobs[rows].flatten().to(self.device)
         return batch
 

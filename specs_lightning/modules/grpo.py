@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
-import torch
-from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
@@ -26,11 +25,8 @@ class GRPOModule(PolicyModule):
         objective: clipping, aggregation, the KL term, and what is done where engine and trainer disagree.
         reference_model: where the KL term's reference is; the starting point if not given, which with LoRA is the
             policy without its adapters. Unused without a KL term.
-        optimizer: a class path of a torch optimizer with its settings.
         schedule: of the learning rate.
-        max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
-            given, 16384 on a GPU, and 768 on a CPU, where more at once is no faster and takes more memory.
-        max_grad_norm: gradients are scaled down to this norm.
+        **kwargs: those of every `PolicyModule`.
     """
 
     def __init__(
@@ -38,26 +34,18 @@ class GRPOModule(PolicyModule):
         policy: PolicySettings,
         objective: GRPO = GRPO(),  # noqa: B008  frozen
         reference_model: str | None = None,
-        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
         schedule: ScheduleSettings = ScheduleSettings(name="constant_with_warmup", warmup_share=0.0),  # noqa: B008
-        max_tokens_per_micro_batch: int | None = None,
-        max_grad_norm: float = 1.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, max_tokens_per_micro_batch, max_grad_norm)
+        super().__init__(policy, schedule=schedule, **kwargs)
         self.objective = objective
+        self.needs_old_logprobs = objective.mismatch.kind != "none"
+        starting_point = reference_model in (None, policy.model)
+        self.keeps_second_model = bool(objective.kl_coefficient) and not (starting_point and policy.lora)
         self.reference_model = reference_model
         self._reference: Reference | None = None
         self._mismatched = False
         """Whether engine and trainer were too far apart when last looked at."""
-
-    @property
-    def needs_old_logprobs(self) -> bool:  # type: ignore[override]
-        return self.objective.mismatch.kind != "none"
-
-    @property
-    def keeps_second_model(self) -> bool:  # type: ignore[override]
-        starting_point = self.reference_model in (None, self.policy_settings.model)
-        return bool(self.objective.kl_coefficient) and not (starting_point and self.policy_settings.lora)
 
     def on_train_start(self) -> None:
         if self.keeps_second_model:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import transformers
@@ -21,6 +21,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import SpecsError
 from specs_lightning.evaluation.outcome import EvaluationOutcome
 from specs_lightning.evaluation.scores import logged
@@ -28,13 +29,11 @@ from specs_lightning.evaluation.sets import EvaluationSets
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
-from specs_lightning.policy.export import whole
 from specs_lightning.policy.loading import PolicySettings
-from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch, micro_batches
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.answers import Answer
 from specs_lightning.system.random_state import random_state, set_random_state
-from specs_lightning.system.ranks import gather, rank, world_size
+from specs_lightning.system.ranks import gather, rank, whole, world_size
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +54,11 @@ class ScheduleSettings:
     """A scheduler of `transformers.get_scheduler`: cosine, linear, constant_with_warmup, constant, …"""
     warmup_share: float = 0.1
     """The share of the steps over which the rate rises from zero."""
+
+
+def default_tokens_per_micro_batch(device: str) -> int:
+    """A GPU is idle under small products; a CPU core is busy with any, and few stay in its caches."""
+    return 768 if device == "cpu" else 16384
 
 
 def total_steps(steps_per_epoch: int, max_epochs: int | None, max_steps: int) -> int:
@@ -78,10 +82,10 @@ class PolicyModule(LightningModule, ABC):
     def __init__(
         self,
         policy: PolicySettings,
-        optimizer: OptimizerCallable,
-        schedule: ScheduleSettings,
-        max_tokens_per_micro_batch: int | None,
-        max_grad_norm: float,
+        optimizer: OptimizerCallable = lambda p: torch.optim.AdamW(p, lr=1e-6, weight_decay=0.0),
+        schedule: ScheduleSettings = ScheduleSettings(),
+        max_tokens_per_micro_batch: int | None = None,
+        max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -109,6 +113,8 @@ class PolicyModule(LightningModule, ABC):
     """Whether a reference model lies beside the policy."""
     needs_old_logprobs = False
     """Whether steps after a round's first need the policy's own log-probabilities as they were at its start."""
+    completions_per_pair = 2
+    """How many completions of a preference pair the loss takes: the chosen one, or both."""
 
     @abstractmethod
     def count(self, batch: GroupBatch) -> Tensor:
@@ -131,9 +137,13 @@ class PolicyModule(LightningModule, ABC):
         return self.max_tokens_per_micro_batch or default_tokens_per_micro_batch(self.device.type)
 
     @property
-    def data(self) -> Any:
-        """The `PolicyDataModule` that it trains on."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+    def data(self) -> PolicyDataModule:
+        """What it trains on, and answers in evaluation."""
+        return cast(PolicyDataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The numeric precision of its steps, for forward passes outside of them."""
+        return self.trainer.precision_plugin.forward_context()
 
     # ------------------------------------------------------------------ training
 
@@ -225,7 +235,7 @@ class PolicyModule(LightningModule, ABC):
         loss = torch.zeros((), device=self.device)
         parts: list[dict[str, Part]] = []
         optimizer.zero_grad()
-        split = micro_batches(self.policy, batch, self.micro_batch_tokens, self.whole_groups)
+        split = self.policy.micro_batches(batch, self.micro_batch_tokens, self.whole_groups)
         for number, micro_batch in enumerate(split, 1):
             with self._gradients_kept_back(number < len(split)):
                 terms = self.loss(micro_batch, count)

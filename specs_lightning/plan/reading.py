@@ -26,7 +26,7 @@ from specs_lightning.distill.pairs import distill
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.modules import PolicyModule
-from specs_lightning.modules.step_loop import total_steps
+from specs_lightning.modules.step_loop import default_tokens_per_micro_batch, total_steps
 from specs_lightning.plan.job import Devices, Job, Sampling, Training
 from specs_lightning.plan.lengths import Groups, made_up_prompts, read_prompts, some
 from specs_lightning.plan.memory import GIB, optimizer_bytes
@@ -34,7 +34,6 @@ from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
 from specs_lightning.policy.loading import PolicySettings
-from specs_lightning.policy.micro_batches import default_tokens_per_micro_batch
 from specs_lightning.policy.model_files import model_source
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder

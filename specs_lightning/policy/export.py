@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from specs_lightning.system.ranks import whole
 
 
 def _dense(weight: Tensor) -> Tensor:
@@ -22,11 +23,3 @@ def _adapter_change(layer: Any) -> Tensor:
     (adapter,) = layer.active_adapters
     down, up = (whole(matrix[adapter].weight.detach()) for matrix in (layer.lora_A, layer.lora_B))
     return (up @ down) * layer.scaling[adapter]
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all ranks; any other as it is."""
-    if not isinstance(tensor, DTensor):
-        return tensor
-    on_device: Any = tensor.to(tensor.device_mesh.device_type)  # it may be offloaded to the CPU
-    return on_device.full_tensor()

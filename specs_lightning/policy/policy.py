@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
-from specs_lightning.policy.export import _adapter_change, _dense, whole
+from specs_lightning.policy.export import _adapter_change, _dense
 from specs_lightning.policy.families import family_of, vision_token_ids
 from specs_lightning.policy.loading import (
     PolicySettings,
@@ -36,7 +36,7 @@ from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.system.files import appearing_whole
-from specs_lightning.system.ranks import rank
+from specs_lightning.system.ranks import gather, rank, whole, world_size
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -204,6 +204,27 @@ class Policy(nn.Module):
         return TokenLogprobs(*map(spread, scored))  # type: ignore[arg-type]  # there are always log-probabilities
 
     forward = token_logprobs
+
+    def micro_batches(self, batch: GroupBatch, max_tokens: int, whole_groups: bool = False) -> list[GroupBatch]:
+        """`GroupBatch.micro_batches` of each process's own batch, which may be empty. All processes must call it.
+
+        Processes that share weights or gradients wait for each other in every forward and backward pass: one with a
+        micro-batch less, or with text alone where others run their vision tower, would leave them waiting forever. So
+        micro-batches without completions, which weigh nothing, make up for those that a process has less than others.
+        A filler with an image goes with text alone where another process has images, or where the vision tower is
+        trained: DDP waits for the gradient of every weight.
+        """
+        mine = batch.micro_batches(max_tokens, self.shared_prefix, whole_groups)
+        if world_size() == 1:
+            return mine
+        have_images = [any(prompt.vision for prompt in micro_batch.prompts) for micro_batch in mine]
+        everyones = gather(have_images)
+        mine += [batch.select([])] * (max(map(len, everyones)) - len(mine))
+        for i, micro_batch in enumerate(mine):
+            images = self.trains_vision or any(flags[i] for flags in everyones if i < len(flags))
+            if not len(micro_batch) or (images and not have_images[i]):
+                mine[i] = replace(micro_batch, filler=self.filler(images))
+        return mine
 
     def filler(self, with_image: bool) -> EncodedPrompt:
         """A short prompt that is run where there is nothing else to run, or nothing with an image."""

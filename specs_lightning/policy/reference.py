@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.policy.micro_batches import micro_batches
 from specs_lightning.policy.policy import Policy
 from specs_lightning.system.ranks import gather_shares
 
@@ -28,7 +27,7 @@ def sequence_logprobs(policy: Policy, batches: Iterable[GroupBatch], max_tokens:
     everyones = [torch.empty(0)]
     for batch in batches:
         sums = [torch.empty(0)]
-        for micro_batch in micro_batches(policy, batch, max_tokens):
+        for micro_batch in policy.micro_batches(batch, max_tokens):
             sums.append(policy.token_logprobs(micro_batch.to(policy.device)).logprobs.sum(-1).cpu())
         everyones += gather_shares([group.clone() for group in torch.cat(sums).split(batch.group_sizes)])
     return torch.cat(everyones)

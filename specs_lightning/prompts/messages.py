@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from specs_lightning.scoring.answer_formats import answer_format as format_named
@@ -17,20 +16,8 @@ PLACEHOLDER = re.compile(r"<image(?:[ _]?(\d+))?>")
 _CONTROL_TOKEN = re.compile(r"<\|[a-z][a-z0-9_]+\|>")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message as text, its images as placeholders."""
-
-    role: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Chat messages, and the order in which their image parts show the images (indices into the row's own order)."""
-
-    messages: tuple[dict[str, Any], ...]
-    image_order: tuple[int, ...]
+Message = dict[str, Any]
+"""`role` and `content`: a text with images as placeholders, or once they are laid out a list of parts."""
 
 
 def build_messages(
@@ -40,7 +27,7 @@ def build_messages(
     answer_format: str = "think_answer",
     system: str | None = None,
     add_instruction: bool = True,
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[Message, ...]:
     """One user message that asks the question, after a system message if there is one.
 
     An image part stands where the text has the image's placeholder; images without one come first. Where numbered
@@ -50,18 +37,18 @@ def build_messages(
         ValueError: the text asks for more images than there are, or holds control tokens such as `<|image_pad|>`.
     """
     turns = question_turns(question, choices, answer_format, system, add_instruction)
-    return lay_out(turns, n_images).messages
+    return lay_out(turns, n_images)[0]
 
 
 def question_turns(
     question: str, choices: Sequence[str], answer_format: str, system: str | None, add_instruction: bool
-) -> list[Turn]:
+) -> list[Message]:
     """The question, its choices as lines `(A) text`, and on the last line how to answer."""
     lines = [question.strip(), *choice_lines(choices)]
     if add_instruction:
         lines.append(format_named(answer_format).instruction)
-    user = Turn("user", "\n".join(lines))
-    return [user] if system is None else [Turn("system", system), user]
+    user = _message("user", "\n".join(lines))
+    return [user] if system is None else [_message("system", system), user]
 
 
 def choice_lines(choices: Sequence[str]) -> list[str]:
@@ -77,7 +64,7 @@ def fill_in(template: str, question: str, choices: Sequence[str]) -> str:
     return re.sub(r"\{question\}|\{choices\}", lambda match: values[match[0]], template).strip()
 
 
-def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Turn]:
+def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Message]:
     """Chat messages of a data set as turns, the instruction added to the last.
 
     Raises:
@@ -86,16 +73,18 @@ def message_turns(messages: Any, answer_format: str, system: str | None, add_ins
     if not isinstance(messages, list | tuple):
         raise ValueError(f"messages are not a list: {type(messages).__name__}")
     turns = [_as_turn(message) for message in messages]
-    if not turns or turns[-1].role != "user":
+    if not turns or turns[-1]["role"] != "user":
         raise ValueError("messages do not end with the user's")
-    if system is not None and turns[0].role != "system":
-        turns.insert(0, Turn("system", system))
+    if system is not None and turns[0]["role"] != "system":
+        turns.insert(0, _message("system", system))
     if add_instruction:
-        turns[-1] = Turn("user", f"{turns[-1].text}\n{format_named(answer_format).instruction}")
+        turns[-1] = _message("user", f"{turns[-1]['content']}\n{format_named(answer_format).instruction}")
     return turns
 
 
-def lay_out(turns: Sequence[Turn], n_images: int, sheet: bool = False) -> Layout:
+def lay_out(
+    turns: Sequence[Message], n_images: int, sheet: bool = False
+) -> tuple[tuple[Message, ...], tuple[int, ...]]:
     """Put an image part at each placeholder, and the images without one before the first user's text.
 
     A further mention of a numbered image becomes the words `image 2`.
@@ -106,34 +95,37 @@ def lay_out(turns: Sequence[Turn], n_images: int, sheet: bool = False) -> Layout
         sheet: the row can hold one image only, so that several numbered placeholders name the figures on it (as in
             MathVision, which prints these names on the image): the image comes first and the names stay in the text.
 
+    Returns:
+        The messages, and the order in which their image parts show the images (indices into the row's own order).
+
     Raises:
         ValueError: there are fewer images than the text asks for, or a turn holds control tokens.
     """
     for turn in turns:
-        if found := _CONTROL_TOKEN.search(turn.text):
+        if found := _CONTROL_TOKEN.search(turn["content"]):
             raise ValueError(f"control token in the text: {found[0]}")
-    mentions = [number for turn in turns for number in PLACEHOLDER.findall(turn.text)]
+    mentions = [number for turn in turns for number in PLACEHOLDER.findall(turn["content"])]
     if sheet and n_images == 1 and "" not in mentions and len(set(mentions)) > 1:
-        contents = [_join([turn.text]) for turn in turns]
+        contents = [_join([turn["content"]]) for turn in turns]
         order: list[int] = []
     else:
         contents, order = _place(turns, _images_of(mentions, n_images))
     leading = [image for image in range(n_images) if image not in order]
-    first_user = next(i for i, turn in enumerate(turns) if turn.role == "user")
+    first_user = next(i for i, turn in enumerate(turns) if turn["role"] == "user")
     if leading and any(part["type"] == "image" for parts in contents[:first_user] for part in parts):
         raise ValueError("image placeholder before the first user's message, and images without one")
     contents[first_user] = [{"type": "image"} for _ in leading] + contents[first_user]
-    messages = tuple({"role": t.role, "content": parts} for t, parts in zip(turns, contents, strict=True))
-    return Layout(messages, (*leading, *order))
+    messages = tuple(_message(t["role"], parts) for t, parts in zip(turns, contents, strict=True))
+    return messages, (*leading, *order)
 
 
-def _place(turns: Sequence[Turn], meant: Sequence[int]) -> tuple[list[list[dict[str, Any]]], list[int]]:
+def _place(turns: Sequence[Message], meant: Sequence[int]) -> tuple[list[list[dict[str, Any]]], list[int]]:
     """The parts of each turn, given the image that each placeholder means, and the images in their parts' order."""
     remaining = iter(meant)
     contents, order = [], []
     for turn in turns:
         # `split` alternates texts and the numbers of the placeholders between them.
-        first, *texts = PLACEHOLDER.split(turn.text)[::2]
+        first, *texts = PLACEHOLDER.split(turn["content"])[::2]
         pieces: list[str | None] = [first]
         for text in texts:
             image = next(remaining)
@@ -169,13 +161,17 @@ def _images_of(mentions: Sequence[str], n_images: int) -> list[int]:
     return [int(number) - 1 if number else next(unnumbered) for number in mentions]
 
 
-def _as_turn(message: Any) -> Turn:
+def _message(role: str, content: str | list[dict[str, Any]]) -> Message:
+    return {"role": role, "content": content}
+
+
+def _as_turn(message: Any) -> Message:
     """A message as a data set holds it; it may be anything."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValueError("message without a role")
     content = message.get("content")
     if isinstance(content, str):
-        return Turn(message["role"], content)
+        return _message(message["role"], content)
     if not isinstance(content, list | tuple):
         raise ValueError(f"message content is neither text nor parts: {type(content).__name__}")
     texts = []
@@ -187,4 +183,4 @@ def _as_turn(message: Any) -> Turn:
             texts.append("<image>")
         else:
             raise ValueError(f"message part is neither text nor image: {kind!r}")
-    return Turn(message["role"], "".join(texts))
+    return _message(message["role"], "".join(texts))

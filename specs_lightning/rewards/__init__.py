@@ -3,7 +3,7 @@
 from specs_lightning.errors import RewardError
 from specs_lightning.judge import BudgetSpent, Judge, JudgeError, JudgeSettings
 from specs_lightning.rewards.accuracy import AccuracyReward, is_correct
-from specs_lightning.rewards.base import Reward, RewardSum, Scored, Scores
+from specs_lightning.rewards.base import Reward, RewardSum, Scored
 from specs_lightning.rewards.consistency import ConsistencyReward
 from specs_lightning.rewards.format import FormatReward
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
@@ -24,7 +24,6 @@ __all__ = [
     "RewardError",
     "RewardSum",
     "Scored",
-    "Scores",
     "Verdict",
     "VerifierError",
     "check_gold",

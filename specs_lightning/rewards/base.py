@@ -11,7 +11,6 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -63,26 +62,6 @@ class Reward(ABC):
             self.judge.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What a `RewardSum` gives.
-
-    Args:
-        total_N: (N,) weighted sums, NaN where any component is.
-        by_name: (N,) unweighted values of each reward.
-        causes: for each reward, why each completion is unscored; `None` where it is scored.
-    """
-
-    total_N: Tensor
-    by_name: dict[str, Tensor]
-    causes: dict[str, list[str | None]] = field(default_factory=dict)
-
-    @property
-    def unscored(self) -> dict[str, int]:
-        """How many completions each reward left unscored."""
-        return {name: sum(cause is not None for cause in causes) for name, causes in self.causes.items()}
-
-
 class RewardSum:
     """A weighted sum of rewards that survives a reward's failures.
 
@@ -118,8 +97,11 @@ class RewardSum:
         self.weights = [1.0] * len(rewards) if weights is None else list(weights)
         self.max_unscored_share = max_unscored_share
 
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scores:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> tuple[Tensor, dict[str, Scored]]:
         """Score `completions[i]` as the answer to `prompts[i]`.
+
+        Returns:
+            (N,) weighted sums, NaN where any component is; and each reward's own values, by its name.
 
         Raises:
             ValueError: as many prompts as completions are needed.
@@ -128,14 +110,12 @@ class RewardSum:
         if len(prompts) != len(completions):
             raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions")
         total_N = torch.zeros(len(completions))
-        by_name: dict[str, Tensor] = {}
-        causes: dict[str, list[str | None]] = {}
+        by_name: dict[str, Scored] = {}
         for reward, weight in zip(self.rewards, self.weights, strict=True):
-            by_name[reward.name], causes[reward.name] = self._score_one(reward, prompts, completions)
-            total_N += weight * by_name[reward.name]
-        scores = Scores(total_N, by_name, causes)
-        self._report(scores)
-        return scores
+            by_name[reward.name] = self._score_one(reward, prompts, completions)
+            total_N += weight * by_name[reward.name].values_N
+        self._report(total_N, by_name)
+        return total_N, by_name
 
     @property
     def judges(self) -> list[Judge]:
@@ -178,10 +158,10 @@ class RewardSum:
             causes += scored.causes
         return Scored(torch.tensor(values), causes)
 
-    def _report(self, scores: Scores) -> None:
+    def _report(self, total_N: Tensor, by_name: dict[str, Scored]) -> None:
         """What is unscored, on all processes together."""
-        counts = torch.tensor([scores.total_N.isnan().sum(), len(scores.total_N)])
-        own = {name: Counter(filter(None, causes)) for name, causes in scores.causes.items()}
+        counts = torch.tensor([total_N.isnan().sum(), len(total_N)])
+        own = {name: Counter(filter(None, scored.causes)) for name, scored in by_name.items()}
         everyones = gather((counts, own))
         unscored, count = torch.stack([counts for counts, _ in everyones]).sum(0).tolist()
         causes = {name: sum((found[name] for _, found in everyones), Counter()) for name in own}

@@ -8,6 +8,8 @@ from itertools import chain, zip_longest
 from typing import Any, TypeVar
 
 import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from specs_lightning.errors import SpecsError
 
@@ -45,6 +47,14 @@ def gather_shares(mine: Sequence[T]) -> list[T]:
     """What all processes made of their `share`s, in the order of the items."""
     rows = zip_longest(*gather(list(mine)), fillvalue=_NOTHING)
     return [item for item in chain.from_iterable(rows) if item is not _NOTHING]  # type: ignore[misc]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered from all processes; any other as it is."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    on_device: Any = tensor.to(tensor.device_mesh.device_type)  # it may be offloaded to the CPU
+    return on_device.full_tensor()
 
 
 @contextmanager

@@ -20,8 +20,6 @@ from specs_lightning.data.rounds import (
     Round,
     WrongPolicyVersion,
     add_old_logprobs,
-    groups_from_state,
-    groups_to_state,
     make_round,
 )
 from specs_lightning.errors import RewardError, SpecsError
@@ -230,9 +228,10 @@ class TestOldLogprobs:
         groups = [replace(group) for group in made.groups]
         add_old_logprobs(policy, groups[2:], 0.7, 1000)
         file = io.BytesIO()
-        torch.save(groups_to_state(groups), file)
+        torch.save(Round(groups).state(), file)
         file.seek(0)
-        restored = groups_from_state(torch.load(file, weights_only=True), {prompt.id: prompt for prompt in prompts})
+        state = torch.load(file, weights_only=True)
+        restored = Round.from_state(state, {prompt.id: prompt for prompt in prompts}).groups
         assert [group.old_logprobs is None for group in restored] == [True, True, False, False]
         for old, new in zip(groups[2:], restored[2:], strict=True):
             for tensor, kept in zip(old.old_logprobs or [], new.old_logprobs or [], strict=True):
@@ -252,9 +251,10 @@ def test_groups_survive_a_checkpoint(policy: Policy, prompts: list[EncodedPrompt
     reward = Failing(lambda prompt, completion: completion.text == "aa")
     made, _ = draw(policy, prompts, lambda prompt, seed: DIFFERENT, reward=reward)
     file = io.BytesIO()
-    torch.save(groups_to_state(made.groups), file)
+    torch.save(made.state(), file)
     file.seek(0)
-    restored = groups_from_state(torch.load(file, weights_only=True), {prompt.id: prompt for prompt in prompts})
+    state = torch.load(file, weights_only=True)
+    restored = Round.from_state(state, {prompt.id: prompt for prompt in prompts}).groups
     for old, new in zip(made.groups, restored, strict=True):
         assert (new.prompt, new.completions) == (old.prompt, old.completions)
         assert new.rewards.tolist() == pytest.approx(old.rewards.tolist(), nan_ok=True)

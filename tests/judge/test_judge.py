@@ -104,10 +104,10 @@ def test_a_fault_leaves_the_completion_unscored_with_its_cause(
     cache = tmp_path / "judge.sqlite"
     with judge_server(fault) as server, caplog.at_level(logging.DEBUG):
         judge = Judge(server.settings(timeout_seconds=0.3, cache=str(cache)))
-        scores = ask_prompt(judge)
+        total_N, by_name = ask_prompt(judge)
         judge.close()
-    assert scores.total_N.isnan().all()
-    (said,) = scores.causes["accuracy"]
+    assert total_N.isnan().all()
+    (said,) = by_name["accuracy"].causes
     assert re.search(cause, said), said
     assert len(server.requests) == requests
     assert (judge.usage.requests, judge.usage.unscored, judge.usage.questions) == (requests, 1, 1)

@@ -58,12 +58,12 @@ def test_a_hostile_answer_is_unscored_and_the_others_are_not(ask, reply):
     reward = AccuracyReward(timeout_seconds=1.0)
     texts = [f"<answer>{answer}</answer>" for answer in ("9^{9^{9^{9}}}", "(" * 10000 + "7" + ")" * 10000, "7", "8")]
     try:
-        scores = RewardSum([reward]).score([ask("7")] * 4, [reply(text) for text in texts])
+        total_N, by_name = RewardSum([reward]).score([ask("7")] * 4, [reply(text) for text in texts])
     finally:
         reward.close()
-    assert scores.total_N.isnan().tolist() == [True, True, False, False]
-    assert scores.total_N[2:].tolist() == [1.0, 0.0]
-    assert scores.causes["accuracy"] == [TIMED_OUT, TIMED_OUT, None, None]
+    assert total_N.isnan().tolist() == [True, True, False, False]
+    assert total_N[2:].tolist() == [1.0, 0.0]
+    assert by_name["accuracy"].causes == [TIMED_OUT, TIMED_OUT, None, None]
 
 
 def test_it_scores_off_the_main_thread(accuracy, ask, reply):

@@ -53,36 +53,36 @@ def score(ask, reply):
 
 
 def test_total_is_the_weighted_sum_and_components_are_unweighted(score):
-    scores = score([Length(), Constant("two", [2.0, 2.0])], ["a", "abc"], weights=[0.5, 1.0])
-    assert scores.total_N.tolist() == [2.5, 3.5]
-    assert scores.by_name["length"].tolist() == [1.0, 3.0]
-    assert scores.causes == {"length": [None, None], "two": [None, None]}
-    assert scores.total_N.dtype == torch.float32
+    total_N, by_name = score([Length(), Constant("two", [2.0, 2.0])], ["a", "abc"], weights=[0.5, 1.0])
+    assert total_N.tolist() == [2.5, 3.5]
+    assert by_name["length"].values_N.tolist() == [1.0, 3.0]
+    assert [scored.causes for scored in by_name.values()] == [[None, None], [None, None]]
+    assert total_N.dtype == torch.float32
 
 
 def test_weights_are_one_each_by_default(score):
-    assert score([Length(), Constant("two", [2.0])], ["a"]).total_N.tolist() == [3.0]
+    assert score([Length(), Constant("two", [2.0])], ["a"])[0].tolist() == [3.0]
 
 
 def test_one_bad_completion_does_not_lose_the_rest(score, caplog):
     with caplog.at_level(logging.WARNING):
-        scores = score([Fragile(), Length()], ["a", "bad", "abc"])
-    assert scores.total_N[[0, 2]].tolist() == [2.0, 4.0]
-    assert math.isnan(scores.total_N[1])
-    assert scores.causes["fragile"] == [None, "ConnectionError: the judge hung up", None]
-    assert scores.unscored == {"fragile": 1, "length": 0}
+        total_N, by_name = score([Fragile(), Length()], ["a", "bad", "abc"])
+    assert total_N[[0, 2]].tolist() == [2.0, 4.0]
+    assert math.isnan(total_N[1])
+    assert by_name["fragile"].causes == [None, "ConnectionError: the judge hung up", None]
+    assert by_name["length"].causes == [None, None, None]
     assert "'fragile' left 1 of 3 unscored, mostly: ConnectionError: the judge hung up" in caplog.text
 
 
 def test_unscored_never_becomes_zero_even_at_weight_zero(score):
-    scores = score([Constant("nan", [math.nan, 0.0, 1.0])], ["a", "b", "c"], weights=[0.0])
-    assert scores.total_N.isnan().tolist() == [True, False, False]
-    assert scores.causes["nan"] == ["no score given", None, None]
+    total_N, by_name = score([Constant("nan", [math.nan, 0.0, 1.0])], ["a", "b", "c"], weights=[0.0])
+    assert total_N.isnan().tolist() == [True, False, False]
+    assert by_name["nan"].causes == ["no score given", None, None]
 
 
 def test_an_infinite_score_is_unscored(score):
-    scores = score([Constant("inf", [math.inf, 0.0, 1.0])], ["a", "b", "c"])
-    assert scores.total_N.isnan().tolist() == [True, False, False]
+    total_N, _ = score([Constant("inf", [math.inf, 0.0, 1.0])], ["a", "b", "c"])
+    assert total_N.isnan().tolist() == [True, False, False]
 
 
 def test_too_many_unscored_name_the_reward_and_the_cause(score):
@@ -91,7 +91,7 @@ def test_too_many_unscored_name_the_reward_and_the_cause(score):
 
 
 def test_exactly_the_allowed_share_is_allowed(score):
-    assert score([Fragile()], ["bad", "ok"], max_unscored_share=0.5).total_N.isnan().tolist() == [True, False]
+    assert score([Fragile()], ["bad", "ok"], max_unscored_share=0.5)[0].isnan().tolist() == [True, False]
 
 
 def test_a_reward_that_is_down_is_not_tried_on_every_completion(score):
@@ -111,11 +111,11 @@ def test_a_reward_that_knows_its_causes_is_believed(score):
         def score(self, prompts, completions):
             return Scored(self(prompts, completions), ["refused", None])
 
-    assert score([Judge("judge", [math.nan, 1.0])], ["a", "b"]).causes["judge"] == ["refused", None]
+    assert score([Judge("judge", [math.nan, 1.0])], ["a", "b"])[1]["judge"].causes == ["refused", None]
 
 
 def test_nothing_to_score_is_no_error(score):
-    assert score([Length()], []).total_N.shape == (0,)
+    assert score([Length()], [])[0].shape == (0,)
 
 
 def test_close_closes_every_reward():
