@@ -29,7 +29,7 @@ from specs_lightning.policy import attention
 from specs_lightning.policy.attention import PrefixLayout
 from specs_lightning.policy.families import family_of
 from specs_lightning.policy.loading import DTYPES, PolicySettings, empty_model, shares_prefix
-from specs_lightning.policy.shared_prefix import Rows, pack_rows
+from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.hf import inverse_transform
@@ -136,15 +136,15 @@ class TracedModel:
     def training(self, batch: GroupBatch, reference: bool = False) -> Activations:
         """As `activations`."""
         scored = int(batch.lengths_N.sum())
-        rows = pack_rows(batch, self._positions, shared_prefix=self.shared_prefix)
+        inputs, _ = pack_rows(batch, self._positions, shared_prefix=self.shared_prefix)
         with self._counting() as memory:
-            hidden_RLH = self._run(rows, memory)
+            hidden_RLH = self._run(inputs, memory)
             kept = memory.now
             logprobs_M = self._logprobs(hidden_RLH, scored)
             del hidden_RLH
             if reference:
                 with torch.no_grad():
-                    self._logprobs(self._run(rows, memory), scored)
+                    self._logprobs(self._run(inputs, memory), scored)
             logprobs_M.sum().backward()
         return Activations(kept, memory.peak)
 
@@ -193,7 +193,7 @@ class TracedModel:
     def _positions(self, prompt: EncodedPrompt) -> Tensor:
         return torch.zeros((self.position_rows, len(prompt)), dtype=torch.long)
 
-    def _run(self, rows: Rows, memory: AllocatedBytes) -> Tensor:
+    def _run(self, packed: dict[str, Any], memory: AllocatedBytes) -> Tensor:
         """The last hidden states of packed rows, whose own tensors are counted, too."""
 
         def fake(value: Any) -> Any:
@@ -206,11 +206,11 @@ class TracedModel:
             memory.count(value)
             return value
 
-        inputs = {name: fake(value) for name, value in rows.attention.items()}
+        inputs = {name: fake(value) for name, value in packed.items()}
         if inputs["attention_mask"].dim() == 2:  # what transformers would make of it, from its content
-            n_rows, length = rows.input_ids_RL.shape
+            n_rows, length = packed["input_ids"].shape
             inputs["attention_mask"] = torch.ones((n_rows, 1, length, length), dtype=torch.bool)
-        return self._language_model(fake(rows.input_ids_RL), fake(rows.position_ids), use_cache=False, **inputs)
+        return self._language_model(inputs.pop("input_ids"), inputs.pop("position_ids"), use_cache=False, **inputs)
 
     def _language_model(self, ids_RL: Tensor, positions: Tensor, **inputs: Any) -> Tensor:
         if positions.dim() == 3 and self.position_rows == 1:

@@ -1,4 +1,4 @@
-"""What differs between model families: positions, vision token ids, where the vision tower is, and the row layout.
+"""What differs between model families: positions, vision token ids, the vision tower, and the row layout.
 
 A family is added by a line in `FAMILIES`. One that is not listed is trained on padded rows, which every model takes.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import EncodedPrompt
@@ -140,3 +142,24 @@ def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
 def vision_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The vision tower and what projects its output, where the model has them."""
     return [module for name, module in model.base_model.named_children() if name in _VISION_MODULES]
+
+
+def use_linear_patch_embedding(model: nn.Module) -> None:
+    """Have convolutions over one patch each compute as the linear layers that they are; weights, names and results
+    stay.
+
+    A vision tower cuts its image into patches by a convolution whose stride is its kernel, and Qwen's are handed
+    patches that are cut already: one output position each. As a convolution that is a slow case on a CPU, and for some
+    versions of cuDNN on a GPU.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv3d) and module.stride == module.kernel_size and module.groups == 1:
+            module.forward = partial(_embed, module)  # type: ignore[method-assign]
+
+
+def _embed(convolution: nn.Conv3d, patches: Tensor) -> Tensor:
+    """(patches, channels, *kernel) to (patches, out, 1, 1, 1); other shapes by the convolution itself."""
+    if patches.shape[2:] != convolution.kernel_size:
+        return nn.Conv3d.forward(convolution, patches)
+    embedded = linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
+    return embedded[..., None, None, None]

@@ -13,9 +13,8 @@ from torch import nn
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.policy.attention import use_shared_prefix
-from specs_lightning.policy.families import ModelFamily, vision_modules
+from specs_lightning.policy.families import ModelFamily, use_linear_patch_embedding, vision_modules
 from specs_lightning.policy.model_files import check_loaded, usable
-from specs_lightning.policy.patch_embedding import use_linear_patch_embedding
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel

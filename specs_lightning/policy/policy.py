@@ -170,23 +170,17 @@ class Policy(nn.Module):
         """
         for layer in self._checkpointed:  # transformers recomputes activations in training mode alone
             layer.training = torch.is_grad_enabled()
-        rows = pack_rows(
+        inputs, predictors_M = pack_rows(
             batch if batch.filler is None else batch.with_filler(),
             lambda prompt: self.family.positions(self.model, prompt),
             shared_prefix=self.shared_prefix,
             pad_id=self.tokenizer.pad_token_id or 0,
         )
-        hidden_RLH = self.hidden_states(
-            input_ids=rows.input_ids_RL,
-            position_ids=rows.position_ids,
-            use_cache=False,
-            **self.family.token_types(self.model.config, rows.input_ids_RL),
-            **rows.attention,
-            **rows.vision,
-        )
+        token_types = self.family.token_types(self.model.config, inputs["input_ids"])
+        hidden_RLH = self.hidden_states(**inputs, **token_types, use_cache=False)
         scored = token_logprobs(
-            hidden_RLH.flatten(0, 1)[rows.predictors_M],
-            rows.targets_M,
+            hidden_RLH.flatten(0, 1)[predictors_M],
+            batch.completion_ids_NT[batch.mask_NT],
             self.model.get_output_embeddings(),
             temperature=temperature,
             banned_ids=self.banned_ids,

@@ -20,10 +20,11 @@ from helpers.tiny_policies import (
     relative_difference,
 )
 from helpers.tiny_policies import sharp_policy as policy_of
+from torch import nn
 from transformers import AutoConfig, Gemma2Config, LlavaConfig, Qwen3Config
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.policy.families import UnsupportedModel, family_of, vision_modules
+from specs_lightning.policy.families import UnsupportedModel, family_of, use_linear_patch_embedding, vision_modules
 from specs_lightning.policy.loading import LoRASettings, PolicySettings, model_class
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import HFEngine, SamplingSettings, VLLMEngine, VLLMSettings
@@ -178,3 +179,35 @@ def test_layers_with_windows_train_on_padded_rows(caplog: pytest.LogCaptureFixtu
 def test_a_model_that_changes_its_logits_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="final_logit_softcapping"):
         family_of(Gemma2Config(final_logit_softcapping=30.0))
+
+
+def patch_embeddings(bias: bool) -> tuple[nn.Conv3d, nn.Conv3d]:
+    torch.manual_seed(0)
+    plain = nn.Conv3d(3, 16, (2, 7, 7), stride=(2, 7, 7), bias=bias)
+    linear = nn.Conv3d(3, 16, (2, 7, 7), stride=(2, 7, 7), bias=bias)
+    linear.load_state_dict(plain.state_dict())
+    use_linear_patch_embedding(nn.Sequential(linear))
+    return plain, linear
+
+
+def test_patch_embeddings_as_matrix_products_have_the_outputs_and_gradients_of_the_convolutions() -> None:
+    for bias in (False, True):
+        plain, linear = patch_embeddings(bias)
+        patches = torch.randn(10, 3, 2, 7, 7)
+        torch.testing.assert_close(linear(patches), plain(patches))
+        for embedding in (plain, linear):
+            embedding(patches).square().sum().backward()
+        for measured, expected in zip(linear.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(measured.grad, expected.grad)
+
+
+def test_images_that_are_not_cut_yet_are_convolved() -> None:
+    plain, linear = patch_embeddings(bias=True)
+    images = torch.randn(2, 3, 4, 21, 14)
+    assert torch.equal(linear(images), plain(images))
+
+
+def test_convolutions_that_overlap_are_left_alone() -> None:
+    overlapping = nn.Conv3d(3, 16, (2, 7, 7), stride=(1, 7, 7))
+    use_linear_patch_embedding(nn.Sequential(overlapping))
+    assert "forward" not in vars(overlapping)

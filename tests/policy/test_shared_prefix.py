@@ -163,29 +163,28 @@ def count_from_zero(prompt: EncodedPrompt) -> Tensor:
 class TestRows:
     def test_a_row_is_the_prompt_and_its_completions_in_turn(self) -> None:
         batch = GroupBatch.from_token_ids([text_prompt([1, 2, 3]), text_prompt([4])], [[[5, 6], [7]], [[8]]])
-        rows = pack_rows(batch, count_from_zero, pad_id=9)
-        assert rows.input_ids_RL.tolist() == [[1, 2, 3, 5, 6, 7], [4, 8, 9, 9, 9, 9]]
-        assert rows.position_ids[0].tolist() == [0, 1, 2, 3, 4, 3]
-        assert rows.position_ids[1, :2].tolist() == [0, 1]
-        assert rows.targets_M.tolist() == [5, 6, 7, 8]
-        assert rows.predictors_M.tolist() == [2, 3, 2, 6]
+        inputs, predictors_M = pack_rows(batch, count_from_zero, pad_id=9)
+        assert inputs["input_ids"].tolist() == [[1, 2, 3, 5, 6, 7], [4, 8, 9, 9, 9, 9]]
+        assert inputs["position_ids"][0].tolist() == [0, 1, 2, 3, 4, 3]
+        assert inputs["position_ids"][1, :2].tolist() == [0, 1]
+        assert predictors_M.tolist() == [2, 3, 2, 6]
 
     def test_padded_rows_hold_one_completion_each(self) -> None:
         batch = GroupBatch.from_token_ids([text_prompt([1, 2, 3]), text_prompt([4])], [[[5, 6], [7]], [[8]]])
-        rows = pack_rows(batch, count_from_zero, shared_prefix=False)
-        assert rows.input_ids_RL.tolist() == [[1, 2, 3, 5, 6], [1, 2, 3, 7, 0], [4, 8, 0, 0, 0]]
-        assert rows.attention["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
-        assert rows.predictors_M.tolist() == [2, 3, 7, 10]
+        inputs, predictors_M = pack_rows(batch, count_from_zero, shared_prefix=False)
+        assert inputs["input_ids"].tolist() == [[1, 2, 3, 5, 6], [1, 2, 3, 7, 0], [4, 8, 0, 0, 0]]
+        assert inputs["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]
+        assert predictors_M.tolist() == [2, 3, 7, 10]
 
     def test_images_are_run_once_a_prompt(self, policies: dict[bool, Policy]) -> None:
         policy = policies[True]
         prompts = mixed_prompts(policy)
         batch = GroupBatch.from_token_ids(prompts, random_completions(policy, [8] * len(prompts)))
-        shared = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt))
-        assert len(shared.vision["image_grid_thw"]) == 4
-        assert torch.equal(shared.vision["pixel_values"], join_vision(prompts)["pixel_values"])
-        padded = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt), shared_prefix=False)
-        assert len(padded.vision["image_grid_thw"]) == 4 * 8
+        shared, _ = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt))
+        assert len(shared["image_grid_thw"]) == 4
+        assert torch.equal(shared["pixel_values"], join_vision(prompts)["pixel_values"])
+        padded, _ = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt), shared_prefix=False)
+        assert len(padded["image_grid_thw"]) == 4 * 8
 
     def test_several_position_rows_continue_from_their_own_ends(self) -> None:
         """An image of 2x2 takes four tokens but two positions, so M-RoPE's rows lag behind the count of tokens."""
