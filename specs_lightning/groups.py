@@ -7,7 +7,7 @@ Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-pad
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -130,8 +130,7 @@ class Group:
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors for a checkpoint; the prompt is kept by its id."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values | {"prompt": self.prompt.id, "completions": [asdict(c) for c in self.completions]}
+        return _values(self) | {"prompt": self.prompt.id, "completions": [_values(c) for c in self.completions]}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], prompts: Mapping[str, EncodedPrompt]) -> Group:
@@ -293,5 +292,9 @@ class GroupBatch:
         return [self] if len(batches) == 1 else [self.select(indices) for indices in batches]
 
     def _tensors(self) -> dict[str, Tensor]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return {name: value for name, value in _values(self).items() if isinstance(value, Tensor)}
+
+
+def _values(item: Completion | Group | GroupBatch) -> dict[str, Any]:
+    """Its fields as they are: `asdict` would copy every token."""
+    return {f.name: getattr(item, f.name) for f in fields(item)}

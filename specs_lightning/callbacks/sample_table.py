@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from specs_lightning.data import RolloutDataModule
 from specs_lightning.groups import Completion, Group, Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.system.files import keep_lines
@@ -44,8 +45,8 @@ class SampleTable(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % self.every_n_steps == 0 and trainer.is_global_zero:
-            groups = trainer.datamodule.loader.round.groups[: self.groups]  # type: ignore[attr-defined]
-            rows = [self._row(group, trainer.global_step) for group in groups]
+            data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            rows = [self._row(group, trainer.global_step) for group in data.groups[: self.groups]]
             with self._file(trainer).open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self._rows += len(rows)

@@ -20,7 +20,7 @@ from specs_lightning.data.rounds import (
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
-from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.groups import EncodedPrompt, Group, GroupBatch, Prompt
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
 from specs_lightning.rollout import SamplingSettings
@@ -103,6 +103,11 @@ class RolloutDataModule(PolicyDataModule):
     def steps_of(self, prompts: int) -> int:
         """How many steps a run makes of so many prompts."""
         return (self.rounds or max(1, prompts // self.prompts_per_round)) * self.steps_per_round
+
+    @property
+    def groups(self) -> list[Group]:
+        """Of the current round; none before the first."""
+        return self.loader.round.groups if self.loader is not None and self.loader.round is not None else []
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -20,7 +20,9 @@ from specs_lightning.data.rounds import (
     Round,
     WrongPolicyVersion,
     add_old_logprobs,
+    drawn_state,
     make_round,
+    restored_draw,
 )
 from specs_lightning.errors import RewardError, SpecsError
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
@@ -259,6 +261,22 @@ def test_groups_survive_a_checkpoint(policy: Policy, prompts: list[EncodedPrompt
         assert (new.prompt, new.completions) == (old.prompt, old.completions)
         assert new.rewards.tolist() == pytest.approx(old.rewards.tolist(), nan_ok=True)
         assert math.isnan(new.rewards_by_name["failing"][1])
+
+
+def test_a_checkpoint_calls_things_as_it_always_has(prompts: list[EncodedPrompt]) -> None:
+    completion = {"token_ids": (5, 6), "logprobs": (-1.0, -2.0), "text": "aa", "finished": True, "policy_version": 3}
+    group = {
+        "prompt": prompts[0].id,
+        "completions": [completion],
+        "rewards": torch.tensor([1.0]),
+        "rewards_by_name": {"letters": torch.tensor([2.0])},
+        "old_logprobs": None,
+    }
+    state = {"groups": [group], "metrics": {"reward": 1.0}}
+    known = {prompts[0].id: prompts[0]}
+    assert Round.from_state(state, known).state() == state
+    drawn = {"prompts": [prompts[0].id], "completions": [[completion]], "seconds": 1.5}
+    assert drawn_state(restored_draw(drawn, known)) == drawn
 
 
 def test_prompts_are_taken_as_they_are_needed(policy: Policy, prompts: list[EncodedPrompt]) -> None:

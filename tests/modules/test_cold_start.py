@@ -71,7 +71,7 @@ def test_a_reference_that_is_asked_gives_the_curve_of_the_cached_one(
     for reference in ("cached", asked):
         seed_everything(0)  # adapters begin at random
         curves[reference] = Curve()
-        module = ColdStartModule(PolicySettings(model, lora=lora), DPO(), reference, adam, CONSTANT)
+        module = ColdStartModule(PolicySettings(model, lora=lora), DPO(), reference, optimizer=adam, schedule=CONSTANT)
         assert module.keeps_second_model is (reference == "frozen")
         small_trainer(tmp_path, curves[reference]).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=3))
     assert len(curves["cached"].steps) == 3

@@ -120,7 +120,7 @@ def test_a_kl_term_is_zero_at_the_start_and_grows(
 ) -> None:
     curve = Curve()
     policy = PolicySettings(str(tiny_model_path), lora=lora)
-    module = GRPOModule(policy, GRPO(kl_coefficient=0.1), None, adam, CONSTANT)
+    module = GRPOModule(policy, GRPO(kl_coefficient=0.1), optimizer=adam, schedule=CONSTANT)
     assert module.keeps_second_model is (lora is None)
     small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts))
     assert curve["reference_kl"][0] == pytest.approx(0, abs=1e-7)
@@ -148,7 +148,7 @@ class TestMismatch:
     ) -> tuple[Curve, GRPOModule]:
         """A step for each error of the engine."""
         curve, objective = Curve(), GRPO(mismatch=MismatchCorrection(**correction))
-        module = GRPOModule(PolicySettings(str(model)), objective, None, adam, CONSTANT)
+        module = GRPOModule(PolicySettings(str(model)), objective, optimizer=adam, schedule=CONSTANT)
         data = rollouts(prompts, steps_per_round=1, rounds=len(errors), engine=Mistaken(errors))
         small_trainer(folder, curve).fit(module, datamodule=data)
         return curve, module
