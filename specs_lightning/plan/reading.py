@@ -257,8 +257,7 @@ class _Planner:
     def _pairs(
         self, data: PreferenceDataModule, module: PolicyModule, trainer: Namespace, source: str
     ) -> tuple[Groups, dict[str, int], list[str]]:
-        sides: int = module.objective.completions_per_prompt  # type: ignore[assignment, union-attr]
-        settings, notes = self.settings, []
+        sides, settings, notes = module.completions_per_pair, self.settings, []
         if data.train in self.pairs:
             groups = self.pairs[data.train]
             groups = replace(groups, completions=tuple(group[:sides] for group in groups.completions))
