@@ -19,7 +19,6 @@ NOT_YET = {
     "callbacks/stage_progress.py": "runs/test_kill_anywhere.py",
     "commands/fit.py": "test_cli.py",
     "commands/process.py": "test_cli.py",
-    "data/policy_data.py": "data/test_rollout.py",
     "evaluation/answer_metrics.py": "callbacks/test_generalization_factor.py",
     "evaluation/outcome.py": "test_cli.py",
     "evaluation/sets.py": "test_cli.py",

@@ -126,3 +126,11 @@ class TestSave:
         monkeypatch.setattr(shutil, "rmtree", watch)
         policy.save(folder)
         assert (folder / "config.json").is_file()
+
+
+def test_one_process_has_all_of_a_step_and_no_fillers(policy: Policy) -> None:
+    """What several do together is in strategies/test_two_processes.py."""
+    batch = mixed_batch(policy, completions_per_prompt=3)
+    parts = policy.micro_batches(batch, max_tokens=60)
+    assert len(parts) > 1 and all(part.filler is None for part in parts)
+    assert sum(map(len, parts)) == len(batch)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from specs_lightning.prompts.messages import Turn, build_messages, lay_out, message_turns
+from specs_lightning.prompts.messages import build_messages, lay_out, message_turns
 from specs_lightning.scoring.answer_formats import FORMATS
 
 IMAGE = {"type": "image"}
@@ -28,14 +28,14 @@ class TestMessages:
 
     def test_images_without_placeholder_come_first(self) -> None:
         assert content("Is <image2> red?", 3) == [IMAGE, IMAGE, text("Is "), IMAGE, text(" red?")]
-        assert lay_out([Turn("user", "Is <image2> red?")], 3).image_order == (0, 2, 1)
+        assert lay_out([{"role": "user", "content": "Is <image2> red?"}], 3)[1] == (0, 2, 1)
 
     def test_unnumbered_placeholders_take_the_images_that_no_number_takes(self) -> None:
-        layout = lay_out([Turn("user", "<image> then <image1>, <image>")], 3)
-        assert layout.image_order == (1, 0, 2)
+        _, order = lay_out([{"role": "user", "content": "<image> then <image1>, <image>"}], 3)
+        assert order == (1, 0, 2)
 
     def test_numbers_out_of_order_reorder_the_images(self) -> None:
-        assert lay_out([Turn("user", "<image 2> after <image 1>")], 2).image_order == (1, 0)
+        assert lay_out([{"role": "user", "content": "<image 2> after <image 1>"}], 2)[1] == (1, 0)
 
     def test_a_second_mention_becomes_words(self) -> None:
         assert content("<image1> vs <image2>: is <image1> bigger?", 2) == [
@@ -53,18 +53,18 @@ class TestMessages:
             build_messages(question, n_images)
 
     def test_several_figures_on_the_only_image_keep_their_names(self) -> None:
-        turns = [Turn("user", "Fold <image1> into <image2>.")]
-        assert lay_out(turns, 1, sheet=True).messages[0]["content"] == [IMAGE, text("Fold <image1> into <image2>.")]
+        turns = [{"role": "user", "content": "Fold <image1> into <image2>."}]
+        assert lay_out(turns, 1, sheet=True)[0][0]["content"] == [IMAGE, text("Fold <image1> into <image2>.")]
         with pytest.raises(ValueError, match="more image placeholders"):
             lay_out(turns, 1)
 
     def test_a_sheet_with_one_figure_is_an_image_like_any_other(self) -> None:
-        turns = [Turn("user", "See <image1>")]
+        turns = [{"role": "user", "content": "See <image1>"}]
         assert lay_out(turns, 1, sheet=True) == lay_out(turns, 1)
 
     def test_unnumbered_placeholders_never_share_an_image(self) -> None:
         with pytest.raises(ValueError, match="more image placeholders"):
-            lay_out([Turn("user", "<image> and <image>")], 1, sheet=True)
+            lay_out([{"role": "user", "content": "<image> and <image>"}], 1, sheet=True)
 
     def test_choices_are_lettered_lines_and_the_instruction_comes_last(self) -> None:
         (message,) = build_messages("Which?\n", 0, ["red", "blue"])
@@ -116,7 +116,9 @@ class TestConversations:
         parts = [text("Look "), {"type": "image", "text": None}, text(" here")]
         as_parts = [{"role": "user", "content": parts}]
         turns = message_turns(as_text, "boxed", None, False)
-        assert turns == message_turns(as_parts, "boxed", None, False) == [Turn("user", "Look <image> here")]
+        assert (
+            turns == message_turns(as_parts, "boxed", None, False) == [{"role": "user", "content": "Look <image> here"}]
+        )
 
     def test_the_instruction_ends_the_last_message_and_images_open_the_first_of_the_user(self) -> None:
         messages = [
@@ -125,7 +127,7 @@ class TestConversations:
             {"role": "assistant", "content": "two"},
             {"role": "user", "content": "three"},
         ]
-        laid_out = lay_out(message_turns(messages, "think_answer", "not used", True), 1).messages
+        laid_out = lay_out(message_turns(messages, "think_answer", "not used", True), 1)[0]
         assert [m["content"] for m in laid_out] == [
             [text("S")],
             [IMAGE, text("one")],
