@@ -129,7 +129,7 @@ def open_source(source: PromptSource, check_images: bool = True) -> tuple[Table,
         DataError: as `load_prompts`, as far as the rows need not be read for it.
     """
     schema = find_schema(source.schema)
-    path = _resolve(source.path)
+    path = Path(resolve(source.path))
     if (split := _split_of(source, path)) in schema.forbidden_splits:
         raise DataError(f"{source.path}: the split {split!r} of {source.schema} holds other data; use split: train")
     if source.path.startswith("hf:"):
@@ -165,12 +165,6 @@ def no_usable_row(source: PromptSource, table: Table, reader: RowReader, refused
 def _split_of(source: PromptSource, path: Path) -> str | None:
     """The split that is read, as far as the settings or the file's name tell."""
     return source.split or re.split(r"[-.]", path.name)[0]
-
-
-def _resolve(path: str) -> Path:
-    if not path.startswith("toy:"):
-        return Path(path)
-    return Path(resolve(path))
 
 
 def _find_columns(source: PromptSource, schema: Schema, path: Path, existing: tuple[str, ...]) -> dict[str, str]:

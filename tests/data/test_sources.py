@@ -1,7 +1,5 @@
 import io
 import json
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -322,9 +320,7 @@ class TestErrors:
 
 def test_toy_names_are_resolved_by_the_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(write_jsonl(tmp_path, GOOD))
-    toy = types.ModuleType("specs_lightning.toy")
-    monkeypatch.setattr(toy, "resolve", {"toy:scenes": path}.__getitem__, raising=False)
-    monkeypatch.setitem(sys.modules, "specs_lightning.toy", toy)
+    monkeypatch.setattr("specs_lightning.data.sources.resolve", {"toy:scenes": path}.__getitem__)
     assert [prompt.id for prompt in load_all("toy:scenes")] == ["good"]
 
 
