@@ -245,7 +245,7 @@ def groups_to_state(groups: list[Group]) -> list[dict[str, Any]]:
     return [
         {
             "prompt": group.prompt.id,
-            "completions": _completions_to_state(group.completions),
+            "completions": [completion.as_row() for completion in group.completions],
             "rewards": group.rewards,
             "rewards_by_name": group.rewards_by_name,
             "old_logprobs": group.old_logprobs,
@@ -259,7 +259,7 @@ def groups_from_state(state: list[dict[str, Any]], encoded: dict[str, EncodedPro
     return [
         Group(
             encoded[saved["prompt"]],
-            _completions_from_state(saved["completions"]),
+            [Completion.from_row(row) for row in saved["completions"]],
             saved["rewards"],
             saved["rewards_by_name"],
             saved["old_logprobs"],
@@ -270,19 +270,11 @@ def groups_from_state(state: list[dict[str, Any]], encoded: dict[str, EncodedPro
 
 def draw_to_state(drawn: Draw) -> dict[str, Any]:
     """As `groups_to_state`, with the completions of all processes."""
-    completions = [_completions_to_state(group) for group in gather_shares(drawn.completions)]
+    completions = [[completion.as_row() for completion in group] for group in gather_shares(drawn.completions)]
     return {"prompts": [prompt.id for prompt in drawn.prompts], "completions": completions, "seconds": drawn.seconds}
 
 
 def draw_from_state(state: dict[str, Any], encoded: dict[str, EncodedPrompt]) -> Draw:
     """What `draw_to_state` kept, given its prompts by id."""
-    completions = [_completions_from_state(group) for group in share(state["completions"])]
+    completions = [[Completion.from_row(row) for row in group] for group in share(state["completions"])]
     return Draw([encoded[prompt_id] for prompt_id in state["prompts"]], completions, state["seconds"])
-
-
-def _completions_to_state(completions: list[Completion]) -> list[dict[str, Any]]:
-    return [{name: getattr(c, name) for name in Completion.__dataclass_fields__} for c in completions]
-
-
-def _completions_from_state(state: list[dict[str, Any]]) -> list[Completion]:
-    return [Completion(**saved) for saved in state]
