@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 RUN_AGAIN = "give the same `specs run` again, which writes it anew"
 REDO_STAGE = "have the stage done again: name it in --redo of `specs run`, or delete its folder"
+DRAW_AGAIN = "delete it, and it is drawn again"
 ONLY_SHOWN = f"delete it, and reports do without; or {REDO_STAGE}"
 
 

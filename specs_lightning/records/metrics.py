@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specs_lightning.records.files import ONLY_SHOWN, DamagedRecord, read_bytes
-from specs_lightning.system.files import keep_lines, write_whole
+from specs_lightning.system.files import keep_lines, sync, write_whole
 
 FILE = "metrics.csv"
 STEP = "step"
@@ -84,6 +84,11 @@ class MetricsTable:
         keep_lines(self.file, rows + 1)  # no value has a line break
         table = _read(self.file)
         self.columns, self.rows = (table[0], len(table) - 1) if table else ([], 0)
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        if self.file.exists():
+            sync(self.file)
 
     def _widen(self, new: list[str]) -> None:
         self.columns += new

@@ -78,6 +78,10 @@ class Results:
     models: tuple[ModelScores, ...] = ()
 
     @property
+    def set_names(self) -> tuple[str, ...]:
+        return self.id_sets + self.ood_sets
+
+    @property
     def id_sets(self) -> tuple[str, ...]:
         return tuple(one.name for one in self.sets if one.in_distribution)
 

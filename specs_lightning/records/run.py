@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.files import REDO_STAGE, RUN_AGAIN, RecordFile
@@ -14,16 +17,25 @@ class NoRunError(SpecsError, FileNotFoundError):
     """The folder is not the folder of a run."""
 
 
+def _checked_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_checked_time)]
+"""In ISO 8601."""
+
+
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as a whole: `stages` in order, times in ISO 8601; `finished` and `seconds` are None while it goes on."""
+    """A run as a whole: `stages` in order; `finished` and `seconds` are None while it goes on."""
 
     name: str
     seed: int | None = None
     version: str = ""
     stages: tuple[str, ...] = ()
-    started: str | None = None
-    finished: str | None = None
+    started: Time | None = None
+    finished: Time | None = None
     seconds: float | None = None
 
 

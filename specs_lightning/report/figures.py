@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from specs_lightning.report.files import Series
+from specs_lightning.records.metrics import Series
 from specs_lightning.report.panels import Curves
 from specs_lightning.statistics.intervals import Estimate
 
