@@ -67,15 +67,15 @@ class EvaluationSet:
     in_distribution: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Results:
     """The evaluation of every model of a run, and how the Generalization Factor was computed."""
 
     measure: str = "solved"
     beta: float = 2.0
     gain: str = "difference"
-    sets: tuple[EvaluationSet, ...] = ()
-    models: tuple[ModelScores, ...] = ()
+    sets: tuple[EvaluationSet, ...]
+    models: tuple[ModelScores, ...]
 
     @property
     def set_names(self) -> tuple[str, ...]:

@@ -410,8 +410,13 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         models.append(
             ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
         )
-    sets_asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
-    return Results(evaluation.measure, evaluation.beta, evaluation.gain, sets_asked, tuple(models))
+    return Results(
+        measure=evaluation.measure,
+        beta=evaluation.beta,
+        gain=evaluation.gain,
+        sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
+        models=tuple(models),
+    )
 
 
 def _fill(metric: GeneralizationFactor, answers: Sequence[Answer], evaluation: EvaluationSettings) -> None:
