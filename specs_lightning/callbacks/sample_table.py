@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,14 @@ class SampleTable(Callback):
         rewards = group.rewards.tolist()
         by_name = {name: values.tolist() for name, values in group.rewards_by_name.items()}
         completions = [
-            SampledText.of(completion, rewards[i], {name: values[i] for name, values in by_name.items()})
+            SampledText(
+                text=completion.text,
+                finished=completion.finished,
+                tokens=len(completion.token_ids),
+                logprob=math.fsum(completion.logprobs),
+                reward=rewards[i],
+                rewards={name: values[i] for name, values in by_name.items()},
+            )
             for i, completion in enumerate(group.completions[: self.completions])
         ]
         question = group.prompt.question

@@ -55,7 +55,7 @@ class Answer:
     branching_factor: Score = math.nan
     task: str | None = None
     cause: str | None = None
-    logprob: float = math.nan
+    logprob: Score = math.nan
 
     def as_row(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""

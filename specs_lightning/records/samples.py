@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from specs_lightning.records.files import ONLY_SHOWN, RowFile
 
 if TYPE_CHECKING:
-    from specs_lightning.groups import Completion, Prompt
+    from specs_lightning.groups import Prompt
 
 
 @dataclass(frozen=True)
 class SampledText:
-    """A completion as it was sampled, with its rewards; None is a reward that could not be given.
+    """A completion as it was sampled, with its rewards; None, and NaN before it is written, could not be given.
 
     `logprob` is the sum over its tokens, by the policy that sampled it, in nats.
     """
@@ -26,13 +25,6 @@ class SampledText:
     logprob: float | None = None
     reward: float | None = None
     rewards: dict[str, float | None] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, completion: Completion, reward: float, rewards: Mapping[str, float]) -> SampledText:
-        """A completion with what it was given; NaN stands for what could not be given."""
-        logprob = math.fsum(completion.logprobs)
-        tokens = len(completion.token_ids)
-        return cls(completion.text, completion.finished, tokens, logprob, reward, dict(rewards))
 
 
 @dataclass(frozen=True)

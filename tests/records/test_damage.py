@@ -13,7 +13,7 @@ from helpers.synthetic_run import write_experiments, write_jsonl
 
 from specs_lightning.records.files import DamagedRecord
 from specs_lightning.report import results_table, write_report
-from specs_lightning.report.comparison import comparison_table, write_comparison
+from specs_lightning.report.comparison import write_comparison
 
 FILES = [
     "run.json",
@@ -133,9 +133,3 @@ def test_a_file_that_is_not_there_is_no_damage(
             file.unlink()
             for command in commands[:2]:
                 command()
-
-
-def test_a_damaged_comparison_is_named(tmp_path: Path) -> None:
-    (tmp_path / "comparison.json").write_text('{"stages": {"final": [{"experiment": "dpo"}]}}')
-    with pytest.raises(DamagedRecord, match=r"comparison\.json is damaged \(stages\.final\.0\.alike: Field required\)"):
-        comparison_table(tmp_path)
