@@ -76,6 +76,15 @@ class Completion:
     finished: bool
     policy_version: int = 0
 
+    def as_row(self) -> dict[str, Any]:
+        """Plain values by name: for checkpoints, files and the wire."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Completion:
+        """The completion of `as_row`, whose tuples JSON has made lists."""
+        return cls(**{**row, "token_ids": tuple(row["token_ids"]), "logprobs": tuple(row["logprobs"])})
+
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class EncodedPrompt:

@@ -11,7 +11,7 @@ from helpers.command_line import ROOT
 
 PACKAGE = "specs_lightning"
 ROOMS = """
-errors groups system settings statistics scoring judge prompts records toy policy objectives rewards rollout metrics
+errors groups system settings statistics records scoring judge prompts toy policy objectives rewards rollout metrics
 evaluation data modules callbacks strategies distill report commands runs toy_training plan cli
 __main__
 """.split()  # noqa: SIM905  as one reads it

@@ -128,16 +128,17 @@ class GeneralizationFactorCallback(EvaluationCallback):
         """The base model's answers to the very prompts that are measured here."""
         if not file.is_file():
             raise SettingsError(f"no such file of answers: baseline {file}")
-        wanted = {name: {prompt.id for prompt in prompts} for name, prompts in self.prompts.items()}
-        found: dict[str, list[Answer]] = {name: [] for name in wanted}
-        for answer in read_answers(file):
-            known = not math.isnan(getattr(answer, self.success))
-            if known and answer.prompt_id in wanted.get(answer.set, ()):
-                found[answer.set].append(answer)
-        if missing := [name for name, answers in found.items() if not answers]:
-            raise SettingsError(
-                f"{file} has no answers to the sets {', '.join(missing)}: evaluate the base on them first"
-            )
+        answers, found = read_answers(file), {}
+        for name, prompts in self.prompts.items():
+            wanted = {prompt.id for prompt in prompts}
+            of_set = [answer for answer in answers if answer.set == name and answer.prompt_id in wanted]
+            found[name] = [answer for answer in of_set if not math.isnan(getattr(answer, self.success))]
+            answered = len({answer.prompt_id for answer in of_set})
+            if answered < len(wanted) or not found[name]:
+                raise SettingsError(
+                    f"{file} has answers to {answered} of the {len(wanted)} prompts of the set {name}, "
+                    f"{len(found[name])} of them scored: evaluate the base on the same prompts first"
+                )
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from specs_lightning.data import RolloutDataModule
-from specs_lightning.groups import Completion, Group, Prompt
+from specs_lightning.groups import Group
 from specs_lightning.prompts.images import preview
+from specs_lightning.records.samples import SAMPLES, Sample, SampledText
 from specs_lightning.system.files import keep_lines
 
 
@@ -46,48 +45,26 @@ class SampleTable(Callback):
     ) -> None:
         if batch_idx % self.every_n_steps == 0 and trainer.is_global_zero:
             data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
-            rows = [self._row(group, trainer.global_step) for group in data.groups[: self.groups]]
-            with self._file(trainer).open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-            self._rows += len(rows)
+            groups = data.groups[: self.groups]
+            SAMPLES.append(Path(trainer.default_root_dir), [self._sample(g, trainer.global_step) for g in groups])
+            self._rows += len(groups)
 
     def _file(self, trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir) / "samples.jsonl"
+        return Path(trainer.default_root_dir) / SAMPLES.name
 
-    def _row(self, group: Group, step: int) -> dict[str, Any]:
+    def _sample(self, group: Group, step: int) -> Sample:
         rewards = group.rewards.tolist()
         by_name = {name: values.tolist() for name, values in group.rewards_by_name.items()}
         completions = [
-            completion_row(completion, rewards[i], {name: values[i] for name, values in by_name.items()})
+            SampledText(
+                text=completion.text,
+                finished=completion.finished,
+                tokens=len(completion.token_ids),
+                logprob=math.fsum(completion.logprobs),
+                reward=rewards[i],
+                rewards={name: values[i] for name, values in by_name.items()},
+            )
             for i, completion in enumerate(group.completions[: self.completions])
         ]
-        return sample_row(group.prompt.question, step, completions)
-
-
-def sample_row(prompt: Prompt, step: int, completions: list[dict[str, Any]]) -> dict[str, Any]:
-    """A row of `samples.jsonl`: a prompt, its images small, and judged completions."""
-    return {
-        "step": step,
-        "prompt_id": prompt.id,
-        "prompt": prompt.text,
-        "images": [preview(image) for image in prompt.images],
-        "answer": prompt.answer,
-        "answer_format": prompt.answer_format,
-        "completions": completions,
-    }
-
-
-def completion_row(completion: Completion, reward: float, rewards: Mapping[str, float]) -> dict[str, Any]:
-    """A judged completion; `logprob` is the sum over its tokens, of the policy that sampled it, in nats."""
-    return {
-        "text": completion.text,
-        "finished": completion.finished,
-        "tokens": len(completion.token_ids),
-        "logprob": _json_number(math.fsum(completion.logprobs)),
-        "reward": _json_number(reward),
-        "rewards": {name: _json_number(value) for name, value in rewards.items()},
-    }
-
-
-def _json_number(value: float) -> float | None:
-    return None if value != value else value
+        question = group.prompt.question
+        return Sample.of(question, [preview(image) for image in question.images], step, completions)

@@ -29,6 +29,7 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.set_aside import SET_ASIDE
 from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
@@ -131,14 +132,14 @@ def check(
     encoder = None if model is None else _encoder(model)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "set_aside.jsonl").unlink(missing_ok=True)
+    (folder / SET_ASIDE.name).unlink(missing_ok=True)
     set_aside = SetAside()
     findings: dict[str, Findings] = {}
     for name, source in sources.items():
         parts = (folder / "train", folder / "held_out") if hold_out else (folder,)
         frozen = [part / f"{name}.parquet" for part in parts] if freeze else []
         findings[name] = check_source(name, source, encoder, set_aside, frozen, hold_out, limit, workers)
-    set_aside.write(folder / "set_aside.jsonl")
+    set_aside.write_to(folder)
     summary = {"model": model, "sources": {name: found.summary() for name, found in findings.items()}}
     (folder / "check.json").write_text(json.dumps(summary, indent=1))
     console.print(_table(findings))
@@ -148,7 +149,7 @@ def check(
         console.print(f"… and {more} more")
     if encoder is None:
         console.print("no lengths in tokens: give --model")
-    console.print(f"written to {folder}: check.json{', set_aside.jsonl' if set_aside.rows else ''}")
+    console.print(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
     if hold_out:
         held_out = sum(found.held_out for found in findings.values())
         console.print(

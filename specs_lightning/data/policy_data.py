@@ -176,7 +176,7 @@ class PolicyDataModule(LightningDataModule):
             trainer = self.attached_trainer
             if trainer.is_global_zero:
                 console.print(self.set_aside.summary())
-                self.set_aside.write(Path(trainer.default_root_dir) / "set_aside.jsonl")
+                self.set_aside.write_to(Path(trainer.default_root_dir))
         if self.judge is not None:
             record_usage(self.judge, Path(self.attached_trainer.default_root_dir))
             self.judge.close()

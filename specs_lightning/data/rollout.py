@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import astuple
 from itertools import islice
 from typing import Any, Literal
 
@@ -182,7 +183,7 @@ class RolloutLoader:
             "round_number": self.round_number,
             "ahead": drawn_state(ahead) if ahead else None,
             "unusable": sorted(self.unusable),
-            "set_aside": [list(row) for row in self.data.set_aside.rows],
+            "set_aside": [list(astuple(row)) for row in self.data.set_aside.rows],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

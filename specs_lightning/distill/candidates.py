@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, try_encode
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.files import DRAW_AGAIN, parse
+from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
-from specs_lightning.system.files import write_whole
+from specs_lightning.settings.nested import changes
 from specs_lightning.system.progress import progress_bar
 
 PROMPTS_AT_ONCE = 64
@@ -58,56 +59,38 @@ def draw_candidates(
     policy = Policy(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     encoder = PromptEncoder(policy.processor)
     engine.sync(policy)
-    file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
-        write_whole(file, json.dumps({"drawn_by": drawn_by}) + "\n")
-    with progress_bar(title, sum(map(len, missing))) as advance, file.open("a") as out:
-        if _is_cut_off(file):
-            out.write("\n")
+        append_lines(file, [{"drawn_by": drawn_by}])
+    with progress_bar(title, sum(map(len, missing))) as advance:
         for batch in missing:
             encoded = [e for e in (try_encode(encoder, prompt, set_aside) for prompt in batch) if e is not None]
             if all(prompt.id in candidates for prompt in encoded):
                 continue
-            for prompt, group in zip(encoded, engine.generate(encoded, sampling, seed), strict=True):
-                candidates[prompt.id] = group
-                out.write(json.dumps({"prompt_id": prompt.id, "completions": [_row(c) for c in group]}) + "\n")
-            out.flush()
+            drawn = dict(zip((prompt.id for prompt in encoded), engine.generate(encoded, sampling, seed), strict=True))
+            append_lines(file, ({"prompt_id": p, "completions": [c.as_row() for c in g]} for p, g in drawn.items()))
+            candidates |= drawn
             advance(len(batch))
     return candidates
 
 
-def _row(completion: Completion) -> dict[str, object]:
-    return {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
+@dataclass(frozen=True)
+class _Line:
+    """What a line of the file tells: how all of it was drawn, or the completions of a prompt."""
+
+    drawn_by: dict[str, Any] | None = None
+    prompt_id: str = ""
+    completions: tuple[Completion, ...] = ()
 
 
-def _is_cut_off(file: Path) -> bool:
-    """Whether a kill left the last line without its end."""
-    with file.open("rb") as opened:
-        size = opened.seek(0, 2)
-        opened.seek(max(0, size - 1))
-        return opened.read(1) not in (b"", b"\n")
-
-
-def _read(file: Path, drawn_by: dict[str, object]) -> dict[str, list[Completion]]:
+def _read(file: Path, drawn_by: dict[str, Any]) -> dict[str, list[Completion]]:
     candidates: dict[str, list[Completion]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:  # the line that a kill cut off: its prompts are drawn again
-            continue
-        if "drawn_by" in row:
-            _check_same(row["drawn_by"], drawn_by, file)
-            continue
-        candidates[row["prompt_id"]] = [
-            Completion(**{**saved, "token_ids": tuple(saved["token_ids"]), "logprobs": tuple(saved["logprobs"])})
-            for saved in row["completions"]
-        ]
+    for line in readable_lines(file):  # the prompts of one that a kill cut off are drawn again
+        row = parse(_Line, line.content, file, DRAW_AGAIN, line.number)
+        if row.drawn_by is None:
+            candidates[row.prompt_id] = list(row.completions)
+        elif changed := [f"{name}: {old} -> {new}" for name, old, new in changes(row.drawn_by, drawn_by)]:
+            raise DataError(
+                f"{file} holds completions that were drawn otherwise ({'; '.join(changed)}): "
+                "write to another folder, or delete it"
+            )
     return candidates
-
-
-def _check_same(before: dict[str, Any], now: dict[str, Any], file: Path) -> None:
-    if changed := [f"{name}: {before[name]} -> {value}" for name, value in now.items() if before[name] != value]:
-        raise DataError(
-            f"{file} holds completions that were drawn otherwise ({'; '.join(changed)}): "
-            "write to another folder, or delete it"
-        )

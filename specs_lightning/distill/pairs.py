@@ -12,7 +12,6 @@ of consistency where none is configured; every prompt gives at most one pair; th
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections import Counter
@@ -31,6 +30,7 @@ from specs_lightning.judge import record_usage
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.records.distillation import PAIRS_PREVIEW, STATISTICS, PairPreview
 from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
 from specs_lightning.rewards.consistency import check_consistency
@@ -38,7 +38,6 @@ from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import AnswerFormat, Parts, TagFormat, answer_format
 from specs_lightning.scoring.consistency import read_parts
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
-from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import progress_bar
 
@@ -163,7 +162,7 @@ def distill(
             f"the judge left {asked.usage.unscored} of {asked.usage.questions} questions without a verdict: the causes "
             "are in the log. Mend the judge and give the same command again; its verdicts are kept"
         )
-    set_aside.write(folder / "set_aside.jsonl")
+    set_aside.write_to(folder)
     if not made.pairs:
         reasons = ", ".join(f"{n} x {reason}" for reason, n in made.dropped.most_common())
         raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
@@ -249,8 +248,8 @@ def _write(made: _Made, settings: PairSettings, folder: Path) -> None:
         "settings": asdict(settings),
     }
     write_pairs(made.pairs, folder / "pairs.parquet")
-    write_whole(folder / "statistics.json", json.dumps(statistics, indent=1))
-    _write_preview(made.pairs[:PREVIEWED_PAIRS], folder / "pairs_preview.jsonl")
+    STATISTICS.write(folder, statistics)
+    PAIRS_PREVIEW.write(folder, map(_preview, made.pairs[:PREVIEWED_PAIRS]))
 
 
 def _can_be_corrupted(prompt: Prompt, set_aside: SetAside) -> bool:
@@ -392,16 +391,12 @@ def _judged(prompt: Prompt, candidates: Sequence[Completion], verifiers: _Verifi
     return _Judged([c for c, verdict in finished if verdict == 1.0], [c for c, verdict in finished if verdict == 0.0])
 
 
-def _write_preview(pairs: Sequence[PreferencePair], file: Path) -> None:
-    rows = [
-        {
-            "prompt": pair.prompt.text,
-            "images": [preview(image) for image in pair.prompt.images],
-            "answer": pair.prompt.answer,
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "provenance": pair.provenance,
-        }
-        for pair in pairs
-    ]
-    write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+def _preview(pair: PreferencePair) -> PairPreview:
+    return PairPreview(
+        prompt=pair.prompt.text,
+        images=tuple(preview(image) for image in pair.prompt.images),
+        answer=pair.prompt.answer,
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        provenance=pair.provenance,
+    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +16,13 @@ from typing import Any
 from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import Prompt
 from specs_lightning.records.answers import Answer
+from specs_lightning.records.files import DRAW_AGAIN, RecordFile, parse
+from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.settings.files import differences, fingerprint
-from specs_lightning.system.files import write_whole
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
+
+DRAWN_BY = RecordFile("drawn_by.json", dict[str, Any], DRAW_AGAIN)
 
 
 class AnswerCache:
@@ -43,9 +45,9 @@ class AnswerCache:
         self._known = gather(dict(self._read()))[0]
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "drawn_by.json").exists():
+            if not (self.folder / DRAWN_BY.name).exists():
                 self._tell_of_others()
-                write_whole(self.folder / "drawn_by.json", json.dumps(self.drawn_by, indent=1))
+                DRAWN_BY.write(self.folder, self.drawn_by)
         gather(None)  # until the folder is there
 
     def find(self, set_name: str, prompt: Prompt) -> list[Answer] | None:
@@ -58,26 +60,17 @@ class AnswerCache:
         rows: dict[str, list[dict[str, Any]]] = {}
         for prompt, _, answer in answered:
             rows.setdefault(_key(set_name, prompt), []).append(answer.as_row())
-        with (self.folder / f"{rank()}.jsonl").open("ab+") as file:
-            if file.tell() and not _ends_its_line(file):
-                file.write(b"\n")  # behind what a kill cut off
-            file.write(json.dumps(rows).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.folder / f"{rank()}.jsonl", [rows])
 
     def _read(self) -> Iterator[tuple[str, list[Answer]]]:
         for path in sorted(self.folder.glob("*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                try:
-                    rows = json.loads(line)
-                except ValueError:  # cut off by a kill, or the empty end
-                    continue
-                yield from ((key, [Answer.from_row(row) for row in group]) for key, group in rows.items())
+            for line in readable_lines(path):
+                yield from parse(dict[str, list[Answer]], line.content, path, DRAW_AGAIN, line.number).items()
 
     def _tell_of_others(self) -> None:
-        others = sorted(self.folder.parent.glob("*/drawn_by.json"), key=lambda file: file.stat().st_mtime)
+        others = sorted(self.folder.parent.glob(f"*/{DRAWN_BY.name}"), key=lambda file: file.stat().st_mtime)
         if others:
-            changed = "\n".join(differences(json.loads(others[-1].read_text()), self.drawn_by))
+            changed = "\n".join(differences(DRAWN_BY.read(others[-1].parent) or {}, self.drawn_by))
             console.print(
                 f"{others[-1].parent} has answers that were drawn otherwise; these are drawn anew:\n{changed}",
                 markup=False,
@@ -109,8 +102,3 @@ def _key(set_name: str, prompt: Prompt) -> str:
 
 def _contents(prompt: Prompt) -> Iterable[bytes]:
     return (image if isinstance(image, bytes) else image.read_bytes() for image in prompt.images)
-
-
-def _ends_its_line(file: Any) -> bool:
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b"\n")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from specs_lightning.evaluation.scores import Scores, score_sets
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.records.answers import Answer, by_prompt, write_answers
+from specs_lightning.records.samples import SAMPLES, Sample, SampledText
 from specs_lightning.system.files import write_whole
 
 SAMPLES_OF_A_SET = 3
@@ -54,28 +54,26 @@ class EvaluationOutcome:
         write_answers(answers, folder / f"{self.command}_answers.jsonl")
         scores = json.dumps({**origin, "sets": self.scores}, indent=1, default=str)
         write_whole(folder / f"{self.command}.json", scores)
-        rows = [row for name, of_set in prompts.items() for row in self._samples(name, of_set)]
-        write_whole(folder / f"{self.command}_samples.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        samples = [sample for name, of_set in prompts.items() for sample in self._samples(name, of_set)]
+        replace(SAMPLES, name=f"{self.command}_{SAMPLES.name}").write(folder, samples)
 
-    def _samples(self, name: str, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+    def _samples(self, name: str, prompts: Sequence[Prompt]) -> list[Sample]:
         """The first prompts of a set that have answers, as a training's samples."""
         groups = by_prompt(self.answers[name])
         answered = [prompt for prompt in prompts if prompt.id in groups]
         return [_sample(prompt, groups[prompt.id]) for prompt in answered[:SAMPLES_OF_A_SET]]
 
 
-def _sample(prompt: Prompt, answers: Sequence[Answer]) -> dict[str, Any]:
-    return {
-        "step": 0,
-        "prompt_id": prompt.id,
-        "prompt": prompt.text,
-        "images": [preview(image) for image in prompt.images],
-        "answer": prompt.answer,
-        "answer_format": prompt.answer_format,
-        "completions": [_completion(answer.as_row()) for answer in answers],
-    }
-
-
-def _completion(row: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: row[name] for name in ("text", "finished", "tokens", "logprob")}
-    return {**kept, "reward": row["solved"], "rewards": {name: row[name] for name in ("correct", "format_kept")}}
+def _sample(prompt: Prompt, answers: Sequence[Answer]) -> Sample:
+    completions = [
+        SampledText(
+            text=answer.text,
+            finished=answer.finished,
+            tokens=answer.tokens,
+            logprob=answer.logprob,
+            reward=answer.solved,
+            rewards={"correct": answer.correct, "format_kept": answer.format_kept},
+        )
+        for answer in answers
+    ]
+    return Sample.of(prompt, [preview(image) for image in prompt.images], 0, completions)

@@ -25,6 +25,7 @@ import httpx
 from specs_lightning.errors import RewardError, SpecsError
 from specs_lightning.judge.cache import ReplyCache
 from specs_lightning.judge.questions import Question, messages, read_verdict, response_schema
+from specs_lightning.records.judge_usage import JUDGE, JudgeUsage
 from specs_lightning.scoring.math_verify import Verdict
 
 log = logging.getLogger(__name__)
@@ -455,7 +456,4 @@ def _start(text: str) -> str:
 
 def record_usage(judge: Judge, folder: Path) -> None:
     """Add a line to `judge.jsonl`: which judge it was and what it cost. Processes and resumed runs add their own."""
-    row = {"model": judge.settings.model, "base_url": judge.settings.base_url, **asdict(judge.usage)}
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "judge.jsonl").open("a") as out:
-        out.write(json.dumps(row) + "\n")
+    JUDGE.append(folder, [JudgeUsage(judge.settings.model, judge.settings.base_url, **asdict(judge.usage))])

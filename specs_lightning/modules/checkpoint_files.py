@@ -18,6 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.settings.nested import NOT_SET, Change, changes
 from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, appearing_whole, partial_path, remove
 
 log = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> None:
         raise CheckpointError(f"{file} is damaged or no checkpoint ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or "step_loop" not in state:
         raise ForeignCheckpoint(f"{file} was not written by a training of this package")
-    if changed := list(_changes(state.get("settings", {}), settings or {})):
+    if changed := _changes(state.get("settings", {}), settings or {}):
         raise ForeignCheckpoint(
             f"{file} belongs to a training with other settings:\n"
             + "\n".join(changed)
@@ -176,14 +177,14 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> None:
         )
 
 
-def _changes(old: Any, new: Any, name: str = "") -> Iterator[str]:
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """A line for each setting that both know and that differs; a version of the package may know more of them."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() & new.keys():
-            inner = name if key == "init_args" else f"{name}.{key}".removeprefix(".")
-            yield from _changes(old[key], new[key], inner)
-    elif old != new and not name.startswith(MAY_DIFFER):
-        yield f"  {name}: {old} -> {new}"
+    known = [
+        Change(name.replace(".init_args", ""), before, after)
+        for name, before, after in changes(old, new)
+        if before is not NOT_SET and after is not NOT_SET
+    ]
+    return [f"  {name}: {before} -> {after}" for name, before, after in known if not name.startswith(MAY_DIFFER)]
 
 
 def _read_file(file: Path) -> Any:

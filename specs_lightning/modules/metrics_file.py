@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from specs_lightning.system.files import keep_lines, sync, write_whole
+from specs_lightning.records.metrics import MetricsTable
 
 
 class MetricsFile(Logger):
@@ -26,9 +24,11 @@ class MetricsFile(Logger):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        self.file = file
-        self.columns: list[str] = []
-        self.rows = 0
+        self.table = MetricsTable(file)
+
+    @property
+    def file(self) -> Path:
+        return self.table.file
 
     @property
     def name(self) -> str:
@@ -47,42 +47,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-        if new := [name for name in row if name not in self.columns]:
-            self._widen(new)
-        with self.file.open("ab") as out:
-            out.write(_lines([[row.get(name, "") for name in self.columns]]))
-        self.rows += 1
-
-    def keep(self, rows: int) -> None:
-        """Go on after this many rows of the file; those that follow belong to steps that will be done again."""
-        if rows == 0:
-            self.file.unlink(missing_ok=True)
-        keep_lines(self.file, rows + 1)  # no value has a line break
-        table = self._read()
-        self.columns, self.rows = (table[0], len(table) - 1) if table else ([], 0)
-
-    def sync(self) -> None:
-        """Wait until all rows are on the disk."""
-        if self.file.exists():
-            sync(self.file)
-
-    def _widen(self, new: list[str]) -> None:
-        self.columns += new
-        rows = self._read()[1:]
-        write_whole(self.file, _lines([self.columns, *(row + [""] * len(new) for row in rows)]).decode())
-
-    def _read(self) -> list[list[str]]:
-        if not self.file.exists():
-            return []
-        with self.file.open(newline="", encoding="utf-8") as opened:
-            return list(csv.reader(opened))
-
-
-def _lines(rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+        self.table.add({"step": step, **{name: float(value) for name, value in metrics.items()}})
 
 
 class ResumeMetrics(Callback):
@@ -93,16 +58,16 @@ class ResumeMetrics(Callback):
     """
 
     def __init__(self, logger: MetricsFile) -> None:
-        self.logger = logger
+        self.table = logger.table
         self._rows = 0
 
     def state_dict(self) -> dict[str, Any]:
-        self.logger.sync()
-        return {"rows": self.logger.rows}
+        self.table.sync()
+        return {"rows": self.table.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._rows = state_dict["rows"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self.logger.keep(self._rows)
+            self.table.keep(self._rows)

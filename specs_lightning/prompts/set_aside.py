@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from specs_lightning.system.files import write_whole
-
-
-class SetAsideRow(NamedTuple):
-    """One row: the file that it stands in, its line or row there, and why it could not be used."""
-
-    source: str
-    row: str | int
-    reason: str
+from specs_lightning.records.set_aside import SET_ASIDE, SetAsideRow
 
 
 class SetAside:
@@ -35,11 +26,11 @@ class SetAside:
     def restore(self, rows: Iterable[Sequence[Any]]) -> None:
         """Add what was set aside before; what was met again already stays single."""
         known = set(self.rows)
-        self.rows += [row for row in map(SetAsideRow._make, rows) if row not in known]
+        self.rows += [row for row in (SetAsideRow(*values) for values in rows) if row not in known]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """The number of rows by (source, kind of reason), the most frequent first."""
-        return dict(Counter((row.source, row.reason.partition(": ")[0]) for row in self.rows).most_common())
+        return dict(Counter((row.source, row.kind) for row in self.rows).most_common())
 
     def summary(self) -> str:
         """One line a source and kind, for a log or an error message."""
@@ -48,16 +39,10 @@ class SetAside:
         lines = [f"  {number} x {kind} ({source})" for (source, kind), number in self.counts().items()]
         return "\n".join([f"{len(self.rows)} rows set aside:", *lines])
 
-    def write(self, path: str | Path) -> None:
-        """Add the rows to a JSONL file, which appears whole or not at all; a row that stands there stays single.
+    def write_to(self, folder: Path) -> None:
+        """Add the rows to the folder's `set_aside.jsonl`; one that stands there stays single.
 
         So a resumed run, which meets the same rows again, does not list them twice. Without rows nothing is written.
         """
-        if not self.rows:
-            return
-        path = Path(path)
-        # Lines end at "\n" alone: `splitlines` would also cut at the line separators that JSON leaves unescaped.
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        lines += [json.dumps(row._asdict(), ensure_ascii=False) for row in self.rows]
-        unique = dict.fromkeys(line for line in lines if line)
-        write_whole(path, "\n".join(unique) + "\n")
+        if self.rows:
+            SET_ASIDE.write(folder, dict.fromkeys([*SET_ASIDE.read(folder), *self.rows]))

@@ -1,21 +1,24 @@
-"""`answers.jsonl`: judged answers, one a line."""
+"""`answers.jsonl`: judged answers, one a line. Also the files of `specs validate`, `test` and `predict`."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from specs_lightning.system.files import write_whole
+from pydantic import BeforeValidator
 
+from specs_lightning.records.files import REDO_STAGE, DamagedRecord, RowFile, as_json, read_bytes
+from specs_lightning.records.run import STAGE, Seal
+
+FILE = "answers.jsonl"
+"""Of a stage."""
 MEASURES = ("format_kept", "correct", "solved")
-
-
-NOT_NUMBERS = ("answer", "task", "cause")
-"""What of an answer may be None; None for anything else in a file stands for NaN."""
+Score = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""NaN, and null in the file, where it is not known."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +47,47 @@ class Answer:
     text: str
     tokens: int
     finished: bool
-    format_kept: float
-    correct: float
-    solved: float
+    format_kept: Score
+    correct: Score
+    solved: Score
     answer: str | None = None
-    entropy: float = math.nan
-    branching_factor: float = math.nan
+    entropy: Score = math.nan
+    branching_factor: Score = math.nan
     task: str | None = None
     cause: str | None = None
-    logprob: float = math.nan
+    logprob: Score = math.nan
 
     def as_row(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""
-        return {name: None if value != value else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> Answer:
-        known: dict[str, Any] = {
-            name: math.nan if value is None and name not in NOT_NUMBERS else value for name, value in row.items()
-        }
-        return cls(**known)
+        return dict(as_json(self))
 
 
 def write_answers(answers: Iterable[Answer], file: Path) -> None:
     """Write answers as JSONL; the file appears whole or not at all."""
-    write_whole(file, "".join(json.dumps(answer.as_row()) + "\n" for answer in answers))
+    _of(file).write(file.parent, answers)
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """The answers that `write_answers` wrote."""
-    return [Answer.from_row(json.loads(line)) for line in file.read_text().splitlines()]
+    """The answers that `write_answers` wrote.
+
+    Raises:
+        DamagedRecord: they are not, or not all of them: of a stage's answers, its record keeps the seal.
+    """
+    found = _seal(file)
+    if found is None:
+        raise DamagedRecord(file, "it is not there", REDO_STAGE)
+    stage = STAGE.read(file.parent) if file.name == FILE else None
+    written = stage.answers if stage else None
+    if written and written.lines != found.lines:
+        raise DamagedRecord(file, f"it has {found.lines} answers of {written.lines}", REDO_STAGE)
+    if written and written != found:
+        raise DamagedRecord(file, "its content is not what the evaluation wrote", REDO_STAGE)
+    return _of(file).read(file.parent)
+
+
+def seal_answers(folder: Path) -> Seal | None:
+    """What a stage's record keeps of its answers; None without any."""
+    return _seal(folder / FILE)
 
 
 def by_prompt(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
@@ -82,3 +96,12 @@ def by_prompt(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
     for answer in answers:
         groups.setdefault(answer.prompt_id, []).append(answer)
     return groups
+
+
+def _of(file: Path) -> RowFile[Answer]:
+    return RowFile(file.name, Answer, REDO_STAGE)
+
+
+def _seal(file: Path) -> Seal | None:
+    content = read_bytes(file, REDO_STAGE)
+    return None if content is None else Seal(content.count(b"\n"), hashlib.sha256(content).hexdigest())

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.records.answers import read_answers
+from specs_lightning.records.answers import FILE as ANSWERS
+from specs_lightning.records.answers import MEASURES, read_answers
+from specs_lightning.records.comparison import COMPARISON, Against, Comparison, ComparisonRow
+from specs_lightning.records.metrics import read_metrics, series_of
+from specs_lightning.records.results import ModelScores, Results, read_results
+from specs_lightning.records.run import read_run
 from specs_lightning.report.figures import Drawing, draw_curves, draw_shares
-from specs_lightning.report.files import Series, read_json, read_metrics
-from specs_lightning.report.loading import MEASURES, ModelScores, Results, load_results
+from specs_lightning.report.loading import read_stage
 from specs_lightning.report.page import environment, flat
 from specs_lightning.report.panels import Curves, Panel
 from specs_lightning.report.scores import mean_share, percent
+from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.statistics.intervals import Estimate
-from specs_lightning.statistics.seeds import Difference, mean_over_seeds, paired_by_prompt, paired_by_seed
+from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
 from specs_lightning.system.files import write_whole
 
 GAMMA = "generalization_factor"
@@ -45,34 +48,9 @@ class ComparisonError(SpecsError, RuntimeError):
 
 
 @dataclass(frozen=True)
-class Against:
-    """How a figure differs from the first experiment's: over the seeds that both have, and over prompts."""
-
-    by_seed: Difference
-    p_by_prompt: float | None
-    prompts: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one stage gave in one experiment; `alike` are further experiments that share it."""
-
-    experiment: str
-    alike: tuple[str, ...]
-    seeds: tuple[int, ...]
-    prompts: int
-    figures: dict[str, Estimate]
-    values: dict[str, dict[int, float]]
-    against: dict[str, Against]
-    cpu_seconds: float | None
-    cpu_seconds_of_run: float | None
-    curves: Curves | None
-
-
-@dataclass(frozen=True)
 class StageComparison:
     name: str
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
     overview: Drawing | None
     curves: tuple[Drawing, ...]
 
@@ -88,12 +66,8 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
     folder.mkdir(parents=True, exist_ok=True)
     settings = _common_settings(runs)
     stages = [_stage(name, runs, settings) for name in _stage_names(runs)] if settings else []
-    numbers = {
-        "runs": {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()},
-        "failures": dict(failures),
-        "stages": {stage.name: [_as_json(row) for row in stage.rows] for stage in stages},
-    }
-    write_whole(folder / "comparison.json", json.dumps(numbers, indent=1))
+    folders = {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()}
+    COMPARISON.write(folder, Comparison(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
     tested = [*_tested(settings), GAMMA] if settings else []
     page = (
         environment()
@@ -114,23 +88,23 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
 
 def comparison_table(folder: Path) -> Table:
     """The last stage's numbers for the terminal: means over seeds with their intervals, in percent."""
-    stages = read_json(folder / "comparison.json").get("stages", {})
+    found = COMPARISON.read(folder) or Comparison()
     table = Table(box=box.SIMPLE_HEAD, caption="Percent: mean over seeds and its 95 % interval")
     for title in ("Stage", "Experiment", "Seeds", *TITLES.values()):
         table.add_column(title, justify="left" if title in ("Stage", "Experiment") else "right", overflow="fold")
-    for stage, rows in stages.items():
+    for stage, rows in found.stages.items():
         for row in rows:
-            cells = [_terminal_cell(row["figures"].get(name)) for name in TITLES]
-            more = f" (+{len(row['alike'])})" if row["alike"] else ""
-            table.add_row(Text(stage), Text(row["experiment"] + more), str(len(row["seeds"])), *cells)
+            cells = [_terminal_cell(row.figures.get(name)) for name in TITLES]
+            more = f" (+{len(row.alike)})" if row.alike else ""
+            table.add_row(Text(stage), Text(row.experiment + more), str(len(row.seeds)), *cells)
     return table
 
 
-def _terminal_cell(figure: dict[str, Any] | None) -> str:
+def _terminal_cell(figure: Estimate | None) -> str:
     if figure is None:
         return percent(None)
-    interval = figure["interval"]
-    return percent(figure["value"]) + (f" ({percent(interval[0])} to {percent(interval[1])})" if interval else "")
+    between = f" ({percent(figure.interval[0])} to {percent(figure.interval[1])})" if figure.interval else ""
+    return percent(figure.value) + between
 
 
 # ---------------------------------------------------------------------------------------------------- reading
@@ -146,7 +120,7 @@ def _stage_names(runs: Folders) -> list[str]:
 
 
 def _results(folder: Path) -> Results:
-    results = load_results(folder)
+    results = read_results(folder)
     if results is None:
         raise ComparisonError(f"{folder} has no results yet: its run is not finished")
     return results
@@ -172,20 +146,23 @@ def _stage(name: str, runs: Folders, settings: Results) -> StageComparison:
     """The rows of one stage: experiments that share it, with every seed, are one row."""
     groups: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for experiment, of_seed in runs.items():
-        marks = tuple((s, mark) for s, folder in sorted(of_seed.items()) if (mark := _fingerprint(folder / name)))
+        prints = {seed: read_stage(folder / name).fingerprint for seed, folder in sorted(of_seed.items())}
+        marks = tuple((seed, mark) for seed, mark in prints.items() if mark)
         if marks:
             groups[marks].append(experiment)
-    rows: list[Row] = []
-    first: Row | None = None
+    rows: list[ComparisonRow] = []
+    curves: list[Curves | None] = []
+    first: ComparisonRow | None = None
     for experiment, *alike in groups.values():
         folders = {seed: folder for seed, folder in runs[experiment].items() if _model(folder, name)}
         reference = {seed: runs[first.experiment][seed] for seed in first.seeds} if first else {}
         row = _row(name, experiment, tuple(alike), folders, first, reference, settings)
         first = first or row
         rows.append(row)
+        curves.append(_curves(experiment, [folder / name for folder in folders.values()], settings))
     overview = {TITLES[figure]: [row.figures.get(figure) for row in rows] for figure in (*_tested(settings), GAMMA)}
     drawn = draw_shares(f"After {name}", [row.experiment for row in rows], overview) if len(rows) > 1 else None
-    return StageComparison(name, tuple(rows), drawn, tuple(draw_curves(r.curves, name) for r in rows if r.curves))
+    return StageComparison(name, tuple(rows), drawn, tuple(draw_curves(one, name) for one in curves if one))
 
 
 def _row(
@@ -193,10 +170,10 @@ def _row(
     experiment: str,
     alike: tuple[str, ...],
     folders: Mapping[int, Path],
-    first: Row | None,
+    first: ComparisonRow | None,
     reference: Mapping[int, Path],
     settings: Results,
-) -> Row:
+) -> ComparisonRow:
     values: dict[str, dict[int, float]] = defaultdict(dict)
     prompts = 0
     for seed, folder in folders.items():
@@ -215,19 +192,17 @@ def _row(
             found = paired_by_seed([mine[seed] for seed in both], [others[seed] for seed in both])
             if found is not None:
                 differences = _prompt_differences(stage, folders, reference, both, sets, settings.measure)
-                p = paired_by_prompt(torch.tensor(differences))
-                against[name] = Against(found, p, len(differences))
-    return Row(
+                against[name] = Against(found, paired_by_prompt(differences), len(differences))
+    return ComparisonRow(
         experiment,
         alike,
         tuple(sorted(folders)),
-        prompts,
         {name: found for name, found in estimates.items() if found},
+        prompts,
         dict(values),
         against,
         _cost(folders, stage, whole_run=False),
         _cost(folders, stage, whole_run=True),
-        _curves(experiment, [folder / stage for folder in folders.values()], settings),
     )
 
 
@@ -238,10 +213,6 @@ def _tested(settings: Results) -> dict[str, tuple[str, ...]]:
 
 def _model(folder: Path, stage: str) -> ModelScores | None:
     return next((model for model in _results(folder).models if model.name == stage), None)
-
-
-def _fingerprint(stage: Path) -> str:
-    return str(read_json(stage / "stage.json").get("fingerprint", ""))
 
 
 def _figures(model: ModelScores, settings: Results) -> dict[str, float]:
@@ -279,7 +250,7 @@ def _prompt_differences(
 def _scores(stage: Path, measure: str) -> dict[str, dict[str, float]]:
     """The mean score of each prompt's answers that could be judged, by set."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for answer in read_answers(stage / "answers.jsonl"):
+    for answer in read_answers(stage / ANSWERS):
         value = getattr(answer, measure)
         if not math.isnan(value):
             found[answer.set][answer.prompt_id].append(value)
@@ -290,12 +261,15 @@ def _cost(folders: Mapping[int, Path], stage: str, whole_run: bool) -> float | N
     """CPU seconds of the stage, or of the run up to it; mean over seeds. None where a stage was stopped and resumed."""
     totals = []
     for folder in folders.values():
-        names: list[str] = read_json(folder / "run.json").get("stages", [])
-        wanted = names[: names.index(stage) + 1] if whole_run else [stage]
-        records = [read_json(folder / name / "stage.json") for name in wanted]
-        if any(record.get("cpu_seconds") is None or record.get("attempts") != 1 for record in records):
+        names = read_run(folder).stages if whole_run else (stage,)
+        if stage not in names:
             return None
-        totals.append(sum(record["cpu_seconds"] for record in records))
+        wanted = names[: names.index(stage) + 1]
+        records = [read_stage(folder / name) for name in wanted]
+        seconds = [record.cpu_seconds for record in records if record.cpu_seconds is not None and record.attempts == 1]
+        if len(seconds) < len(records):
+            return None
+        totals.append(sum(seconds))
     return sum(totals) / len(totals) if totals else None
 
 
@@ -303,7 +277,7 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     """ID, OOD and Γ over steps as the paper draws them: the mean over seeds, within the least and the greatest."""
     by_label: dict[str, list[dict[int, float]]] = defaultdict(list)
     for stage in stages:
-        metrics = read_metrics(stage / "metrics.csv")
+        metrics = read_metrics(stage)
         sets = {
             name.split("/")[1]: s
             for name, s in metrics.items()
@@ -322,9 +296,9 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     for label, of_seeds in by_label.items():
         mean = _mean_by_step(of_seeds)
         ends = [{step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max)]
-        series[label] = _as_series(mean)
+        series[label] = series_of(mean)
         if len(of_seeds) > 1:
-            bands[label] = (_as_series(ends[0]), _as_series(ends[1]))
+            bands[label] = (series_of(ends[0]), series_of(ends[1]))
     panel = Panel(experiment, (), percent=True, limits=(0.0, 1.0))
     return Curves(panel, series, bands, "least and greatest of the seeds")
 
@@ -335,34 +309,21 @@ def _mean_by_step(several: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {step: sum(one[step] for one in several) / len(several) for step in steps}
 
 
-def _as_series(values: Mapping[int, float]) -> Series:
-    return Series(tuple(values), tuple(values.values()))
-
-
 def _differences(runs: Folders) -> dict[str, list[tuple[str, str]]]:
-    """In what the settings of each experiment's stages differ from the first's; None stands for what is not there."""
-    flats = {
-        name: dict(
-            row for stage in read_json(folder / "run.json").get("stages", []) for row in _stage_settings(folder / stage)
-        )
-        for name, of_seed in runs.items()
-        for folder in [next(iter(of_seed.values()))]
-    }
-    first, *_ = flats.values() or [{}]
+    """In what the settings of each experiment's stages differ from the first's."""
+    settings = {name: _run_settings(next(iter(of_seed.values()))) for name, of_seed in runs.items()}
+    first, *_ = settings.values() or [{}]
     return {
-        name: [(key, value) for key, value in mine.items() if first.get(key) != value]
-        + [(key, "not there") for key in first if key not in mine]
-        for name, mine in flats.items()
+        name: [(key, "not there" if new is NOT_SET else new) for key, _, new in changes(first, mine)]
+        for name, mine in settings.items()
     }
 
 
-def _stage_settings(stage: Path) -> list[tuple[str, str]]:
-    settings = read_json(stage / "stage.json").get("settings", {})
-    shown = {key: settings.get(key) for key in ("kind", "model", "overrides") if settings.get(key)}
-    return [(f"{stage.name}: {key.removeprefix('overrides.')}", value) for key, value in flat(shown)]
-
-
-def _as_json(row: Row) -> dict[str, Any]:
-    numbers = asdict(row)
-    del numbers["curves"]
-    return numbers
+def _run_settings(folder: Path) -> dict[str, str]:
+    """Of a run's stages, as `stage: setting`."""
+    shown: dict[str, str] = {}
+    for stage in read_run(folder).stages:
+        settings = read_stage(folder / stage).settings
+        own = {key: settings[key] for key in ("kind", "model", "overrides") if settings.get(key)}
+        shown |= {f"{stage}: {key.removeprefix('overrides.')}": value for key, value in flat(own)}
+    return shown

@@ -13,7 +13,7 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
-from specs_lightning.report.files import spread
+from specs_lightning.report.loading import spread
 from specs_lightning.report.page import environment
 from specs_lightning.statistics.intervals import Estimate, clustered
 from specs_lightning.system.files import write_whole

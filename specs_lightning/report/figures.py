@@ -1,7 +1,8 @@
 """The figures, as SVG to be put into the page: transparent, and coloured by the page's own light or dark style.
 
 Matplotlib draws them in stand-in colours, which are then replaced by `currentColor` and CSS variables. Legends are left
-to the page, where they wrap on a phone. A `Figure` without pyplot needs no display and no backend.
+to the page, where they wrap on a phone. A `Figure` without pyplot needs no display and no backend. Matplotlib is
+imported where it is needed: it takes longer than all else of a command that only tells its settings.
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
-import numpy as np
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from specs_lightning.report.files import Series
+from specs_lightning.records.metrics import Series
 from specs_lightning.report.panels import Curves
 from specs_lightning.statistics.intervals import Estimate
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = 8
 SMOOTHED_FROM = 60
@@ -66,9 +68,9 @@ class Drawing:
 
 def draw_curves(curves: Curves, stage: str) -> Drawing:
     """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": f"{stage}: {curves.panel.title}"}):
-        figure = Figure(figsize=(4.4, 2.6), layout="constrained")
-        axes = figure.subplots()
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    with _drawing((4.4, 2.6), f"{stage}: {curves.panel.title}") as (figure, axes):
         for i, (label, series) in enumerate(curves.series.items()):
             if label in curves.intervals:
                 low, high = curves.intervals[label]
@@ -96,9 +98,9 @@ def draw_curves(curves: Curves, stage: str) -> Drawing:
 
 def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:
     """One row a set, one point a model, with its 95 % interval."""
-    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
-        figure = Figure(figsize=(5, 0.6 + len(rows) * (0.2 + 0.12 * len(models))), layout="constrained")
-        axes = figure.subplots()
+    from matplotlib.ticker import PercentFormatter
+
+    with _drawing((5, 0.6 + len(rows) * (0.2 + 0.12 * len(models))), title) as (figure, axes):
         for i, cells in enumerate(models.values()):
             offset = 0.7 * ((i + 0.5) / len(models) - 0.5)
             for row, cell in enumerate(cells):
@@ -126,13 +128,28 @@ def csv_uri(rows: Sequence[Sequence[str]]) -> str:
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     """The mean over a centred window that shrinks at the ends; values that are NaN count for nothing."""
+    import numpy as np
+
     kernel = np.ones(window)
     counts = np.convolve(~np.isnan(values), kernel, mode="same")
     sums = np.convolve(np.nan_to_num(values), kernel, mode="same")
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
+@contextmanager
+def _drawing(size: tuple[float, float], salt: str) -> Iterator[tuple[Figure, Axes]]:
+    """An empty figure of this size in inches; the ids in it are made of `salt`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": salt}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots()
+
+
 def _draw_series(axes: Axes, series: Series, colour: str) -> None:
+    import numpy as np
+
     steps, values = np.asarray(series.steps, dtype=float), np.asarray(series.values, dtype=float)
     if len(values) < SMOOTHED_FROM:
         marker = "o" if len(values) <= 30 else ""

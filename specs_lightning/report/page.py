@@ -6,6 +6,7 @@ model wrote: they are escaped, and even a mistake in that would run nothing.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from specs_lightning.records.results import Results
 from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
-from specs_lightning.report.files import as_text
-from specs_lightning.report.loading import Results, Run, Stage, load_run
+from specs_lightning.report.loading import RunFiles, StageFiles, load_run
 from specs_lightning.report.panels import stage_curves
 from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table
+from specs_lightning.settings.nested import flatten
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.progress import console
@@ -30,7 +32,7 @@ _TAG = re.compile(r"(</?[A-Za-z_]\w*>)")
 
 @dataclass(frozen=True)
 class StageFigures:
-    stage: Stage
+    stage: StageFiles
     main: list[Drawing]
     minor: list[Drawing]
 
@@ -66,14 +68,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(
-        percent=percent, duration=duration, date=date, number=number, segments=segments, flat=flat, as_text=as_text
-    )
+    made.filters.update(percent=percent, duration=duration, date=date, number=number, segments=segments, flat=flat)
     made.globals.update(mean_share=mean_share, nothing=NOTHING, colours=COLOURS, listed=SET_ASIDE_LISTED)
     return made
 
 
-def render_page(run: Run) -> str:
+def render_page(run: RunFiles) -> str:
     return (
         environment()
         .get_template("report.html.j2")
@@ -83,7 +83,7 @@ def render_page(run: Run) -> str:
             headline=headline(run.results) if run.results else "",
             shares=_shares_figure(run.results) if run.results else None,
             figures=[figures for stage in run.stages if (figures := _stage_figures(stage))],
-            longest=max((stage.seconds or 0.0 for stage in run.stages), default=0.0),
+            longest=max((stage.record.seconds or 0.0 for stage in run.stages), default=0.0),
         )
     )
 
@@ -101,7 +101,7 @@ def headline(results: Results) -> str:
             return ""
         told.append(f"{_with_interval(after)} % {where} (n = {after.n}; {first.name} {_with_interval(before)})")
     text = f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
-    factor, interval = last.generalization_factor, last.intervals.get("generalization_factor")
+    factor, interval = last.generalization_factor, last.interval("generalization_factor")
     if factor is not None:
         text += f" Generalization Factor: {_with_interval(Estimate(factor, 0, interval))}."
     return text
@@ -112,16 +112,18 @@ def _with_interval(one: Estimate) -> str:
     return percent(one.value) + between
 
 
-def _stage_figures(stage: Stage) -> StageFigures | None:
+def _stage_figures(stage: StageFiles) -> StageFigures | None:
     drawings = [draw_curves(curves, stage.name) for curves in stage_curves(stage.metrics)]
     minor = [drawing for drawing in drawings if drawing.minor]
     return StageFigures(stage, [drawing for drawing in drawings if not drawing.minor], minor) if drawings else None
 
 
 def _shares_figure(results: Results) -> Drawing | None:
-    models = {model.name: [mean_share(model, [name], "solved") for name in results.sets] for model in results.models}
+    models = {
+        model.name: [mean_share(model, [name], "solved") for name in results.set_names] for model in results.models
+    }
     measured = any(cell for cells in models.values() for cell in cells)
-    return draw_shares("Solved, by set and model", results.sets, models) if measured else None
+    return draw_shares("Solved, by set and model", results.set_names, models) if measured else None
 
 
 def duration(seconds: float | None) -> str:
@@ -134,7 +136,7 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def date(iso: str) -> str:
+def date(iso: str | None) -> str:
     return datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M") if iso else NOTHING
 
 
@@ -146,7 +148,9 @@ def number(value: Any) -> str:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else as_text(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json_text(value)
 
 
 def segments(text: str) -> Iterable[tuple[bool, str]]:
@@ -154,10 +158,10 @@ def segments(text: str) -> Iterable[tuple[bool, str]]:
     return ((i % 2 == 1, piece) for i, piece in enumerate(_TAG.split(text)) if piece)
 
 
-def flat(settings: Any, prefix: str = "") -> list[tuple[str, str]]:
+def flat(settings: Any) -> list[tuple[str, str]]:
     """Nested settings as dotted names, as they are given on the command line."""
-    if not isinstance(settings, dict):
-        return [(prefix, settings if isinstance(settings, str) else as_text(settings) or "null")]
-    if not settings and prefix:
-        return [(prefix, "{}")]
-    return [row for name, value in settings.items() for row in flat(value, f"{prefix}.{name}" if prefix else str(name))]
+    return [(name, value if isinstance(value, str) else json_text(value)) for name, value in flatten(settings).items()]
+
+
+def json_text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

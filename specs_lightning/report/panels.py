@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from specs_lightning.report.files import Series
+from specs_lightning.records.metrics import Series
 
 
 @dataclass(frozen=True)

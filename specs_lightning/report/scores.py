@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from specs_lightning.report.loading import ModelScores, Results, load_results
+from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
 
 NOTHING = "–"
@@ -45,10 +45,10 @@ def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimat
     estimates = []
     for name in sets:
         scores = model.sets.get(name)
-        share = scores.shares[measure] if scores else None
+        share = getattr(scores, measure) if scores else None
         if scores is None or share is None:
             return None
-        interval = scores.intervals.get(measure)
+        interval = scores.interval(measure)
         estimates.append(Estimate(share, scores.n, interval) if interval else estimate(share, scores.n))
     return mean_estimate(estimates)
 
@@ -79,7 +79,7 @@ def results_table(run_dir: Path) -> Table:
     Raises:
         NoRunError: the folder holds no `run.json` (a FileNotFoundError).
     """
-    results = load_results(run_dir)
+    results = read_results(run_dir)
     if results is None:
         return Table(title="No model has been evaluated yet")
     columns = [column for column in results_columns(results) if column.in_terminal]
@@ -104,7 +104,7 @@ def _terminal_cell(column: Column, row: int) -> Text:
 
 def _of_the_gains(results: Results, name: str) -> Cells:
     """A gain or the factor of each model, on the prompts of all sets."""
-    values = [(getattr(model, name), model.intervals.get(name)) for model in results.models]
+    values = [(getattr(model, name), model.interval(name)) for model in results.models]
     return tuple(None if value is None else Estimate(value, 0, interval) for value, interval in values)
 
 

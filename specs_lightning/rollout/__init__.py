@@ -1,7 +1,5 @@
 """Rollout engines: what samples completions from the policy."""
 
-from typing import Any
-
 from jsonargparse import ArgumentError, ArgumentParser
 
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
@@ -9,21 +7,21 @@ from specs_lightning.rollout.hf import HFEngine
 from specs_lightning.rollout.sampler import EngineError, VLLMSettings
 from specs_lightning.rollout.servers import VLLMServers
 from specs_lightning.rollout.vllm import VLLMEngine
+from specs_lightning.settings.engines import ENGINES, EngineSettings, engine_class_path
 
-__all__ = ["EngineError", "HFEngine", "RolloutEngine", "SamplingSettings", "VLLMEngine", "VLLMServers", "VLLMSettings"]
-
-ENGINES = {"hf": "specs_lightning.rollout.HFEngine", "vllm": "specs_lightning.rollout.VLLMEngine"}
-"""Short names for the command line."""
-
-EngineSettings = str | dict[str, Any]
-"""A short name, a class path, or a class path with its `init_args`."""
-
-
-def engine_class_path(settings: EngineSettings) -> dict[str, Any]:
-    """The engine's class path with its arguments, as configuration files have them."""
-    if isinstance(settings, dict):
-        return settings
-    return {"class_path": ENGINES.get(settings, settings)}
+__all__ = [
+    "ENGINES",
+    "EngineError",
+    "EngineSettings",
+    "HFEngine",
+    "RolloutEngine",
+    "SamplingSettings",
+    "VLLMEngine",
+    "VLLMServers",
+    "VLLMSettings",
+    "engine_class_path",
+    "make_engine",
+]
 
 
 def make_engine(settings: EngineSettings) -> RolloutEngine:

@@ -25,7 +25,7 @@ from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, Folder
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids
 from specs_lightning.rollout.sampler import EngineError, SampleRequest
 from specs_lightning.rollout.vllm import sample_request
-from specs_lightning.rollout.wire import TOKEN_ENV, completion_from_json, read_token, request_to_json
+from specs_lightning.rollout.wire import TOKEN_ENV, read_token, request_to_json
 from specs_lightning.system.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -223,7 +223,7 @@ class VLLMServers(RolloutEngine):
         }
         answer = server.post("/generate", message, self.timeout_s)
         try:
-            groups = [[completion_from_json(c) for c in group] for group in answer["groups"]]
+            groups = [[Completion.from_row(c) for c in group] for group in answer["groups"]]
         except (KeyError, TypeError) as error:
             raise ServerFailed("its answer cannot be read") from error
         if [len(group) for group in groups] != [sampling.completions_per_prompt] * len(requests):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.groups import Completion
 from specs_lightning.rollout.sampler import SampleRequest
+from specs_lightning.settings.nested import NOT_SET, changes, flatten
 
 PROTOCOL = 1
 """Raised with every change that the other side would misunderstand."""
@@ -47,38 +46,25 @@ def request_from_json(message: dict[str, Any]) -> SampleRequest:
     )
 
 
-def completion_to_json(completion: Completion) -> dict[str, Any]:
-    return {name: getattr(completion, name) for name in Completion.__dataclass_fields__}
-
-
-def completion_from_json(message: dict[str, Any]) -> Completion:
-    return Completion(
-        token_ids=tuple(message["token_ids"]),
-        logprobs=tuple(message["logprobs"]),
-        text=message["text"],
-        finished=message["finished"],
-        policy_version=message["policy_version"],
-    )
-
-
 def architecture(config: Any) -> dict[str, Any]:
     """What a model's configuration says of its computation, by dotted names: what weights alone do not tell."""
-    return dict(_flat(config.to_dict()))
+    values = flatten(config.to_dict())
+    return {name: _plain(value) for name, value in values.items() if _decisive(name.rpartition(".")[2])}
 
 
 def differences(policy: dict[str, Any], server: dict[str, Any]) -> list[str]:
     """Where two architectures contradict each other; a setting that one side's transformers lacks does not count."""
-    common = sorted(policy.keys() & server.keys())
-    return [f"{name} is {policy[name]}, not {server[name]}" for name in common if policy[name] != server[name]]
+    found = sorted(changes(policy, server))
+    return [f"{name} is {mine}, not {its}" for name, mine, its in found if mine is not NOT_SET and its is not NOT_SET]
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif not str(name).startswith("_") and name not in (*_FREE_SETTINGS, *_FREE_TOKENS):
-            # As JSON gives it back: lists for tuples, texts for what it does not know.
-            yield f"{prefix}{name}", value if isinstance(value, bool | int | float | None) else str(_listed(value))
+def _decisive(name: str) -> bool:
+    return not name.startswith("_") and name not in (*_FREE_SETTINGS, *_FREE_TOKENS)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: lists for tuples, texts for what it does not know."""
+    return value if isinstance(value, bool | int | float | None) else str(_listed(value))
 
 
 def _listed(value: Any) -> Any:

@@ -6,16 +6,15 @@ evaluation, zero, the candidates) is done once a seed, and a stopped comparison 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.records.run import RUN, read_run
 from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
-from specs_lightning.rollout import EngineSettings
-from specs_lightning.runs.pipeline import run, run_stages
+from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.system.progress import console
 
@@ -79,6 +78,8 @@ def _run(
     failures: dict[str, str],
 ) -> None:
     """Run it, or go on with it. One that cannot be done is noted, so that it does not keep others from being done."""
+    from specs_lightning.runs.pipeline import run_stages  # heavy, and not needed to compare finished runs
+
     folder = output / experiment.name / f"seed-{seed}"
     wanted = {**(experiment.settings or {}), "name": experiment.name, "folder": folder, "seed": seed}
     try:
@@ -92,31 +93,35 @@ def _run(
 
 def _experiments(runs: Sequence[str]) -> list[Experiment]:
     found: dict[str, Experiment] = {}
-    for given in runs:
-        path = Path(given)
+    for path in map(Path, runs):
         if path.is_dir():
-            info = _run_info(path)
-            known = found.setdefault(info["name"], Experiment(info["name"], {}))
-            if known.settings is not None or info["seed"] in known.folders:
-                raise ComparisonError(f"{path}: there is another {info['name']} with seed {info['seed']}")
-            known.folders[info["seed"]] = path
-            continue
-        settings = function_settings(run, [f"--config={path}"])
-        name = settings["name"]
-        if name in found:
-            raise ComparisonError(f"{path}: there is another run of the name {name}; give each a `name` of its own")
-        for other in found.values():
-            if other.settings is not None and other.settings["evaluation"] != settings["evaluation"]:
-                raise ComparisonError(f"{path}: {name} would be measured otherwise than {other.name} (evaluation)")
-        found[name] = Experiment(name, {}, {key: settings[key] for key in ("stages", "evaluation")})
+            _add_finished(path, found)
+        else:
+            _add_configured(path, found)
     return list(found.values())
 
 
-def _run_info(folder: Path) -> dict[str, Any]:
-    file = folder / "run.json"
-    if not file.is_file():
-        raise ComparisonError(f"{folder} is not the folder of a run: {file.name} is missing")
-    return dict(json.loads(file.read_text()))
+def _add_finished(folder: Path, found: dict[str, Experiment]) -> None:
+    record = read_run(folder)
+    if record.seed is None:
+        raise ComparisonError(f"{folder / RUN.name} tells no seed: {RUN.remedy}")
+    known = found.setdefault(record.name, Experiment(record.name, {}))
+    if known.settings is not None or record.seed in known.folders:
+        raise ComparisonError(f"{folder}: there is another {record.name} with seed {record.seed}")
+    known.folders[record.seed] = folder
+
+
+def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
+    from specs_lightning.runs.pipeline import run  # heavy, and not needed to compare finished runs
+
+    settings = function_settings(run, [f"--config={file}"])
+    name = settings["name"]
+    if name in found:
+        raise ComparisonError(f"{file}: there is another run of the name {name}; give each a `name` of its own")
+    for other in found.values():
+        if other.settings is not None and other.settings["evaluation"] != settings["evaluation"]:
+            raise ComparisonError(f"{file}: {name} would be measured otherwise than {other.name} (evaluation)")
+    found[name] = Experiment(name, {}, {key: settings[key] for key in ("stages", "evaluation")})
 
 
 def _with_stage(experiments: Iterable[Experiment], until: str | None) -> list[Experiment]:

@@ -13,7 +13,8 @@ import math
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,16 +27,19 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.evaluation.scores import score_sets
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.metrics import GainKind, GeneralizationFactor
-from specs_lightning.records.answers import read_answers
+from specs_lightning.records.answers import FILE as ANSWERS
+from specs_lightning.records.answers import Answer, read_answers, seal_answers
+from specs_lightning.records.results import RESULTS, EvaluationSet, ModelScores, Results, SetScores
+from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import results_table, write_report
-from specs_lightning.rollout import EngineSettings, SamplingSettings, engine_class_path, make_engine
+from specs_lightning.rollout import SamplingSettings, make_engine
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
+from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.files import differences, fingerprint, read_settings
-from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
 
-OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": "answers.jsonl"}
+OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": ANSWERS}
 """What a stage hands on, by the name it is asked for with."""
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
@@ -160,13 +164,12 @@ def run_stages(
         if store is not None:
             _link(plan, folder)
         started = time.time()
-        done = [planned.name for planned in plan]
-        info = {"name": name, "seed": seed, "version": __version__, "stages": done, "started": _now()}
-        _write_json(folder / "run.json", info | {"finished": None, "seconds": None})
+        record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
+        RUN.write(folder, record)
         for number, planned in enumerate(plan, 1):
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
-        _write_json(folder / "results.json", _results(plan, evaluation))
-        _write_json(folder / "run.json", info | {"finished": _now(), "seconds": round(time.time() - started, 1)})
+        RESULTS.write(folder, _results(plan, evaluation))
+        RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
 
 
 # ----------------------------------------------------------------------------------------------------- planning
@@ -193,36 +196,44 @@ class PlannedStage:
             return None
         return self.stage.model if self.stage.kind == "model" else str(self.folder / OUTPUTS["model"])
 
-    def record(self) -> dict[str, Any] | None:
-        file = self.folder / "stage.json"
-        return json.loads(file.read_text()) if file.exists() else None
+    def record(self) -> StageRecord | None:
+        """How far it is; None before it was begun."""
+        return STAGE.read(self.folder)
 
     @property
     def status(self) -> str | None:
-        """`running`; `trained`, of which only the evaluation is left to do; `finished`; None before all of them."""
+        """That of its record; None before there is one."""
         record = self.record()
-        return None if record is None else record["status"]
+        return None if record is None else record.status
 
     def write(
         self, status: str, seconds: float | None = None, cpu_seconds: float | None = None, begins: bool = False
     ) -> None:
         """Note how far the stage is. The seconds are those of the attempt that finished it; `attempts` counts all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        attempts = (self.record() or {}).get("attempts", 0) + begins
-        _write_json(
-            self.folder / "stage.json",
-            {
-                "stage": self.name,
-                "kind": "evaluate" if self.stage.kind == "model" else self.stage.kind,
-                "status": status,
-                "seconds": seconds,
-                "cpu_seconds": cpu_seconds,
-                "attempts": attempts,
-                "fingerprint": self.fingerprint,
-                "settings": self.settings,
-                "model": self.model,
-            },
+        before = self.record()
+        record = StageRecord(
+            stage=self.name,
+            kind="evaluate" if self.stage.kind == "model" else self.stage.kind,
+            status=status,
+            seconds=seconds,
+            cpu_seconds=cpu_seconds,
+            attempts=(before.attempts if before else 0) + begins,
+            fingerprint=self.fingerprint,
+            settings=self.settings,
+            model=self.model,
+            answers=seal_answers(self.folder) if status == "finished" else None,
         )
+        STAGE.write(self.folder, record)
+
+    def answers(self) -> list[Answer] | None:
+        """Those of its finished evaluation; None where it has none.
+
+        Raises:
+            DamagedRecord: they are not all there.
+        """
+        record, file = self.record(), self.folder / OUTPUTS["answers"]
+        evaluated = file.exists() or (record is not None and record.answers is not None)
+        return read_answers(file) if evaluated else None
 
 
 def first_stages(stages: dict[str, Stage], until: str | None) -> dict[str, Stage]:
@@ -302,16 +313,16 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
     for planned in plan:
         if again & set(planned.upstream):
             again.add(planned.name)
-        record = planned.record()
-        if record is None:
-            continue
         if planned.name in again:
-            to_move.append(planned)
-        elif record["fingerprint"] != planned.fingerprint:
-            state = "finished" if record["status"] == "finished" else "begun"
+            if (planned.folder / STAGE.name).exists():  # it may be damaged: that is then why
+                to_move.append(planned)
+            continue
+        record = planned.record()
+        if record is not None and record.fingerprint != planned.fingerprint:
+            state = "finished" if record.status == "finished" else "begun"
             raise PipelineError(
                 f"stage {planned.name} was {state} with other settings:\n"
-                + "\n".join(differences(record["settings"], planned.settings))
+                + "\n".join(differences(record.settings, planned.settings))
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
@@ -379,52 +390,48 @@ def as_argument(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------------ results
 
 
-def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> dict[str, Any]:
+def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Results:
     """Each evaluated model's scores on each set, and its gains over the first, with 95 % intervals."""
-    models: list[dict[str, Any]] = []
+    models: list[ModelScores] = []
     weights = dict.fromkeys(evaluation.out_of_distribution, 1.0)
     metric = GeneralizationFactor(weights, "id", evaluation.beta, evaluation.gain)
     for planned in plan:
-        if not (planned.folder / "answers.jsonl").exists():
+        answers = planned.answers()
+        if answers is None:
             continue
-        answers = read_answers(planned.folder / "answers.jsonl")
-        metric.reset()
-        for name in evaluation.sets:
-            of_set = [answer for answer in answers if answer.set == name]
-            scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
-            metric.update(name, scores, [answer.prompt_id for answer in of_set])
+        _fill(metric, answers, evaluation)
         is_base = not models
         if is_base:
             metric.keep_as_baseline()
         found, intervals = metric.compute(), metric.intervals()
         if is_base:
             found["generalization_factor"] = math.nan  # nothing was gained that could generalise
+        sets = {name: SetScores(**scores) for name, scores in score_sets(answers).items()}
         models.append(
-            {
-                "name": planned.name,
-                "stage": planned.name,
-                "sets": score_sets(answers),
-                **{name: None if math.isnan(value) else value for name, value in found.items()},
-                "intervals": {} if is_base else {name: list(interval) for name, interval in intervals.items()},
-            }
+            ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
         )
-    return {
-        "measure": evaluation.measure,
-        "beta": evaluation.beta,
-        "gain": evaluation.gain,
-        "sets": [{"name": name, "in_distribution": name == "id"} for name in evaluation.sets],
-        "models": models,
-    }
+    return Results(
+        measure=evaluation.measure,
+        beta=evaluation.beta,
+        gain=evaluation.gain,
+        sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
+        models=tuple(models),
+    )
+
+
+def _fill(metric: GeneralizationFactor, answers: Sequence[Answer], evaluation: EvaluationSettings) -> None:
+    """Have the metric hold one model's answers."""
+    metric.reset()
+    for name in evaluation.sets:
+        of_set = [answer for answer in answers if answer.set == name]
+        scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
+        metric.update(name, scores, [answer.prompt_id for answer in of_set])
 
 
 def _read_file(path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise PipelineError(f"no such configuration file: {path} (paths are relative to the working directory)")
     return read_settings(path)
-
-
-def _write_json(file: Path, value: Any) -> None:
-    write_whole(file, json.dumps(value, indent=1, default=str))
 
 
 def _now() -> str:

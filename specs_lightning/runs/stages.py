@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from specs_lightning.records.answers import FILE as ANSWERS
+from specs_lightning.records.samples import SAMPLES
 from specs_lightning.runs.processes import run_command
 from specs_lightning.system.files import write_whole
 
@@ -52,12 +54,12 @@ def evaluate_stage(
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
-    (folder / "test_answers.jsonl").replace(folder / "answers.jsonl")
-    samples = folder / "test_samples.jsonl"
-    if (folder / "samples.jsonl").exists():  # a training has kept its own
+    (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
+    samples = folder / f"test_{SAMPLES.name}"
+    if (folder / SAMPLES.name).exists():  # a training has kept its own
         samples.unlink(missing_ok=True)
     else:
-        samples.replace(folder / "samples.jsonl")
+        samples.replace(folder / SAMPLES.name)
     return seconds
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from specs_lightning.errors import SettingsError
+from specs_lightning.settings.nested import changes
 
 EXTENDS = "extends"
 
@@ -61,13 +62,5 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """A line for each setting that is another now."""
-    flat_old, flat_new = _flatten(old), _flatten(json.loads(json.dumps(new, default=str)))
-    keys = [key for key in {**flat_old, **flat_new} if flat_old.get(key) != flat_new.get(key)]
-    return [f"  {key}: {flat_old.get(key, '(not set)')} -> {flat_new.get(key, '(not set)')}" for key in keys]
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        items = [_flatten(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
-        return {key: leaf for item in items for key, leaf in item.items()}
-    return {prefix: value}
+    plain = json.loads(json.dumps(new, default=str))
+    return [f"  {name}: {before} -> {after}" for name, before, after in changes(old, plain)]

@@ -11,14 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from scipy import stats
-from torch import Tensor
-
 from specs_lightning.statistics.intervals import Estimate
 
 ROUNDING = 1e-12
-"""What is closer together is the same."""
+"""An interval that is narrower is none: its values are the same."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,11 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate | None:
     mean, n = math.fsum(values) / len(values), len(values)
     if n < 2:
         return Estimate(mean, n, None)
-    half = stats.t.ppf(0.975, n - 1) * _deviation(values, mean) / math.sqrt(n)
-    return Estimate(mean, n, (float(mean - half), float(mean + half)))
+    from scipy import stats  # costs a second, and a page may have one seed
+
+    error = stats.sem(values)
+    low, high = stats.t.interval(0.95, n - 1, loc=mean, scale=error) if error else (mean, mean)
+    return Estimate(mean, n, (float(low), float(high)))
 
 
 def paired_by_seed(values: Sequence[float], others: Sequence[float]) -> Difference | None:
@@ -55,33 +54,35 @@ def paired_by_seed(values: Sequence[float], others: Sequence[float]) -> Differen
         return None
     if mean.interval is None or mean.interval[1] - mean.interval[0] < ROUNDING:
         return Difference(mean.value, mean.n, None, None)
+    from scipy import stats  # as above
+
     p = stats.ttest_1samp(differences, 0.0).pvalue
     return Difference(mean.value, mean.n, mean.interval, float(p))
 
 
-def paired_by_prompt(differences_P: Tensor, resamples: int = 9999, seed: int = 0) -> float | None:
+def paired_by_prompt(differences: Sequence[float], resamples: int = 9999, seed: int = 0) -> float | None:
     """Two-sided p of a mean difference over prompts, by a permutation test; None without prompts.
 
-    If two models were alike, each prompt's difference might as well have had the other sign: p is the share of random
-    signs (of these and `resamples` more) that give a sum as far from 0.
+    If two models were alike, each prompt's difference might as well have had the other sign: p is the share of signs
+    that give a sum as far from 0.
 
     Args:
-        differences_P: of each prompt, what it adds to the difference.
-        resamples: how many random signs are tried.
+        differences: of each prompt, what it adds to the difference.
+        resamples: how many random signs are tried; all that there are, where these are fewer.
         seed: of the signs.
     """
-    if not len(differences_P):
+    if not len(differences):
         return None
-    differences_P = differences_P.double()
-    generator = torch.Generator().manual_seed(seed)
-    found = differences_P.sum().abs()
-    as_far = 1
-    for start in range(0, resamples, 1000):
-        size = (min(1000, resamples - start), len(differences_P))
-        signs_RP = torch.randint(2, size, generator=generator).double() * 2 - 1
-        as_far += int(((signs_RP @ differences_P).abs() >= found - ROUNDING).sum())
-    return as_far / (resamples + 1)
+    import numpy as np
+    from scipy import stats  # as above
 
-
-def _deviation(values: Sequence[float], mean: float) -> float:
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    test = stats.permutation_test(
+        (np.asarray(differences, dtype=float),),
+        lambda signed, axis: np.abs(signed.sum(axis)),
+        permutation_type="samples",  # of a single sample: the signs
+        n_resamples=resamples,
+        batch=1000,
+        alternative="greater",
+        random_state=seed,
+    )
+    return float(test.pvalue)

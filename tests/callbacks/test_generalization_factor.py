@@ -197,11 +197,11 @@ class TestWhat:
         with pytest.raises(ValueError, match="`id` is the name of the set in distribution"):
             GeneralizationFactorCallback(prompts, {"id": prompts})
 
-    def test_a_baseline_without_answers_to_a_set_is_refused(
+    def test_a_baseline_that_lacks_answers_to_a_set_is_refused(
         self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
     ) -> None:
         write_answers([Answer("id", "p0", "", 1, True, 1.0, 1.0, 1.0)], tmp_path / "answers.jsonl")
-        with pytest.raises(ValueError, match="no answers to the sets ood, more: evaluate the base"):
+        with pytest.raises(ValueError, match="has answers to 1 of the 4 prompts of the set id, 1 of them scored"):
             fit(tiny_model_path, prompts, tmp_path, make(prompts, baseline=str(tmp_path / "answers.jsonl")))
 
     def test_weights_that_name_other_sets_are_refused(self, prompts: PromptSource) -> None:

@@ -88,4 +88,4 @@ def test_a_benchmark_is_scored_by_task() -> None:
     scores = score([*answers, answer("b", 2, math.nan)])
     assert scores["tasks"] == {"a": 1.0, "b": 0.0}
     assert (scores["correct"], scores["macro_mean"]) == (0.75, 0.5)
-    assert [Answer.from_row(a.as_row()).task for a in answers] == ["a", "a", "a", "b"]
+    assert [Answer(**a.as_row()).task for a in answers] == ["a", "a", "a", "b"]

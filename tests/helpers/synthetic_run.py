@@ -46,7 +46,6 @@ def write_run(folder: Path) -> Path:
         folder / "run.json",
         {
             "name": "toy-specs",
-            "config": "configs/toy/specs.yaml",
             "seed": 7,
             "started": "2026-03-02T09:12:44",
             "finished": "2026-03-02T10:03:10",

@@ -44,9 +44,9 @@ def test_it_goes_on_after_the_rows_that_are_kept(tmp_path: Path) -> None:
     with first.file.open("a") as file:
         file.write("5,0.")  # broken off by a kill
     again = MetricsFile(tmp_path / "metrics.csv")
-    again.keep(2)
+    again.table.keep(2)
     again.log_metrics({"loss": 7.0, "new": 1.0}, step=2)
-    assert again.rows == 3
+    assert again.table.rows == 3
     assert rows(again.file) == [
         {"step": "0", "loss": "0.0"},
         {"step": "1", "loss": "1.0"},
@@ -57,6 +57,6 @@ def test_it_goes_on_after_the_rows_that_are_kept(tmp_path: Path) -> None:
 def test_of_an_earlier_training_nothing_is_kept(tmp_path: Path) -> None:
     MetricsFile(tmp_path / "metrics.csv").log_metrics({"old": 1.0}, step=0)
     logger = MetricsFile(tmp_path / "metrics.csv")
-    logger.keep(0)
+    logger.table.keep(0)
     logger.log_metrics({"new": 1.0}, step=0)
     assert rows(logger.file) == [{"step": "0", "new": "1.0"}]

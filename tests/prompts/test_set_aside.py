@@ -28,7 +28,7 @@ def test_the_summary_of_nothing_says_so() -> None:
 
 
 def test_written_rows_read_back(tmp_path: Path) -> None:
-    three_rows().write(tmp_path / "run" / "set_aside.jsonl")
+    three_rows().write_to(tmp_path / "run")
     lines = (tmp_path / "run" / "set_aside.jsonl").read_text().splitlines()
     assert json.loads(lines[0]) == {"source": "a.jsonl", "row": 3, "reason": "missing image file: cat.png"}
     assert len(lines) == 3
@@ -36,16 +36,16 @@ def test_written_rows_read_back(tmp_path: Path) -> None:
 
 def test_writing_adds_to_a_file_without_doubling_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "set_aside.jsonl"
-    three_rows().write(path)
+    three_rows().write_to(tmp_path)
     more = three_rows()
     more.add("c.json", 0, "malformed JSON: a line separator \u2028 inside")
-    more.write(path)
-    more.write(path)
+    more.write_to(tmp_path)
+    more.write_to(tmp_path)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     assert [row["source"] for row in rows] == ["a.jsonl", "a.jsonl", "b.parquet", "c.json"]
     assert list(tmp_path.iterdir()) == [path], "no temporary file may stay behind"
 
 
 def test_without_rows_no_file_appears(tmp_path: Path) -> None:
-    SetAside().write(tmp_path / "set_aside.jsonl")
+    SetAside().write_to(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -3,8 +3,8 @@ import base64
 import numpy as np
 import pytest
 
+from specs_lightning.records.metrics import Series
 from specs_lightning.report.figures import draw_curves, draw_shares, moving_mean
-from specs_lightning.report.files import Series
 from specs_lightning.report.panels import stage_curves
 from specs_lightning.statistics.intervals import estimate
 

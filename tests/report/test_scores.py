@@ -5,8 +5,8 @@ import pytest
 from helpers.synthetic_run import write_json, write_run
 from rich.console import Console
 
+from specs_lightning.records.results import read_results
 from specs_lightning.report import results_table
-from specs_lightning.report.loading import load_results
 from specs_lightning.report.scores import percent, results_columns
 from specs_lightning.statistics.intervals import estimate, mean_estimate, wilson
 
@@ -51,7 +51,7 @@ def test_columns_mark_the_best_and_leave_out_means_over_missing_sets(tmp_path: P
     full = {"n": 10, "format_kept": 0.5, "correct": 0.5, "solved": 0.5}
     models = [{"name": "a", "sets": {"id": full, "ood": full}}, {"name": "b", "sets": {"id": {**full, "correct": 0.8}}}]
     write_json(tmp_path / "results.json", {"sets": sets, "models": models})
-    results = load_results(tmp_path)
+    results = read_results(tmp_path)
     assert results is not None
     columns = {column.title: column for column in results_columns(results)}
     assert columns["Correct ID"].best == {1}
@@ -77,7 +77,7 @@ def test_the_terminal_table_holds_every_model_and_measure(tmp_path: Path) -> Non
 
 def test_a_name_with_brackets_is_no_markup(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"name": "n"})
-    write_json(tmp_path / "results.json", {"models": [{"name": "[red]x"}]})
+    write_json(tmp_path / "results.json", {"sets": [], "models": [{"name": "[red]x"}]})
     assert str(results_table(tmp_path).columns[0]._cells[0]) == "[red]x"
 
 

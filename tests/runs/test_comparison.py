@@ -14,6 +14,7 @@ from rich.console import Console
 from scipy import stats
 
 from specs_lightning.data.tables import DataError
+from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import Answer, write_answers
 from specs_lightning.report.comparison import comparison_table
 from specs_lightning.runs import pipeline
@@ -170,13 +171,13 @@ def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
     ("runs", "problem"),
     [
         (["specs.yaml", "specs.yaml"], "another run of the name specs"),
-        (["."], r"not the folder of a run: run\.json is missing"),
+        (["."], r"run\.json is missing, so \. is not the folder of a run"),
     ],
 )
 def test_runs_that_cannot_be_told_apart_or_are_none_are_refused(
     shared: SharedWork, runs: list[str], problem: str
 ) -> None:
-    with pytest.raises(ComparisonError, match=problem):
+    with pytest.raises(SpecsError, match=problem):
         compare(*runs)
     assert not shared.done
 

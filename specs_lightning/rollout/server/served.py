@@ -10,7 +10,7 @@ from typing import Any
 
 from specs_lightning.rollout.engine import SamplingSettings
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler
-from specs_lightning.rollout.wire import PROTOCOL, architecture, completion_to_json, differences, request_from_json
+from specs_lightning.rollout.wire import PROTOCOL, architecture, differences, request_from_json
 
 Message = dict[str, Any]
 
@@ -73,7 +73,7 @@ class ServedSampler:
                 other = " of another training" if held >= 0 and self.weights_id != weights_id else ""
                 raise Refused(409, f"it {what}{other}, where version {version} was asked for")
             groups = self.sampler.generate(requests, sampling, stop_ids)
-            return {"version": held, "groups": [[completion_to_json(c) for c in group] for group in groups]}
+            return {"version": held, "groups": [[c.as_row() for c in group] for group in groups]}
 
         return self._in_turn(sample)
 

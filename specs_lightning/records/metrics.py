@@ -1,0 +1,119 @@
+"""`metrics.csv`: what a training logs, a row for each call, with columns that come as they are logged."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specs_lightning.records.files import ONLY_SHOWN, DamagedRecord, read_bytes
+from specs_lightning.system.files import keep_lines, sync, write_whole
+
+FILE = "metrics.csv"
+STEP = "step"
+
+
+@dataclass(frozen=True)
+class Series:
+    """One logged metric: its values by step. A value that was logged and is not finite is NaN, never dropped."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def not_finite(self) -> int:
+        return sum(math.isnan(value) for value in self.values)
+
+
+def read_metrics(folder: Path) -> dict[str, Series]:
+    """The columns by name. A step logged twice (a resumed run) keeps its last value.
+
+    Raises:
+        DamagedRecord: it is no CSV file.
+    """
+    names, *rows = _read(folder / FILE) or [[]]
+    columns: dict[str, dict[int, float]] = {}
+    for row in rows:
+        values = dict(zip(names, map(_parse, row), strict=False))  # the last row may be cut off
+        step = values.pop(STEP, None)
+        if step is not None and not math.isnan(step):
+            for name, value in values.items():
+                if value is not None:
+                    columns.setdefault(name, {})[int(step)] = value
+    return {name: series_of(values) for name, values in columns.items()}
+
+
+def series_of(values: Mapping[int, float]) -> Series:
+    """Values by step, in the order of steps."""
+    steps = tuple(sorted(values))
+    return Series(steps, tuple(values[step] for step in steps))
+
+
+class MetricsTable:
+    """The file while a training writes it. A row is in it when `add` returns.
+
+    Args:
+        file: created with the first row.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.columns: list[str] = []
+        self.rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row; columns that it lacks stay empty in it, and those that are new are empty in the rows before."""
+        if new := [name for name in row if name not in self.columns]:
+            self._widen(new)
+        with self.file.open("ab") as out:
+            out.write(_lines([[row.get(name, "") for name in self.columns]]).encode())
+        self.rows += 1
+
+    def keep(self, rows: int) -> None:
+        """Go on after this many rows of the file; those that follow belong to steps that will be done again.
+
+        Raises:
+            DamagedRecord: it is no CSV file.
+        """
+        if rows == 0:
+            self.file.unlink(missing_ok=True)
+        keep_lines(self.file, rows + 1)  # no value has a line break
+        table = _read(self.file)
+        self.columns, self.rows = (table[0], len(table) - 1) if table else ([], 0)
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        if self.file.exists():
+            sync(self.file)
+
+    def _widen(self, new: list[str]) -> None:
+        self.columns += new
+        rows = _read(self.file)[1:]
+        write_whole(self.file, _lines([self.columns, *(row + [""] * len(new) for row in rows)]))
+
+
+def _read(file: Path) -> list[list[str]]:
+    content = read_bytes(file, ONLY_SHOWN)
+    try:
+        return [] if content is None else list(csv.reader(io.StringIO(content.decode(), newline="")))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DamagedRecord(file, f"it is no CSV file: {error}", ONLY_SHOWN) from error
+
+
+def _lines(rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _parse(cell: str) -> float | None:
+    """None for a cell that is empty or no number; NaN for every value that is not finite."""
+    try:
+        value = float(cell) if cell else None
+    except ValueError:
+        return None
+    return math.nan if value is not None and math.isinf(value) else value

@@ -1,0 +1,95 @@
+"""`run.json` and `stage.json`: what a run is, and how far each of its stages has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from specs_lightning.errors import SpecsError
+from specs_lightning.records.files import REDO_STAGE, RUN_AGAIN, RecordFile
+
+
+class NoRunError(SpecsError, FileNotFoundError):
+    """The folder is not the folder of a run."""
+
+
+def _checked_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+Time = Annotated[str, AfterValidator(_checked_time)]
+"""In ISO 8601."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as a whole: `stages` in order; `finished` and `seconds` are None while it goes on."""
+
+    name: str
+    seed: int | None = None
+    version: str = ""
+    stages: tuple[str, ...] = ()
+    started: Time | None = None
+    finished: Time | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What tells whether a file is as it was written: its number of lines, and the SHA-256 of its bytes."""
+
+    lines: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """A stage of a run.
+
+    Args:
+        stage: its name.
+        kind: `fit`, `distill`, or `evaluate` of a model that is taken as it is.
+        status: `running`; `trained`, of which only the evaluation is left to do; `finished`.
+        seconds: of the attempt that finished it.
+        cpu_seconds: likewise, of all its processes.
+        attempts: how often it was begun.
+        fingerprint: of `settings`.
+        settings: all that its result depends on.
+        model: the folder or name of its model, if it has one.
+        answers: of its `answers.jsonl`, if its model was evaluated.
+    """
+
+    stage: str = ""
+    kind: str = ""
+    status: str
+    seconds: float | None = None
+    cpu_seconds: float | None = None
+    attempts: int = 0
+    fingerprint: str
+    settings: dict[str, Any]
+    model: str | None = None
+    answers: Seal | None = None
+
+
+RUN = RecordFile("run.json", RunRecord, RUN_AGAIN)
+STAGE = RecordFile("stage.json", StageRecord, REDO_STAGE)
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        NoRunError: the folder holds none.
+    """
+    found = RUN.read(folder)
+    if found is None:
+        raise NoRunError(
+            f"{folder / RUN.name} is missing, so {folder} is not the folder of a run: "
+            f"give the folder that `specs run` wrote (the one with {RUN.name} in it)"
+        )
+    return found
