@@ -61,7 +61,7 @@ class AllocatedBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
         self._known = {tensor.untyped_storage() for tensor in known}
@@ -197,7 +197,9 @@ class TracedModel:
         if positions.dim() == 3 and self.position_rows == 1:
             positions = positions[0]
         embedded_RLH = self.model.get_input_embeddings()(ids_RL)
-        return self.model.get_decoder()(inputs_embeds=embedded_RLH, position_ids=positions, **inputs).last_hidden_state
+        outputs = self.model.get_decoder()(inputs_embeds=embedded_RLH, position_ids=positions, **inputs)
+        hidden_RLH: Tensor = outputs.last_hidden_state
+        return hidden_RLH
 
     def _logprobs(self, hidden_RLH: Tensor, scored: int) -> Tensor:
         targets_M = torch.zeros(scored, dtype=torch.long)
@@ -207,7 +209,8 @@ class TracedModel:
         return token_logprobs(hidden_MH[:few], targets_M[:few], self._head, with_entropy=True).logprobs
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits
 
 
 def activations(
@@ -270,7 +273,8 @@ def _shallow(config: PretrainedConfig) -> list[PretrainedConfig]:
 
 
 def _at_depth(config: PretrainedConfig, low: int, high: int) -> int:
-    return low + (config.get_text_config().num_hidden_layers - _SHALLOW[0]) * (high - low)
+    layers: int = config.get_text_config().num_hidden_layers
+    return low + (layers - _SHALLOW[0]) * (high - low)
 
 
 def _replace_weights(model: nn.Module, dtype: torch.dtype | None) -> None:
@@ -288,7 +292,8 @@ def _replace_weights(model: nn.Module, dtype: torch.dtype | None) -> None:
 
 def head_size(text: Any) -> int:
     """Of one attention head, from the configuration of a language model."""
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return size
 
 
 def _drop_gradient(weight: Tensor) -> None:

@@ -274,4 +274,5 @@ def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise EngineError(outcome[1])
-    return outcome[0]
+    given: T = outcome[0]
+    return given
