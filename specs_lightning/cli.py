@@ -42,7 +42,8 @@ class Command:
 
     def function(self) -> Callable[..., Any]:
         module, _, name = self.place.partition(":")
-        return getattr(importlib.import_module(f"specs_lightning.{module}"), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(f"specs_lightning.{module}"), name)
+        return function
 
 
 def _of_lightning(does: str, goes_on: str = "") -> Command:

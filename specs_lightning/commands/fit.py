@@ -217,7 +217,8 @@ class SpecsCLI(LightningCLI):
         settings.model.init_args.policy.model = base
         settings.trainer.default_root_dir = str(folder)
         console.print(f"the base, {base}:", soft_wrap=True)
-        return self.launch(config).model.outcome.answers
+        answers: Mapping[str, Sequence[Answer]] = self.launch(config).model.outcome.answers
+        return answers
 
     def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
         scores = json.loads(file.read_text())

@@ -24,7 +24,8 @@ from rich import box
 from rich.table import Table as RichTable
 
 from specs_lightning.data.sources import PromptSource, RowReader, no_usable_row, open_source
-from specs_lightning.data.tables import DataError, Row
+from specs_lightning.data.tables import Row
+from specs_lightning.errors import DataError
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
 from specs_lightning.prompts.images import BadImage, load_image
@@ -327,8 +328,8 @@ def _find_model(settings: Any) -> str | None:
     if not isinstance(settings, dict):
         return None
     for key in ("model", "zero", "base"):
-        if isinstance(settings.get(key), str):
-            return settings[key]
+        if isinstance(model := settings.get(key), str):
+            return model
     return next((found for item in settings.values() if (found := _find_model(item))), None)
 
 

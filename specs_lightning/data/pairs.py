@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.data.tables import DataError, Row, read_table
+from specs_lightning.data.tables import Row, read_table
+from specs_lightning.errors import DataError
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.toy import resolve

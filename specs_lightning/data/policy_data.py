@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.data.tables import DataError
+from specs_lightning.errors import DataError
 from specs_lightning.evaluation.answer_cache import AnswerCache, content_digest
 from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationBatches, EvaluationSets

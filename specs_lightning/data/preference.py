@@ -10,7 +10,7 @@ import torch
 
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
-from specs_lightning.data.tables import DataError
+from specs_lightning.errors import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.prompts.encoder import SpecialTokenInText, try_encode
 from specs_lightning.records.pairs import PreferencePair

@@ -20,7 +20,7 @@ from specs_lightning.data.rounds import (
     share_of_groups,
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.data.tables import DataError
+from specs_lightning.errors import DataError
 from specs_lightning.groups import EncodedPrompt, Group, GroupBatch, Prompt
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum

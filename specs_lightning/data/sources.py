@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from specs_lightning.data.schemas import Schema, find_schema, listed
-from specs_lightning.data.tables import DataError, Row, Table, read_hub, read_table
+from specs_lightning.data.tables import Row, Table, read_hub, read_table
+from specs_lightning.errors import DataError
 from specs_lightning.groups import Image, Prompt
 from specs_lightning.prompts.images import BadImage, confine, load_image
 from specs_lightning.prompts.messages import PLACEHOLDER, Message, fill_in, lay_out, message_turns, question_turns

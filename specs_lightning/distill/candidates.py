@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from specs_lightning.data.tables import DataError
+from specs_lightning.errors import DataError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy

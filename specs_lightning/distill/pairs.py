@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.data.tables import DataError
 from specs_lightning.distill.candidates import draw_candidates
+from specs_lightning.errors import DataError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import record_usage
 from specs_lightning.policy.loading import PolicySettings

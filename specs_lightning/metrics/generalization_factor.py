@@ -141,7 +141,8 @@ class GeneralizationFactor(Metric):
         set_A, _, score_A = answers_A3[~answers_A3[:, 2].isnan()].T
         zeros_S = score_A.new_zeros(len(self.names))
         totals_S = zeros_S.index_add(0, set_A.long(), score_A)
-        return totals_S / zeros_S.index_add(0, set_A.long(), torch.ones_like(score_A))
+        means_S: Tensor = totals_S / zeros_S.index_add(0, set_A.long(), torch.ones_like(score_A))
+        return means_S
 
     def _by_name(self, answers_A3: Tensor) -> dict[str, float]:
         return dict(zip(self.names, self._mean_scores(answers_A3).tolist(), strict=True))

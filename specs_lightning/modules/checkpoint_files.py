@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.load import _METADATA_FILENAME as SHARDED_STATE
+from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
@@ -23,6 +23,8 @@ from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, appearing
 
 log = logging.getLogger(__name__)
 
+SHARDED_STATE = _METADATA_FILENAME
+"""The file that holds what is not in shards, in the folder of a checkpoint that several processes wrote."""
 FOLDER = "checkpoints"
 """Where a training has them, in its own folder."""
 NAME = "step={}.ckpt"

@@ -20,6 +20,7 @@ from specs_lightning.groups import GroupBatch
 JoinedBy = Literal["sum", "max"]
 
 
+@dataclass(frozen=True)
 class Part(ABC):
     """A micro-batch's part of something measured over the whole step. Parts are joined, then the value is read.
 
@@ -43,7 +44,7 @@ class Part(ABC):
         return type(self)(*reduce(self._stacked(), self.joined_by))
 
     def _stacked(self) -> Tensor:
-        return torch.stack([getattr(self, f.name).float() for f in fields(self)])  # type: ignore[arg-type]
+        return torch.stack([getattr(self, f.name).float() for f in fields(self)])
 
 
 @dataclass(frozen=True)

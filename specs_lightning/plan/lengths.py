@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.data.tables import DataError
+from specs_lightning.errors import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.prompts.encoder import PromptEncoder, encode_all
 from specs_lightning.prompts.set_aside import SetAside

@@ -233,7 +233,8 @@ def _once(trace: Callable[..., T], job: Job, *args: Any, key: Any = None) -> T:
     found = trace.__name__, job.config.to_json_string(), policy, job.devices.computing, key or args
     if found not in _done:
         _done[found] = trace(job.config, job.policy, job.devices.computing, *args)
-    return _done[found]
+    traced: T = _done[found]
+    return traced
 
 
 # ------------------------------------------------------------------------------------------------------- engines
@@ -266,5 +267,5 @@ def cache_room(job: Job) -> int | None:
     model, dtype = model_size(job), _engine_dtype(job, job.sampling.engine)
     cache = _engine_memory(job, job.sampling, model).sampling - model.parameters * dtype.itemsize
     text: Any = job.config.get_text_config()
-    of_a_token = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(text) * dtype.itemsize
+    of_a_token: int = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(text) * dtype.itemsize
     return max(0, cache) // (job.sampling.longest * of_a_token)

@@ -68,7 +68,8 @@ def model_shape(model: str) -> PretrainedConfig:
     if not Path(source).is_dir() and "/" not in str(source):
         raise SpecsError(f"{model} is no model folder; known shapes are {', '.join(SHAPES)}")
     try:
-        return transformers.AutoConfig.from_pretrained(source)
+        config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source)
+        return config
     except OSError as error:
         raise SpecsError(
             f"the shape of {model} is not known here, and the hub did not give it ({str(error).splitlines()[0]}). Give "

@@ -17,16 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor, FakeTensorMode
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import PretrainedConfig
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.plan.lengths import Images
-from specs_lightning.policy import attention
-from specs_lightning.policy.attention import PrefixLayout
+from specs_lightning.policy.attention import PrefixLayout, use_shared_prefix
 from specs_lightning.policy.families import family_of
 from specs_lightning.policy.loading import DTYPES, PolicySettings, empty_model, shares_prefix
 from specs_lightning.policy.shared_prefix import pack_rows
@@ -64,50 +61,30 @@ class AllocatedBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._sizes: dict[int, int] = {}
-        self._known = {tensor.untyped_storage()._cdata for tensor in known}
+        self._known = {tensor.untyped_storage() for tensor in known}
 
     def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor):
-                self.count(leaf)
+        for output in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(output, Tensor):
+                self.count(output)
         return made
 
     def count(self, tensor: Tensor) -> None:
         """A tensor that exists from now on."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self._known or key in self._sizes:
+        if storage in self._known or id(storage) in self._sizes:
             return
-        self._sizes[key] = storage.nbytes()
+        self._sizes[id(storage)] = storage.nbytes()
         self.now += storage.nbytes()
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, key)
+        weakref.finalize(storage, self._free, id(storage))
 
     def _free(self, key: int) -> None:
         self.now -= self._sizes.pop(key)
-
-
-class _RealNumbers(TorchDispatchMode):
-    """Has what no weight has gone into computed for real: the sizes of images decide into what they are split."""
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        fake = any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, kwargs)))
-        with nullcontext() if fake else unset_fake_temporarily():
-            return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _gpu_attention() -> Iterator[None]:
-    """Attention as it is on a GPU, whose kernels take a mask with as many key heads as query heads alone."""
-    kept, attention.GROUPED_WITH_MASK = attention.GROUPED_WITH_MASK, frozenset()
-    try:
-        yield
-    finally:
-        attention.GROUPED_WITH_MASK = kept
 
 
 class TracedModel:
@@ -127,6 +104,8 @@ class TracedModel:
         self.shared_prefix = shares_prefix(family, settings)
         self.position_rows = 4 if family.multimodal_rope else 1
         self.model = empty_model(config, settings)
+        if computing.on_gpu and settings.attention == "sdpa":
+            use_shared_prefix(self.model.config, kernels="cuda")
         with self.mode:  # not from the start: peft cannot put adapters beside such weights
             _replace_weights(self.model, computing.weights)
         for weight in self.model.parameters():
@@ -150,7 +129,8 @@ class TracedModel:
 
     def vision(self, images: Mapping[str, Tensor]) -> int:
         """As `vision_bytes`."""
-        with self._counting() as memory, _RealNumbers():
+        # The sizes of images, which are real numbers, decide into what images are split.
+        with self._counting(made_up=False) as memory:
             for tensor in images.values():
                 memory.count(tensor)
             features = self.model.base_model.get_image_features(**images)  # type: ignore[operator]
@@ -181,13 +161,14 @@ class TracedModel:
         return memory.peak
 
     @contextmanager
-    def _counting(self) -> Iterator[AllocatedBytes]:
+    def _counting(self, made_up: bool = True) -> Iterator[AllocatedBytes]:
+        """Args: made_up: whether tensors that no weight has gone into are without content, too."""
         # transformers recomputes activations in training mode alone, and keeps no key-value cache then.
         self.model.train(self.settings.gradient_checkpointing and torch.is_grad_enabled())
         memory = AllocatedBytes([*self.model.parameters(), *self.model.buffers()])
         autocast = self.computing.autocast
-        device = _gpu_attention() if self.computing.on_gpu else nullcontext()
-        with self.mode, memory, device, torch.autocast("cpu", autocast, enabled=autocast is not None):
+        mode = self.mode if made_up else nullcontext()
+        with mode, memory, torch.autocast("cpu", autocast, enabled=autocast is not None):
             yield memory
 
     def _positions(self, prompt: EncodedPrompt) -> Tensor:
@@ -216,7 +197,9 @@ class TracedModel:
         if positions.dim() == 3 and self.position_rows == 1:
             positions = positions[0]
         embedded_RLH = self.model.get_input_embeddings()(ids_RL)
-        return self.model.get_decoder()(inputs_embeds=embedded_RLH, position_ids=positions, **inputs).last_hidden_state
+        outputs = self.model.get_decoder()(inputs_embeds=embedded_RLH, position_ids=positions, **inputs)
+        hidden_RLH: Tensor = outputs.last_hidden_state
+        return hidden_RLH
 
     def _logprobs(self, hidden_RLH: Tensor, scored: int) -> Tensor:
         targets_M = torch.zeros(scored, dtype=torch.long)
@@ -226,7 +209,8 @@ class TracedModel:
         return token_logprobs(hidden_MH[:few], targets_M[:few], self._head, with_entropy=True).logprobs
 
     def _head(self, hidden: Tensor) -> Tensor:
-        return self.model.get_output_embeddings()(hidden)
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits
 
 
 def activations(
@@ -289,28 +273,27 @@ def _shallow(config: PretrainedConfig) -> list[PretrainedConfig]:
 
 
 def _at_depth(config: PretrainedConfig, low: int, high: int) -> int:
-    return low + (config.get_text_config().num_hidden_layers - _SHALLOW[0]) * (high - low)
+    layers: int = config.get_text_config().num_hidden_layers
+    return low + (layers - _SHALLOW[0]) * (high - low)
 
 
 def _replace_weights(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Put a tensor of the current mode, on the CPU, in the place of every weight and buffer; weights in this type."""
-    made: dict[Tensor, Tensor] = {}
+    made: dict[Tensor, nn.Parameter] = {}
     for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None and weight not in made:
-                made[weight] = nn.Parameter(
-                    torch.empty(weight.shape, dtype=dtype or weight.dtype), weight.requires_grad
-                )
-            if weight is not None:
-                module._parameters[name] = made[weight]  # type: ignore[assignment]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight not in made:
+                empty = torch.empty(weight.shape, dtype=dtype or weight.dtype)
+                made[weight] = nn.Parameter(empty, weight.requires_grad)
+            setattr(module, name, made[weight])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 def head_size(text: Any) -> int:
     """Of one attention head, from the configuration of a language model."""
-    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    size: int = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return size
 
 
 def _drop_gradient(weight: Tensor) -> None:

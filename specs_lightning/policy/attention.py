@@ -8,7 +8,9 @@ P² + K·T·(P + T) scores rather than (P + K·T)².
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,11 +80,17 @@ class PrefixLayout:
         return cls(row_N, longest_prompt, token_NT, mask_NTS[:, None], place_RL)
 
 
-def use_shared_prefix(config: PretrainedConfig) -> None:
-    """Have a model's language part, loaded with `sdpa`, take layouts; without one it computes as before."""
-    transformers.AttentionInterface.register(NAME, attend)
-    transformers.AttentionMaskInterface.register(NAME, sdpa_mask)
-    config.get_text_config()._attn_implementation = NAME
+def use_shared_prefix(config: PretrainedConfig, kernels: str | None = None) -> None:
+    """Have a model's language part, loaded with `sdpa`, take layouts; without one it computes as before.
+
+    Args:
+        config: the model's.
+        kernels: the type of device whose kernels it is to compute with; that of its tensors if not given.
+    """
+    name = f"{NAME}_{kernels}" if kernels else NAME
+    transformers.AttentionInterface.register(name, partial(attend, kernels=kernels))
+    transformers.AttentionMaskInterface.register(name, sdpa_mask)
+    config.get_text_config()._attn_implementation = name
 
 
 def attend(
@@ -94,6 +102,7 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     prefix_layout: PrefixLayout | None = None,
+    kernels: str | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention implementation of transformers: (R, heads, L, D) to (R, L, heads, D).
@@ -105,22 +114,25 @@ def attend(
         dropout: none, since policies are in evaluation mode.
         scaling: of the scores.
         prefix_layout: of shared-prefix rows.
+        kernels: as in `use_shared_prefix`.
     """
+    one_attention = partial(_attend, scaling=scaling, grouped=(kernels or query.device.type) in GROUPED_WITH_MASK)
     if prefix_layout is not None:
-        return _attend_to_prefix(query, key, value, scaling, prefix_layout), None
+        return _attend_to_prefix(one_attention, query, key, value, prefix_layout), None
     if attention_mask is not None and query.device.type == "cpu":
-        return _attend(query, key, value, scaling, attention_mask).transpose(1, 2).contiguous(), None
+        return one_attention(query, key, value, attention_mask).transpose(1, 2).contiguous(), None
     return sdpa_attention_forward(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
 
 
-def _attend_to_prefix(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, layout: PrefixLayout) -> Tensor:
+def _attend_to_prefix(
+    attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout
+) -> Tensor:
     prompt_queries, prompt_keys, prompt_values = (x[:, :, : layout.prompt_length] for x in (query, key, value))
-    prompts = _attend(prompt_queries, prompt_keys, prompt_values, scaling)
-    completions = _attend(
+    prompts = attend(prompt_queries, prompt_keys, prompt_values)
+    completions = attend(
         _of_completions(query, layout),
         torch.cat([prompt_keys[layout.row_N], _of_completions(key, layout)], dim=2),
         torch.cat([prompt_values[layout.row_N], _of_completions(value, layout)], dim=2),
-        scaling,
         layout.mask_N1TS,
     )
     outputs = torch.cat([x.transpose(1, 2).flatten(0, 1) for x in (prompts, completions)])
@@ -132,10 +144,12 @@ def _of_completions(states_RHLD: Tensor, layout: PrefixLayout) -> Tensor:
     return states_RHLD.transpose(1, 2).flatten(0, 1)[layout.token_NT].transpose(1, 2)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, mask: Tensor | None = None) -> Tensor:
-    """Causal, or by a mask."""
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *, scaling: float | None, grouped: bool
+) -> Tensor:
+    """Causal, or by a mask: with as few key heads as there are if the kernel takes them `grouped`."""
     groups = query.shape[1] // key.shape[1]
-    native = query.device.type in GROUPED_WITH_MASK or mask is None
+    native = grouped or mask is None
     if groups > 1 and not native:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     return scaled_dot_product_attention(

@@ -22,4 +22,5 @@ def _adapter_change(layer: Any) -> Tensor:
     """What the adapter adds to its layer's weight."""
     (adapter,) = layer.active_adapters
     down, up = (whole(matrix[adapter].weight.detach()) for matrix in (layer.lora_A, layer.lora_B))
-    return (up @ down) * layer.scaling[adapter]
+    change: Tensor = (up @ down) * layer.scaling[adapter]
+    return change

@@ -73,6 +73,7 @@ def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) 
     options = _options(settings)
     if settings.quantization is not None:
         options["quantization_config"] = _quantization(config, settings)
+    model: PreTrainedModel
     with usable(source, "weights"):
         model, loaded = model_class(config).from_pretrained(
             source,
@@ -89,7 +90,7 @@ def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) 
 def empty_model(config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
     """A policy's model on the meta device: its weights have shapes and types, no content."""
     with torch.device("meta"):
-        model = model_class(config).from_config(config, **_options(settings))
+        model: PreTrainedModel = model_class(config).from_config(config, **_options(settings))
         _prepare(model, settings)
     return model
 

@@ -62,7 +62,7 @@ class Policy(nn.Module):
         self.settings = settings
         self.version = 0
         """Counts the changes of the weights; completions carry the version that made them."""
-        self.register_load_state_dict_post_hook(_count_change)
+        self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source)
@@ -104,7 +104,8 @@ class Policy(nn.Module):
 
     def hidden_states(self, **inputs: Any) -> Tensor:
         """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay."""
-        return self.model.base_model(**inputs).last_hidden_state
+        hidden_RLH: Tensor = self.model.base_model(**inputs).last_hidden_state
+        return hidden_RLH
 
     def gather_weights(self) -> None:
         """Hold all weights whole until `free_weights`, where they are sharded: to generate without waiting for others.
@@ -119,7 +120,7 @@ class Policy(nn.Module):
         """Hold this process's shards alone again."""
         for module in self._sharded_modules():
             module.reshard()
-            if module is not self:
+            if not isinstance(module, Policy):
                 module.set_reshard_after_forward(self.reshard_after_forward, recurse=False)
 
     def _sharded_modules(self) -> list[FSDPModule]:

@@ -82,7 +82,8 @@ class PromptEncoder:
     def template_ids(self, prompt: Prompt) -> list[int]:
         """The prompt's ids with one placeholder for each image, for engines that expand images themselves."""
         text, options = self._template(prompt)
-        return self.tokenizer(text, **options)["input_ids"]
+        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
+        return ids
 
     def length(self, prompt: Prompt, sizes: Sequence[tuple[int, int]]) -> int:
         """How many tokens the prompt has, from the sizes of its images alone.
@@ -137,11 +138,14 @@ class PromptEncoder:
         text, options = self._template(prompt)
         images = [_load(prompt.id, number, image) for number, image in enumerate(prompt.images, 1)]
         try:
-            return self.processor(text=[text], images=images or None, return_tensors="pt", **options)
+            made: Mapping[str, Tensor] = self.processor(
+                text=[text], images=images or None, return_tensors="pt", **options
+            )
         except ValueError as error:
             if not images:
                 raise
             raise BadImage(f"image refused by the processor: prompt {prompt.id} ({error})") from error
+        return made
 
     def _template(self, prompt: Prompt) -> tuple[str, dict[str, Any]]:
         """The prompt's text with one placeholder an image, and how to tokenize it."""

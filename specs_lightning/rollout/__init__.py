@@ -33,6 +33,8 @@ def make_engine(settings: EngineSettings) -> RolloutEngine:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(RolloutEngine, "engine", required=True)
     try:
-        return parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)})).engine
+        made = parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)}))
     except (ArgumentError, ValueError) as error:
         raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({error})") from error
+    engine: RolloutEngine = made.engine
+    return engine

@@ -16,9 +16,8 @@ ROOM = 64
 class RoomyLayer(DynamicLayer):
     """A layer's keys and values in buffers with room ahead; transformers' layer makes a new tensor at every token."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._buffers: list[Tensor] = []
+    _buffers: list[Tensor]
+    """Of keys and of values, once there are any."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -52,7 +51,7 @@ class RoomyLayer(DynamicLayer):
 def make_cache(config: PretrainedConfig) -> DynamicCache:
     """An empty cache for a model; layers with a sliding window stay transformers'."""
     cache = DynamicCache(config=config.get_text_config())
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]  # type: ignore[no-untyped-call]
     return cache
 
 

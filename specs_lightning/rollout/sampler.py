@@ -326,4 +326,5 @@ def _as_prompt(request: SampleRequest) -> dict[str, Any]:
 def _longest(model: str) -> int:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    longest: int = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    return longest

@@ -83,7 +83,7 @@ class VLLMServers(RolloutEngine):
         self.weights_id = ""
         """Of the weights that servers must hold: versions alone would not tell two trainings apart."""
         self._one_at_a_time = threading.Lock()
-        self._policy: weakref.ref[Policy] = lambda: None  # type: ignore[assignment]
+        self._policy: Callable[[], Policy | None] = lambda: None
         self._model = ""
         self._version = -1
         self._encoder: Any = None
@@ -120,7 +120,7 @@ class VLLMServers(RolloutEngine):
         self._model = str(policy.source)
 
     def _forget(self) -> None:
-        self._version, self._policy = -1, lambda: None  # type: ignore[assignment]
+        self._version, self._policy = -1, lambda: None
 
     def _connections(self) -> list[Connection]:
         if not self.servers:
@@ -274,4 +274,5 @@ def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
     dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise EngineError(outcome[1])
-    return outcome[0]
+    given: T = outcome[0]
+    return given

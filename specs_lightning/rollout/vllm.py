@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from specs_lightning.groups import Completion, EncodedPrompt
@@ -35,7 +35,7 @@ class VLLMEngine(RolloutEngine):
         self.sampler: VLLMSampler | None = None
         self.asleep = False
         self._model: dict[str, Any] = {}
-        self._policy: weakref.ref[Policy] = lambda: None  # type: ignore[assignment]
+        self._policy: Callable[[], Policy | None] = lambda: None
         self._encoder: PromptEncoder | None = None
         self._stop_ids: list[int] = []
 

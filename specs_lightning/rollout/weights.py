@@ -135,4 +135,5 @@ def own_address(host: str, port: int) -> str:
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, kind) as probe:
         probe.connect(address)
-        return probe.getsockname()[0]
+        found: str = probe.getsockname()[0]
+        return found

@@ -110,7 +110,8 @@ def _signal(process: Any, number: int) -> None:
 
 def _told(said: Connection) -> Ending | None:
     try:
-        return said.recv()
+        told: Ending = said.recv()
+        return told
     except EOFError:
         return None
 

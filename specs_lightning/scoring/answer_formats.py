@@ -24,8 +24,10 @@ class Parts(NamedTuple):
 class AnswerFormat(ABC):
     """One way of writing reasoning and an answer."""
 
-    instruction: str
-    """What a prompt says to ask for this format."""
+    @property
+    @abstractmethod
+    def instruction(self) -> str:
+        """What a prompt says to ask for this format."""
 
     @abstractmethod
     def write(self, reasoning: str, answer: str) -> str:
@@ -44,7 +46,7 @@ class TagFormat(AnswerFormat):
     answer_tag: str
 
     @property
-    def instruction(self) -> str:  # type: ignore[override]
+    def instruction(self) -> str:
         return (
             f"Reason inside <{self.reasoning_tag}> </{self.reasoning_tag}>, "
             f"then answer inside <{self.answer_tag}> </{self.answer_tag}>."

@@ -155,11 +155,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
 def _with_unit(value: Fraction, unit: str, glued: bool) -> Quantity | None:
     above, per, below = unit.partition("/")
     if per:
-        units = [_with_unit(Fraction(1), part.strip(), glued=False) for part in (above, below)]
-        if any(part is None or part.kind is None for part in units):
+        top, bottom = (_with_unit(Fraction(1), part.strip(), glued=False) for part in (above, below))
+        if top is None or bottom is None or top.kind is None or bottom.kind is None:
             return None
-        top, bottom = units
-        return Quantity(value, kind=f"{top.kind}/{bottom.kind}", scale=top.scale / bottom.scale)  # type: ignore[union-attr]
+        return Quantity(value, kind=f"{top.kind}/{bottom.kind}", scale=top.scale / bottom.scale)
     match = _UNIT.fullmatch(unit)
     if match is None:
         return None

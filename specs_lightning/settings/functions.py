@@ -50,7 +50,7 @@ def function_settings(
     # A stage's overrides are for another parser: a class path in them is not an object yet.
     overrides = {name: stage.pop("overrides") for name, stage in (config.get("stages") or {}).items()}
     with refused_settings():
-        settings = vars(parser.instantiate(config))
+        settings: dict[str, Any] = vars(parser.instantiate(config))
         for name, override in overrides.items():
             settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
     return settings

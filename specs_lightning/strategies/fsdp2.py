@@ -186,8 +186,9 @@ class FSDP2(ModelParallelStrategy):
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             self._load_shards(path)
-            return torch.load(path / SHARDED_STATE, weights_only=weights_only)
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+            loaded: dict[str, Any] = torch.load(path / SHARDED_STATE, weights_only=weights_only)
+            return loaded
+        checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
         self._load_whole(checkpoint)
         return checkpoint
 

@@ -61,7 +61,8 @@ def _lock(file: IO[str]) -> None:
     """Wait a little for one that was killed a moment ago: it, or a stage that it ran, may not have ended yet."""
     for attempt in range(ATTEMPTS):
         try:
-            return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except (BlockingIOError, PermissionError):
             if attempt + 1 == ATTEMPTS:
                 raise

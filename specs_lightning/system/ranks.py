@@ -53,7 +53,8 @@ def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered from all processes; any other as it is."""
     if not isinstance(tensor, DTensor):
         return tensor
-    on_device: Any = tensor.to(tensor.device_mesh.device_type)  # it may be offloaded to the CPU
+    on_device = tensor.to(tensor.device_mesh.device_type)  # it may be offloaded to the CPU
+    assert isinstance(on_device, DTensor)
     return on_device.full_tensor()
 
 

@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from specs_lightning.rollout.engine import SamplingSettings
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler
 from specs_lightning.rollout.wire import PROTOCOL, architecture, differences, request_from_json
 
 Message = dict[str, Any]
+T = TypeVar("T")
 
 
 class Refused(EngineError):
@@ -110,8 +111,8 @@ class ServedSampler:
             more = f", and {len(found) - 3} more" if len(found) > 3 else ""
             raise Refused(400, f"the policy is another model than {self.model}: its {'; its '.join(found[:3])}{more}")
 
-    def _in_turn(self, action: Callable[[], Any]) -> Any:
-        def run() -> Any:
+    def _in_turn(self, action: Callable[[], T]) -> T:
+        def run() -> T:
             self.busy = True
             try:
                 return action()

@@ -176,7 +176,7 @@ def _exact(answer: Any, gold: Any) -> float:
     answer, gold = str(answer), str(gold)
     if len(gold) == 1 and gold.isalpha() and (letter := re.match(r"\(?([A-Za-z])", answer)):
         answer = letter[1]  # the first letter of whatever is said, as the benchmark has it
-    return answer == gold
+    return float(answer == gold)
 
 
 def _simple(answer: Any, gold: Any) -> float:
@@ -193,7 +193,7 @@ def _edit_similarity(answer: Any, gold: Any) -> float:
 def _edits(left: str, right: str) -> int:
     most = len(left) + len(right)
     last_row: dict[str, int] = {}
-    rows = [[most] * (len(right) + 2), [most, *range(len(right) + 1)]]
+    rows: list[list[int]] = [[most] * (len(right) + 2), [most, *range(len(right) + 1)]]
     for i, a in enumerate(left, 1):
         row, last_match = [most, i], 0
         for j, b in enumerate(right, 1):
@@ -233,8 +233,8 @@ def _near_number_in_a_box(answer: Any, gold: Any) -> float:
 
 
 def _relative_difference(answer: Any, gold: Any) -> float:
-    gold = _number(gold)
-    return max(0.0, 1 - abs((_number(answer) - gold) / gold))
+    wanted = _number(gold)
+    return max(0.0, 1 - abs((_number(answer) - wanted) / wanted))
 
 
 def _positive_integer(answer: Any, gold: Any) -> float:
