@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
 from specs_lightning.rollout.hf import HFEngine
 from specs_lightning.rollout.sampler import EngineError, VLLMSettings
 from specs_lightning.rollout.servers import VLLMServers
 from specs_lightning.rollout.vllm import VLLMEngine
+from specs_lightning.settings.causes import innermost
+from specs_lightning.settings.hints import HintingParser
 
 __all__ = ["EngineError", "HFEngine", "RolloutEngine", "SamplingSettings", "VLLMEngine", "VLLMServers", "VLLMSettings"]
 
@@ -32,9 +34,9 @@ def make_engine(settings: EngineSettings) -> RolloutEngine:
     Raises:
         EngineError: there is none, or it does not take its arguments.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = HintingParser(exit_on_error=False)
     parser.add_subclass_arguments(RolloutEngine, "engine", required=True)
     try:
         return parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)})).engine
     except (ArgumentError, ValueError) as error:
-        raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({error})") from error
+        raise EngineError(f"{innermost(str(error))}\n(short names of engines: {', '.join(ENGINES)})") from error
