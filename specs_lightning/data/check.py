@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -326,12 +326,15 @@ class _Freezer:
 
 def _as_source(name: str, settings: dict[str, Any]) -> PromptSource:
     """A data set's settings, checked as `specs fit` checks them."""
+    known = [setting.name for setting in fields(PromptSource)]
+    if wrong := next((key for key in settings if key not in known), None):
+        raise DataError(f"{name}: a data set has no setting {wrong!r}; there are: {', '.join(known)}")
     parser = HintingParser(exit_on_error=False)
     parser.add_class_arguments(PromptSource)
     try:
         return PromptSource(**vars(parser.parse_object(settings)))
     except (ArgumentError, ValueError) as error:
-        raise DataError(f"data set {name}: {innermost(str(error))}") from error
+        raise DataError(f"{name}: {innermost(str(error))}") from error
 
 
 def _find_model(settings: Any) -> str | None:

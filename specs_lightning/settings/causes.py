@@ -164,9 +164,9 @@ def hint(message: str, known: Sequence[str]) -> str:
     wrong = ".".join(_names(f"{found['group'] or ''}.{found['name']}"))
     above = wrong.rpartition(".")[0]
     beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == above]
-    if close := _did_you_mean(wrong.rpartition(".")[2], beside) or _did_you_mean(wrong, known):
-        return close
-    return f"\nThere are: {', '.join(beside)}" if beside else ""
+    if not beside:
+        return _did_you_mean(wrong, known)
+    return _did_you_mean(wrong.rpartition(".")[2], beside) or f"\nThere are: {', '.join(beside)}"
 
 
 def _did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -80,8 +80,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         old = found.get(name)
         if value is None:
             found.pop(name, None)
-        elif isinstance(value, dict) and isinstance(old, dict) and not _another_class(old, value):
-            found[name] = merged(old, value)
+        elif isinstance(value, dict) and isinstance(old, dict):
+            found[name] = _without_nulls(value) if _another_class(old, value) else merged(old, value)
         else:
             found[name] = value
     return found
@@ -89,6 +89,13 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _another_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return new.get("class_path", old.get("class_path")) != old.get("class_path")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Nothing is left to remove: files may still name the other class's settings for that."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(item) for name, item in value.items() if item is not None}
 
 
 def config_files(args: Sequence[str]) -> list[str]:
