@@ -54,9 +54,10 @@ def function_settings(
         parser.add_class_arguments(settings_class)
     of_stages = "stages" in inspect.signature(function).parameters
     args, given = stage_overrides(args) if of_stages else (list(args), {})
-    config = parser.parse_args(args)
     if given:
-        config = parser.parse_args([*args, *_on_top(config.stages, given)])
+        without = [arg for arg in args if not arg.startswith("--print_config")]  # which would end the program here
+        args += _on_top(parser.parse_args(without).stages, given)
+    config = parser.parse_args(args)
     if takes_files:
         config.pop("config", None)
     # A stage's overrides are for another parser: a class path in them is not an object yet.
@@ -78,14 +79,16 @@ def stage_overrides(args: Sequence[str]) -> tuple[list[str], dict[str, list[dict
             rest.append(arg)
             continue
         stage, name, text = found.groups()
-        value = _value(arg, next(remaining, "") if text is None else text)
+        value = _value(arg, next(remaining, None) if text is None else text)
         if name is None and not isinstance(value, dict):
             raise SettingsError(f"stages.{stage}.overrides: expected settings by name, got {value!r}")
         given.setdefault(stage, []).append(value if name is None else {name: value})
     return rest, given
 
 
-def _value(arg: str, text: str) -> Any:
+def _value(arg: str, text: str | None) -> Any:
+    if text is None:
+        raise SettingsError(f"{arg}: expected a value")
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -54,6 +54,12 @@ def test_they_are_on_top_of_the_files(tmp_path: Path, args: list[str], changed: 
     assert overrides(tmp_path, args) == {**of_file, **changed}
 
 
+def test_a_stage_that_has_none_is_given_some(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("stages: {zero: {kind: fit, config: zero.yaml}}\n")
+    args = [f"--config={tmp_path / 'run.yaml'}", "--stages.zero.overrides.data.rounds=3"]
+    assert function_settings(run, args)["stages"]["zero"].overrides == {"data.rounds": 3}
+
+
 def test_null_removes_one(tmp_path: Path) -> None:
     assert set(overrides(tmp_path, ["--stages.zero.overrides.data.rounds=null"])) == {"data.train", "pairs"}
 
@@ -63,6 +69,7 @@ def test_null_removes_one(tmp_path: Path) -> None:
     [
         ("--stages.zeroo.overrides.data.rounds=3", "stages that there are not: zeroo; there are: base, zero"),
         ("--stages.zero.overrides=3", r"stages\.zero\.overrides: expected settings by name, got 3"),
+        ("--stages.zero.overrides.a", r"stages\.zero\.overrides\.a: expected a value"),
         ("--stages.zero.overrides.a=[1", r"stages\.zero\.overrides\.a: not YAML: \[1"),
     ],
 )
