@@ -39,4 +39,5 @@ def make_engine(settings: EngineSettings) -> RolloutEngine:
     try:
         return parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)})).engine
     except (ArgumentError, ValueError) as error:
-        raise EngineError(f"{innermost(str(error))}\n(short names of engines: {', '.join(ENGINES)})") from error
+        cause = innermost(str(error))
+        raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({cause})") from error

@@ -16,15 +16,17 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from specs_lightning.settings.files import config_files, files_below
+from specs_lightning.settings.files import config_files, layers
 
-_SETTING = re.compile(r'Parser key "([^"]*)"(?: element \d+)?: ?\n?')
-_CLASS = re.compile(r"Problem with given class_path '[^']*':\n")
-_FUNCTION = re.compile(r"Type .* expects a function or a callable class: (.*)\. Got value: .*", re.DOTALL)
-_NO_PATH = re.compile(r"- Expected a path but .* either not accessible or invalid\n- ")
+_WRAPPED = re.compile(
+    r"(?:Parser key \"(?P<name>[^\"]*)\"(?: element \d+)?:\s?|Problem with given class_path '[^']*':\n|"
+    r"- Expected a path but [^\n]* either not accessible or invalid\n- |"
+    r"Type [^\n]* expects a function or a callable class: )(?P<inner>.*)",
+    re.DOTALL,
+)
 _UNION = re.compile(
-    r"Does not validate against any of the Union subtypes\nSubtypes: \[(.*)\]\nErrors:\n(.*)\n"
-    r"Given value type: .*?\nGiven value: (.*)",
+    r"Does not validate against any of the Union subtypes\nSubtypes: \[(?P<types>.*)\]\nErrors:\n(?P<errors>.*)\n"
+    r"Given value type: .*?\nGiven value: (?P<value>.*)",
     re.DOTALL,
 )
 _UNKNOWN = re.compile(
@@ -32,15 +34,15 @@ _UNKNOWN = re.compile(
     r"unrecognized arguments: --)(?P<name>[\w.-]+)"
 )
 _LEFT_OVER = re.compile(r"unrecognized arguments: ([^-\s]\S*)")
-_COMMAND = re.compile(r"\b(?:fit|validate|test|predict)\.")
+_HINT = re.compile(r"\n(?:Did you mean .*\?|There are: [\w, ]*)")
 _REQUIRED = re.compile(r"the following arguments are required: (.*)")
-_TYPE = re.compile(r"(?:Expected an? |(Not a valid subclass of) )(.+?)\. Got value: (.*)", re.DOTALL)
+_TYPE = re.compile(r"(?:Expected an?|Not a valid subclass of) (.+?)\. Got value: (.*)", re.DOTALL)
+_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _OTHERS = {
     re.compile(r"File does not exist: '(.*)'"): "no such file: {} (paths are relative to the working directory)",
     re.compile(r"Expected a dot import path string: (.*)"): "no class {}: give its whole path, as package.module.Class",
     re.compile(r"Import path (?:\S+ )?does not correspond to a subclass of (\w+)"): "that class is no {}",
 }
-_NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,8 @@ class Cause:
 
     def found_in(self, args: Sequence[str]) -> str:
         """The cause with the setting's whole name and the line of a file, if it is in one that `args` name."""
-        if not self.place:
-            return str(self)
-        matching = [(place, where) for place, value, where in _given(args) if self._is_at(place, value)]
+        given = _given(args) if self.place else ()
+        matching = [(place, where) for place, value, where in given if self._is_at(place, value)]
         place, where = min(matching, key=lambda found: len(found[0]), default=(self.place, ""))
         return where + str(replace(self, place=place))
 
@@ -80,58 +81,51 @@ class Cause:
 def innermost(message: str, place: tuple[str, ...] = ()) -> Cause:
     """The cause that a message of the parser has at its bottom."""
     message = textwrap.dedent(message).strip("\n")
-    if found := _SETTING.match(message):
-        return innermost(message[found.end() :], (*place, *_names(found[1])))
-    if found := _CLASS.match(message) or _NO_PATH.match(message):
-        return innermost(message[found.end() :], place)
-    if found := _FUNCTION.match(message):
-        return innermost(found[1], place)
+    if found := _WRAPPED.match(message):
+        return innermost(found["inner"], (*place, *_names(found["name"] or "")))
     if found := _UNION.match(message):
-        return _of_union(found[1], found[2], found[3], place)
+        listed = re.split(r"^- ", textwrap.dedent(found["errors"]), flags=re.MULTILINE)[1:]
+        causes = [innermost(re.sub(r"^  ", "", error, flags=re.MULTILINE), place) for error in listed]
+        telling = [cause for cause in causes if cause.place != place or not cause.vague]
+        return telling[0] if telling else _not_of_type(found["types"], found["value"], place)
     return _leaf(message, place)
-
-
-def _of_union(types: str, errors: str, value: str, place: tuple[str, ...]) -> Cause:
-    listed = re.split(r"^- ", textwrap.dedent(errors), flags=re.MULTILINE)[1:]
-    causes = [innermost(re.sub(r"^  ", "", error, flags=re.MULTILINE), place) for error in listed]
-    telling = [cause for cause in causes if cause.place != place or not cause.vague]
-    return telling[0] if telling else _not_of_type(types, value, place)
 
 
 def _leaf(message: str, place: tuple[str, ...]) -> Cause:
     """What a message says that holds no other."""
+    hint = found[0] if (found := _HINT.search(message)) else ""
     if found := _UNKNOWN.match(message):
-        below = _names(f"{found['group'] or ''}.{found['name']}")
-        return Cause((*place, *below), "there is no such setting" + _after_first_line(message))
+        return Cause((*place, *_unknown_names(found)), f"there is no such setting{hint}")
     if found := _LEFT_OVER.match(message):
-        return Cause((), f"{found[1]} is not the value of any setting" + _after_first_line(message))
+        return Cause((), f"{found[1]} is not the value of any setting{hint}")
     if found := _REQUIRED.match(message):
-        names = found[1] if place else _COMMAND.sub("", found[1])
-        missing = [".".join((*place, *_names(name))) for name in names.split(", ")]
-        return Cause((), f"required and not given: {', '.join(missing)}")
+        return Cause((), f"required and not given: {', '.join(_required(found[1], place))}")
     if found := _TYPE.match(message):
-        return _not_of_type(found[2], found[3].partition("\nSubclass types expect")[0], place)
+        return _not_of_type(found[1], found[2].partition("\nSubclass types expect")[0], place)
     if found := _NO_CLASS.search(message):
-        return Cause(place, f"{found[1]} has no {found[2]}" + _did_you_mean(found[2], _public(found[1])))
+        close = _did_you_mean(found[2], dir(importlib.import_module(found[1])))
+        return Cause(place, f"{found[1]} has no {found[2]}{close}")
     for pattern, text in _OTHERS.items():
         if found := pattern.match(message):
             return Cause(place, text.format(found[1]))
     return Cause(place, message, vague=message.startswith("Expected a"))
 
 
+def _required(listed: str, place: tuple[str, ...]) -> list[str]:
+    """The whole names of missing settings; where none is above them, they begin with LightningCLI's command."""
+    names = listed if place else re.sub(r"\b(?:fit|validate|test|predict)\.", "", listed)
+    return [".".join((*place, *_names(name))) for name in names.split(", ")]
+
+
 def _not_of_type(types: str, value: str, place: tuple[str, ...]) -> Cause:
-    try:
-        text = isinstance(yaml.safe_load(value), str)
-    except yaml.YAMLError:
-        text = False
     shown = textwrap.shorten(value, 100, placeholder=" …")
-    return Cause(place, f"expected {_types(types)}, got {repr(shown) if text else shown}", value, vague=True)
+    plain = re.fullmatch(r"[^\W\d][^:{}\[\]]*", value) and value not in ("True", "False", "None")
+    return Cause(place, f"expected {_types(types)}, got {repr(shown) if plain else shown}", value, vague=True)
 
 
 def _types(types: str) -> str:
-    """Types as one would write them: `[<class 'int'>, <class 'NoneType'>]` is `int`."""
-    types = re.sub(r"<class '([\w.]+)'>", r"\1", types)
-    types = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", types)
+    """Types as one would write them: `<class 'int'>, <class 'NoneType'>` is `int`."""
+    types = re.sub(r"<class '([\w.]+)'>|typing\.Literal\[(.*?)\]", r"\1\2", types)
     types = re.sub(r"\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", types)
     one_by_one = re.split(r", (?![^\[]*\])", types)  # not those within brackets
     return " or ".join(one for one in one_by_one if one != "NoneType")
@@ -142,10 +136,8 @@ def _names(dotted: str) -> list[str]:
     return [name for name in dotted.split(".") if name not in ("", "init_args")]
 
 
-def _after_first_line(message: str) -> str:
-    """The hint below a message."""
-    _, newline, hint = message.partition("\n")
-    return newline + hint
+def _unknown_names(found: re.Match[str]) -> list[str]:
+    return _names(f"{found['group'] or ''}.{found['name']}")
 
 
 def hint(message: str, known: Sequence[str]) -> str:
@@ -161,22 +153,16 @@ def hint(message: str, known: Sequence[str]) -> str:
         return f"\nDid you mean --config {found[1]}?" if "config" in known else ""
     if not (found := _UNKNOWN.match(message)):
         return ""
-    wrong = ".".join(_names(f"{found['group'] or ''}.{found['name']}"))
-    above = wrong.rpartition(".")[0]
-    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == above]
+    *above, wrong = _unknown_names(found)
+    beside = [_names(name)[-1] for name in known if _names(name)[:-1] == above]
     if not beside:
-        return _did_you_mean(wrong, known)
-    return _did_you_mean(wrong.rpartition(".")[2], beside) or f"\nThere are: {', '.join(beside)}"
+        return _did_you_mean(".".join([*above, wrong]), known)
+    return _did_you_mean(wrong, beside) or f"\nThere are: {', '.join(beside)}"
 
 
 def _did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A line that names what is close; empty if nothing is."""
     close = difflib.get_close_matches(wrong, list(known), n=2)
     return f"\nDid you mean {' or '.join(close)}?" if close else ""
-
-
-def _public(module: str) -> list[str]:
-    return [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
 
 
 def _given(args: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str | None, str]]:
@@ -186,7 +172,7 @@ def _given(args: Sequence[str]) -> Iterator[tuple[tuple[str, ...], str | None, s
         if arg.startswith("--"):
             yield tuple(_names(name)), value if equals else None, ""
     for config in filter(os.path.isfile, reversed(config_files(args))):
-        for file in files_below(config):
+        for file, _ in layers(config):
             root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
             for place, plain, line in _settings(root, ()):
                 yield place, plain, f"{file}, line {line}: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -31,28 +31,22 @@ def read_settings(file: str | Path) -> dict[str, Any]:
     Raises:
         SettingsError: a file is not there, is not YAML, or extends one that extends it.
     """
-    layers = [{name: value for name, value in read.items() if name != EXTENDS} for _, read in _chain(Path(file))]
-    return reduce(merged, reversed(layers))
+    return reduce(merged, reversed([settings for _, settings in layers(file)]))
 
 
-def files_below(file: str | Path) -> list[Path]:
-    """The file, and those that it is on top of: the nearest first."""
-    return [path for path, _ in _chain(Path(file))]
-
-
-def _chain(file: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    above: list[Path] = []
-    while True:
-        if file in above:
-            raise SettingsError(f"files that extend each other: {' -> '.join(map(str, [*above, file]))}")
-        if above and not file.is_file():
-            raise SettingsError(f"{above[-1]} extends {file}, which is not there (from the working directory)")
-        settings = _read(file)
-        yield file, settings
-        if EXTENDS not in settings:
-            return
-        above.append(file)
-        file = Path(settings[EXTENDS])
+def layers(file: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and those that it is on top of, the nearest first, with the settings that each has by itself."""
+    found: dict[Path, dict[str, Any]] = {}
+    extended: str | Path | None = file
+    while extended is not None:
+        path, above = Path(extended), list(found)
+        if path in found:
+            raise SettingsError(f"files that extend each other: {' -> '.join(map(str, [*above, path]))}")
+        if found and not path.is_file():
+            raise SettingsError(f"{above[-1]} extends {path}, which is not there (from the working directory)")
+        found[path] = _read(path)
+        extended = found[path].pop(EXTENDS, None)
+    return list(found.items())
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -61,8 +55,7 @@ def _read(file: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise SettingsError(f"no such file: {file} (paths are relative to the working directory)") from error
     except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise SettingsError(f"{file}{line}: not YAML: {error.problem}") from error
+        raise SettingsError(f"{file}, line {error.problem_mark.line + 1}: not YAML: {error.problem}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{file} is not YAML in UTF-8: {error}") from error
     if not isinstance(settings or {}, dict):
