@@ -56,8 +56,12 @@ and a test fails when the two differ. Edit the docstrings, not this file.
 - `specs fit`, `validate`, `test` and `predict` take three groups of settings: `trainer` (Lightning's `Trainer`),
   `model` (a module) and `data` (a data module); and `seed_everything`. `specs run`, `specs compare` and `specs distill`
   take the arguments of the functions below. `specs report` takes the folder of a run and no settings.
-- A file of `specs run` may extend another: `extends: configs/ablations/base.yaml`. Its own settings are merged into the
-  other's, however deep; null removes one.
+- A file may extend another, whatever command it is for: `extends: configs/ablations/base.yaml`. Its own settings are
+  merged into the other's, however deep; null removes one; a class in another's place (`class_path`) keeps nothing of
+  it. Paths are relative to the working directory.
+- The overrides of a run's stage are merged, too: `--stages.zero.overrides.data.rounds=3` changes this one, and so does
+  `--stages.zero.overrides '{data.rounds: 3}'`; the file's others are kept, and null removes one. In a file,
+  `data: {rounds: 3}` does what `data.rounds: 3` does; only `extends` and the command line tell the two apart.
 - `--print_config` prints all settings as they would be used, and stops. `specs fit --model.help CLASS` and
   `--data.help CLASS` explain the settings of a class.
 
@@ -70,7 +74,9 @@ where there is none.
 The Trainer's `gradient_clip_val` and `accumulate_grad_batches` are not available, since the modules optimize by
 themselves: use `max_grad_norm` and `max_tokens_per_micro_batch`.
 
-Environment variables: `SPECS_TRACEBACK=1` shows the traceback of an error whose message alone is printed otherwise;
+Of a wrong setting the one cause is printed, with its file and line: `a.yaml, line 3: data.rounds: expected int, got
+'five'`. Environment variables: `SPECS_TRACEBACK=1` shows the traceback of an error whose message alone is printed
+otherwise, and all that the parser says of a setting;
 `SPECS_CACHE` is the folder in which the toy's data sets are kept (default `~/.cache/specs-lightning`).
 """
 

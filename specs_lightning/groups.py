@@ -144,7 +144,7 @@ class Group:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], prompts: Mapping[str, EncodedPrompt]) -> Group:
         """What `state` kept, given its prompt by id."""
-        completions = [Completion(**saved) for saved in state["completions"]]
+        completions = [Completion.from_row(row) for row in state["completions"]]
         return cls(**{**state, "prompt": prompts[state["prompt"]], "completions": completions})
 
 

@@ -120,6 +120,20 @@ class TestFit:
         assert config["model"]["init_args"]["reference"] == "cached"  # the first file's
         assert len(metrics(tmp_path / "run")) == 1
 
+    def test_a_file_may_extend_another(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        settings = {
+            "extends": COLD_START,
+            "model": {"init_args": {"objective": {"class_path": "specs_lightning.objectives.SFT"}}},
+            "trainer": {"max_steps": 1},
+        }
+        (tmp_path / "sft.yaml").write_text(yaml.safe_dump(settings))
+        command, _, *others = cold_start
+        specs(command, f"--config={tmp_path / 'sft.yaml'}", *others)
+        config = saved(tmp_path / "run")
+        assert config["model"]["init_args"]["objective"]["class_path"].endswith("SFT")
+        assert config["model"]["init_args"]["reference"] == "cached"  # the other file's
+        assert len(metrics(tmp_path / "run")) == 1
+
     def test_a_class_of_the_working_directory_is_found(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
         (tmp_path / "my_callbacks.py").write_text(
             "from pathlib import Path\nfrom lightning.pytorch import Callback\n\n\nclass Note(Callback):\n"
@@ -232,7 +246,10 @@ class TestErrors:
             ("--model.objective.init_args.beta=-1", "beta must be positive"),
             ("--data.batch_size=0", "batch_size must be positive"),
             ("--model.objective=specs_lightning.objectives.Nothing", "Nothing"),
+            ("--data.batch_size=many", "data.batch_size: expected int, got 'many'\n"),
+            ("--model.objective.init_args.sft_wieght=0", "Did you mean sft_weight?\n"),
             ("--config=configs/toy/missing.yaml", "missing.yaml"),
+            ("--config=configs/toy/smoke.yaml", "another command: specs run --config configs/toy/smoke.yaml"),
             ("--data.train=missing.parquet", "missing.parquet"),
             ("--model.policy.model=./no/such/model", "no/such/model"),
         ],
@@ -242,7 +259,8 @@ class TestErrors:
     ) -> None:
         message = refused(capsys, *cold_start, argument)
         assert named in message
-        assert "Traceback" not in message
+        assert message.startswith("specs fit: ") and "Traceback" not in message
+        assert len(message.splitlines()) <= 4
 
     def test_in_a_file_too(
         self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -257,6 +275,28 @@ class TestErrors:
         assert "missing.yaml" in refused(capsys, "run", "--config=missing.yaml")
         assert "a stage of kind model needs a model" in refused(capsys, "run", *SMOKE, "--stages.base.model=null")
         assert "prompts" in refused(capsys, "distill", "--zero=a", "--base=b", "--output=c")
+
+    @pytest.mark.parametrize(
+        ("command", "file", "meant"),
+        [
+            ("run", GRPO, f"specs fit --config {GRPO}"),
+            ("distill", GRPO, f"specs fit --config {GRPO}"),
+            ("distill", "configs/toy/smoke.yaml", "specs run --config configs/toy/smoke.yaml"),
+            ("run", "configs/toy/distill.yaml", "specs distill --config configs/toy/distill.yaml"),
+            ("test", "configs/toy/distill.yaml", "specs distill --config configs/toy/distill.yaml"),
+            ("compare", GRPO, f"specs fit --config {GRPO}"),
+        ],
+    )
+    def test_a_file_of_another_command_is_told(
+        self, capsys: pytest.CaptureFixture[str], command: str, file: str, meant: str
+    ) -> None:
+        given = file if command == "compare" else f"--config={file}"
+        assert f"{file} holds the settings of another command: {meant}" in refused(capsys, command, given)
+
+    @pytest.mark.parametrize("command", ["fit", "run", "distill", "plan", "serve"])
+    def test_a_file_without_config_is_told(self, capsys: pytest.CaptureFixture[str], command: str) -> None:
+        told = refused(capsys, command, "configs/x.yaml")
+        assert told.startswith(f"specs {command}: ") and "Did you mean --config configs/x.yaml?" in told
 
 
 class TestEvaluation:

@@ -28,7 +28,7 @@ from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usabl
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.records.answers import Answer
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
-from specs_lightning.settings.hints import Hinting
+from specs_lightning.settings.hints import HintingParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 from specs_lightning.system.files import write_whole
 from specs_lightning.system.folder_lock import only_writer
@@ -48,7 +48,7 @@ def lightning(args: Sequence[str]) -> None:
         raise Stopped from error
 
 
-class HintingLightningParser(Hinting, LightningArgumentParser):
+class HintingLightningParser(HintingParser, LightningArgumentParser):
     """LightningCLI's, with errors that say what would be right."""
 
 
@@ -81,6 +81,8 @@ class SaveConfig(SaveConfigCallback):
 class SpecsCLI(LightningCLI):
     """LightningCLI with the package's defaults."""
 
+    program = "specs"
+
     @classmethod
     def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
         """Parse the arguments, make what they name and, unless told otherwise, run the command that comes first."""
@@ -94,7 +96,7 @@ class SpecsCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=trainer_defaults,
             parser_class=HintingLightningParser,
-            parser_kwargs={"prog": "specs"},
+            parser_kwargs={"prog": cls.program},
             args=args if isinstance(args, Namespace) else list(args),
             run=run,
         )

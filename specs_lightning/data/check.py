@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -18,8 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 from rich import box
 from rich.table import Table as RichTable
 
@@ -32,6 +31,9 @@ from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.set_aside import SET_ASIDE
 from specs_lightning.scoring.comparison import resolve_type
+from specs_lightning.settings.causes import innermost
+from specs_lightning.settings.files import read_settings
+from specs_lightning.settings.hints import HintingParser
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 
@@ -125,11 +127,11 @@ def check(
         raise DataError(
             f"hold_out is a share of the rows that are frozen, below 1: it is {hold_out:g}, freeze {freeze}"
         )
-    settings = [_read_yaml(Path(file)) for file in config]
-    sources = {name: source for part in settings for name, source in find_sources(part).items()}
+    settings = {Path(file): read_settings(file) for file in config}
+    sources = named_sources(settings)
     if not sources:
         raise DataError(f"no data set in {', '.join(config)}: a data set is a mapping with a `path`")
-    model = model or next((found for part in settings if (found := _find_model(part))), None)
+    model = model or next((found for part in settings.values() if (found := _find_model(part))), None)
     encoder = None if model is None else _encoder(model)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,17 +222,31 @@ def place_of(prompt: Prompt) -> float:
     return int.from_bytes(digest.digest()[:8]) / 2**64
 
 
-def find_sources(settings: Any, place: tuple[str, ...] = ()) -> dict[str, PromptSource]:
-    """The data sets in a configuration, by the last part of their place in it (`train`, `id`, …)."""
+def named_sources(settings: Mapping[Path, Any]) -> dict[str, PromptSource]:
+    """The data sets of several files, by the last part of their place (`train`, `id`, …).
+
+    Of different ones that would be called the same, by file and last part (`zero.train`), or by all of both.
+    """
+    found: dict[tuple[str, str], tuple[PromptSource, list[str]]] = {}
+    for file, part in settings.items():
+        for place, source in find_sources(part).items():
+            whole = ".".join((*file.with_suffix("").parts, *place)).strip(os.sep + ".")
+            names = [place[-1], f"{file.stem}.{place[-1]}", whole]
+            found.setdefault((place[-1], repr(source)), (source, names))
+    called = Counter(name for _, names in found.values() for name in names)
+    return {next((n for n in names if called[n] == 1), names[-1]): source for source, names in found.values()}
+
+
+def find_sources(settings: Any, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], PromptSource]:
+    """The data sets in a configuration, by their place in it."""
     if isinstance(settings, list):
         settings = {str(number): item for number, item in enumerate(settings)}
     if not isinstance(settings, dict):
         return {}
     if isinstance(settings.get("path"), str) and "class_path" not in settings:
-        name = place[-1] if place else "data"
-        return {name: _as_source(name, settings)}
+        return {place or ("data",): _as_source(".".join(place), settings)}
     inner = [find_sources(item, (*place, str(key))) for key, item in settings.items()]
-    return {name: source for sources in inner for name, source in sources.items()}
+    return {place: source for sources in inner for place, source in sources.items()}
 
 
 def spread(values: Sequence[int]) -> dict[str, int] | None:
@@ -315,12 +331,12 @@ def _as_source(name: str, settings: dict[str, Any]) -> PromptSource:
     known = [setting.name for setting in fields(PromptSource)]
     if wrong := next((key for key in settings if key not in known), None):
         raise DataError(f"{name}: a data set has no setting {wrong!r}; there are: {', '.join(known)}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = HintingParser(exit_on_error=False)
     parser.add_class_arguments(PromptSource)
     try:
         return PromptSource(**vars(parser.parse_object(settings)))
     except (ArgumentError, ValueError) as error:
-        raise DataError(f"{name}: {error}") from error
+        raise DataError(f"{name}: {innermost(str(error))}") from error
 
 
 def _find_model(settings: Any) -> str | None:
@@ -340,15 +356,6 @@ def _encoder(model: str) -> PromptEncoder:
         return PromptEncoder(AutoProcessor.from_pretrained(resolve(model)), image_memory_gib=0)
     except (OSError, ValueError) as error:
         raise DataError(f"the tokenizer of {model} cannot be loaded ({error}); give another with --model") from error
-
-
-def _read_yaml(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"no such configuration: {file}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} is not YAML: {error}") from error
 
 
 def _table(findings: dict[str, Findings]) -> RichTable:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +45,7 @@ from specs_lightning.runs.pipeline import (
     plan_stages,
     run,
 )
-from specs_lightning.settings.files import read_settings
+from specs_lightning.settings.files import config_files, kind_of, read_settings
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.strategies import FSDP2
 
@@ -73,6 +72,8 @@ class PlannedWork:
 class PlanCLI(SpecsCLI):
     """Makes the module and the data module of a `specs fit` configuration, and no Trainer."""
 
+    program = "specs plan"
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_class_arguments(PlanSettings)
@@ -92,10 +93,9 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
     Raises:
         SpecsError: something cannot be known from the configuration; the message says which setting tells it.
     """
-    files = [after for arg, after in pairwise(args) if arg == "--config"]
-    files += [arg.removeprefix("--config=") for arg in args if arg.startswith("--config=")]
-    name, kind = ", ".join(files) or "plan", _kind(files)
-    if kind == "fit":
+    files = config_files(args)
+    name, kind = ", ".join(files) or "plan", kind_of(key for file in files for key in read_settings(file))
+    if kind in ("fit", None):
         cli = PlanCLI.launch(args, run=False)
         yield _Planner.of(cli.config).fit(name, cli)
         return
@@ -106,18 +106,6 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
         yield planner.distill(name, given)
     else:
         yield from planner.run(given)
-
-
-def _kind(files: Sequence[str]) -> str:
-    """Which command configuration files are of."""
-    names = set()
-    for file in files:
-        if not Path(file).is_file():
-            raise SpecsError(f"no such configuration file: {file} (paths are relative to the working directory)")
-        names |= set(read_settings(file))
-    if "stages" in names:
-        return "run"
-    return "distill" if {"zero", "base"} & names else "fit"
 
 
 @dataclass

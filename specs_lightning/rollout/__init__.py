@@ -1,13 +1,15 @@
 """Rollout engines: what samples completions from the policy."""
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
 from specs_lightning.rollout.hf import HFEngine
 from specs_lightning.rollout.sampler import EngineError, VLLMSettings
 from specs_lightning.rollout.servers import VLLMServers
 from specs_lightning.rollout.vllm import VLLMEngine
+from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.engines import ENGINES, EngineSettings, engine_class_path
+from specs_lightning.settings.hints import HintingParser
 
 __all__ = [
     "ENGINES",
@@ -30,11 +32,12 @@ def make_engine(settings: EngineSettings) -> RolloutEngine:
     Raises:
         EngineError: there is none, or it does not take its arguments.
     """
-    parser = ArgumentParser(exit_on_error=False)
+    parser = HintingParser(exit_on_error=False)
     parser.add_subclass_arguments(RolloutEngine, "engine", required=True)
     try:
         made = parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)}))
     except (ArgumentError, ValueError) as error:
-        raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({error})") from error
+        cause = innermost(str(error))
+        raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({cause})") from error
     engine: RolloutEngine = made.engine
     return engine

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +16,92 @@ from specs_lightning.errors import SettingsError
 from specs_lightning.settings.nested import changes
 
 EXTENDS = "extends"
+KINDS = {
+    "run": {"stages", "evaluation"},
+    "fit": {"trainer", "data"},
+    "distill": {"prompts", "zero", "base", "pairs"},
+}
+"""What only a file of these commands has at its top, in the order in which one looks."""
 
 
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a file, on top of those of the file that its key `extends` names, if it has one.
 
-    Dictionaries are merged, however deep; anything else replaces what the other file has, and null removes it. Paths
-    are relative to the working directory, as everywhere.
+    They are `merged`. Paths are relative to the working directory, as everywhere.
 
     Raises:
-        SettingsError: a file that is extended is not there, or extends one that extends it.
+        SettingsError: a file is not there, is not YAML, or extends one that extends it.
     """
-    return _read(Path(file), ())
+    return reduce(merged, reversed([settings for _, settings in layers(file)]))
 
 
-def _read(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    if file in above:
-        raise SettingsError(f"files that extend each other: {' -> '.join(map(str, [*above, file]))}")
-    if above and not file.is_file():
-        raise SettingsError(f"{above[-1]} extends {file}, which is not there (from the working directory)")
-    settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    if not isinstance(settings, dict):
+def layers(file: str | Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The file and those that it is on top of, the nearest first, with the settings that each has by itself."""
+    found: dict[Path, dict[str, Any]] = {}
+    extended: str | Path | None = file
+    while extended is not None:
+        path, above = Path(extended), list(found)
+        if path in found:
+            raise SettingsError(f"files that extend each other: {' -> '.join(map(str, [*above, path]))}")
+        if found and not path.is_file():
+            raise SettingsError(f"{above[-1]} extends {path}, which is not there (from the working directory)")
+        found[path] = _read(path)
+        extended = found[path].pop(EXTENDS, None)
+    return list(found.items())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"no such file: {file} (paths are relative to the working directory)") from error
+    except yaml.MarkedYAMLError as error:
+        raise SettingsError(f"{file}, line {error.problem_mark.line + 1}: not YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not YAML in UTF-8: {error}") from error
+    if not isinstance(settings or {}, dict):
         raise SettingsError(f"{file} does not hold settings by name")
-    if EXTENDS not in settings:
-        return settings
-    below = Path(settings.pop(EXTENDS))
-    return _merged(_read(below, (*above, file)), settings)
+    return settings or {}
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others: dictionaries are merged, however deep; null removes, all else replaces.
+
+    A class in another's place brings its own settings: none of the other's are left.
+    """
+    found = dict(below)
     for name, value in above.items():
+        old = found.get(name)
         if value is None:
-            merged.pop(name, None)
-        elif isinstance(value, dict) and isinstance(merged.get(name), dict):
-            merged[name] = _merged(merged[name], value)
+            found.pop(name, None)
+        elif isinstance(value, dict) and isinstance(old, dict):
+            found[name] = _without_nulls(value) if _another_class(old, value) else merged(old, value)
         else:
-            merged[name] = value
-    return merged
+            found[name] = value
+    return found
+
+
+def _another_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return new.get("class_path", old.get("class_path")) != old.get("class_path")
+
+
+def _without_nulls(value: Any) -> Any:
+    """Nothing is left to remove: files may still name the other class's settings for that."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+
+
+def config_files(args: Sequence[str]) -> list[str]:
+    """The files that a command line names by `--config`."""
+    split = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    return [file for option, file in pairwise(split) if option in ("--config", "-c")]
+
+
+def kind_of(names: Iterable[str]) -> str | None:
+    """The command that settings of these names are for, if they tell; `fit` stands for `validate` and the like, too."""
+    roots = {name.partition(".")[0] for name in names}
+    return next((kind for kind, own in KINDS.items() if own & roots), None)
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:

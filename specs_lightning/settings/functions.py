@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
+import yaml
 from jsonargparse import ActionConfigFile, Namespace
 
-from specs_lightning.errors import refused_settings
+from specs_lightning.errors import SettingsError, refused_settings
+from specs_lightning.settings.files import merged
 from specs_lightning.settings.hints import HintingParser
+
+_OVERRIDE = re.compile(r"--stages\.([^.=]+)\.overrides(?:\.([^=]+))?(?:=(.*))?", re.DOTALL)
 
 
 def function_settings(
@@ -44,16 +52,57 @@ def function_settings(
     parser.add_function_arguments(function, as_positional=positional is not None, sub_configs=True, skip=skip)
     for settings_class in further:
         parser.add_class_arguments(settings_class)
-    config = parser.parse_args(list(args))
+    of_stages = "stages" in inspect.signature(function).parameters
+    args, given = stage_overrides(args) if of_stages else (list(args), {})
+    if given:
+        without = [arg for arg in args if not arg.startswith("--print_config")]  # which would end the program here
+        args += _on_top(parser.parse_args(without).stages, given)
+    config = parser.parse_args(args)
     if takes_files:
         config.pop("config", None)
     # A stage's overrides are for another parser: a class path in them is not an object yet.
-    overrides = {name: stage.pop("overrides") for name, stage in (config.get("stages") or {}).items()}
+    overrides = {name: stage.pop("overrides") for name, stage in (config.stages if of_stages else {}).items()}
     with refused_settings():
         settings: dict[str, Any] = vars(parser.instantiate(config))
         for name, override in overrides.items():
             settings["stages"][name] = replace(settings["stages"][name], overrides=as_plain(override))
     return settings
+
+
+def stage_overrides(args: Sequence[str]) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """The other arguments, and what these set of each stage's overrides: all in one or one by its dotted name."""
+    rest: list[str] = []
+    given: dict[str, list[dict[str, Any]]] = {}
+    remaining = iter(args)
+    for arg in remaining:
+        if (found := _OVERRIDE.fullmatch(arg)) is None:
+            rest.append(arg)
+            continue
+        stage, name, text = found.groups()
+        value = _value(arg, next(remaining, None) if text is None else text)
+        if name is None and not isinstance(value, dict):
+            raise SettingsError(f"stages.{stage}.overrides: expected settings by name, got {value!r}")
+        given.setdefault(stage, []).append(value if name is None else {name: value})
+    return rest, given
+
+
+def _value(arg: str, text: str | None) -> Any:
+    if text is None:
+        raise SettingsError(f"{arg}: expected a value")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{arg.partition('=')[0]}: not YAML: {text}") from error
+
+
+def _on_top(stages: dict[str, Any], given: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Arguments for the stages' overrides with those that were given: the others are kept, null removes one."""
+    if unknown := set(given) - set(stages):
+        raise SettingsError(
+            f"overrides of stages that there are not: {', '.join(unknown)}; there are: {', '.join(stages)}"
+        )
+    whole = {name: reduce(merged, layers, as_plain(stages[name].overrides)) for name, layers in given.items()}
+    return [f"--stages.{name}.overrides={json.dumps(overrides)}" for name, overrides in whole.items()]
 
 
 def as_plain(value: Any) -> Any:

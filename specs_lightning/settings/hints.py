@@ -1,64 +1,61 @@
-"""What a mistyped setting probably meant: added to the parser's error."""
+"""Parsers whose files may extend others, and that say of a wrong setting its one cause and what would be right."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import inspect
-import re
-from typing import Any
+import argparse
+import os
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
-from specs_lightning.settings.files import read_settings
+from specs_lightning.errors import SettingsError
+from specs_lightning.settings.causes import hint, innermost
+from specs_lightning.settings.files import kind_of, read_settings
+
+NO_SETTINGS = ("help", "print_config", "print_shtab", "subcommand")
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-_WRONG_OPTION = re.compile(r"class_path '([\w.]+)':\s*(?:.*\n)*?.*?Option '([\w.]+)' is not accepted")
-_WRONG_KEY = re.compile(r"(?:Key '|[Uu]nrecognized arguments?: --|Unknown key '|Option ')([\w.]+)")
 
+class HintingParser(ArgumentParser):
+    """One that guesses nothing, too: a shortened name is an error."""
 
-def hint(message: str, known: list[str]) -> str:
-    """A sentence that names what would be right; empty when the message is not about an unknown key.
-
-    Args:
-        message: the parser's error.
-        known: the keys of the parser itself, for messages that name no class.
-    """
-    if found := _WRONG_OPTION.search(message):
-        class_path, wrong = found.groups()
-        known = list(inspect.signature(_import(class_path)).parameters)
-        where = f"{class_path} takes"
-    elif found := _WRONG_KEY.search(message):
-        wrong, where = found[1], "there are"
-    else:
-        return ""
-    close = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-    return f"\nDid you mean {' or '.join(close)}?" if close else f"\n{where}: {', '.join(known)}"
-
-
-def _import(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-class Hinting:
-    """A parser whose errors say what would be right, and that guesses nothing: a shortened name is an error."""
+    args: list[str] = []  # noqa: RUF012  of each parse its own: what was given
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        super().error(message + hint(message, _keys(self)), ex)  # type: ignore[misc]
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """A file of settings, on top of those that it extends."""
+        try:
+            settings = read_settings(str(path))
+            self._check_kind(str(path), settings)
+        except SettingsError as error:
+            self.error(str(error), error)
+        return self.parse_string(yaml.safe_dump(settings, sort_keys=False), **kwargs)
+
+    def _check_kind(self, file: str, settings: Mapping[str, Any]) -> None:
+        wanted, kind = kind_of(_keys(self)), kind_of(settings)
+        if kind != wanted and kind is not None and wanted is not None:
+            raise SettingsError(f"{file} holds the settings of another command: specs {kind} --config {file}")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """The one cause, and what would be right; all that the parser says if SPECS_TRACEBACK is set."""
+        message += hint(message, _keys(self))
+        if not self.exit_on_error or os.environ.get("SPECS_TRACEBACK"):
+            super().error(message, ex)
+        command = [self.prog.replace(" [options]", ""), *(self.args[:1] if _subparsers(self) else ())]
+        self.exit(2, f"{' '.join(command)}: {innermost(message).found_in(self.args)}\n")
 
 
-class HintingParser(Hinting, ArgumentParser):
-    """For the functions of the command line, whose files may extend one another."""
+def _keys(parser: ArgumentParser) -> list[str]:
+    """The names of a parser's settings, those of its subcommands included."""
+    names = [action.dest for one in (parser, *_subparsers(parser)) for action in one._actions]
+    return [name for name in dict.fromkeys(names) if name not in NO_SETTINGS and not name.endswith(".help")]
 
-    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.parse_string(yaml.safe_dump(read_settings(path), sort_keys=False), **kwargs)
 
-
-def _keys(parser: Any) -> list[str]:
-    return [action.dest for action in parser._actions if action.dest != "help"]
+def _subparsers(parser: ArgumentParser) -> list[ArgumentParser]:
+    subcommands = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [inner for action in subcommands for inner in action.choices.values()]

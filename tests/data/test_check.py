@@ -13,9 +13,10 @@ from helpers.command_line import ROOT, specs
 from transformers import AutoProcessor
 
 from benchmarks.data_check import make_file
-from specs_lightning.data.check import FROZEN, check, find_sources, spread
+from specs_lightning.data.check import FROZEN, check, find_sources, named_sources, spread
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
+from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.toy import resolve
@@ -125,19 +126,51 @@ def test_lengths_are_those_of_the_encoded_prompts(tmp_path: Path) -> None:
 
 def test_data_sets_are_found_anywhere_in_a_configuration() -> None:
     settings = {"data": {"train": {"path": "a.jsonl"}, "evaluation": {"id": {"path": "b.jsonl"}}, "more": [1]}}
-    assert {name: source.path for name, source in find_sources(settings).items()} == {
-        "train": "a.jsonl",
-        "id": "b.jsonl",
+    assert {place: source.path for place, source in find_sources(settings).items()} == {
+        ("data", "train"): "a.jsonl",
+        ("data", "evaluation", "id"): "b.jsonl",
     }
+
+
+def test_data_sets_of_one_name_in_several_files_are_all_read() -> None:
+    """Their names say of which file they are; what several files have alike is read once."""
+    files = {
+        "a/zero.yaml": {"train": {"path": "1"}, "test": {"path": "2"}, "id": {"path": "3"}},
+        "b/zero.yaml": {"train": {"path": "4"}, "test": {"path": "2"}},
+        "b/final.yaml": {"train": {"path": "5"}, "id": {"path": "6"}, "more": {"id": {"path": "7"}}},
+    }
+    named = named_sources({Path(file): settings for file, settings in files.items()})
+    assert {name: source.path for name, source in named.items()} == {
+        "a.zero.train": "1",
+        "b.zero.train": "4",
+        "final.train": "5",
+        "test": "2",
+        "zero.id": "3",
+        "b.final.id": "6",
+        "b.final.more.id": "7",
+    }
+
+
+def test_files_that_extend_others(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "above.yaml").write_text(f"extends: {config}\ndata: {{init_args: {{train: {{limit: 1}}}}}}\n")
+    both = [str(config), str(tmp_path / "above.yaml")]
+    check(both, output=str(tmp_path / "out"), freeze=True)
+    found = json.loads((tmp_path / "out" / "check.json").read_text())["sources"]
+    assert {name: of["usable"] for name, of in found.items()} == {"config.train": 3, "above.train": 1}
+    assert (tmp_path / "out" / "above.train.parquet").is_file()
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("a: 1", "no data set in"), ("a: [", "is not YAML"), ("a: {path: none.jsonl}", "no such file or folder")],
+    [
+        ("a: 1", "no data set in"),
+        ("a: [", "c.yaml, line 1: not YAML"),
+        ("a: {path: none.jsonl}", "no such file or folder"),
+    ],
 )
 def test_a_configuration_without_usable_data_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
-    with pytest.raises(DataError, match=problem):
+    with pytest.raises(SpecsError, match=problem):
         check([str(tmp_path / "c.yaml")], output=str(tmp_path))
 
 

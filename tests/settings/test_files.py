@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.errors import SettingsError
-from specs_lightning.settings.files import read_settings
+from specs_lightning.settings.files import config_files, kind_of, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +36,43 @@ def test_a_chain_of_files() -> None:
     }
 
 
+def test_a_class_in_anothers_place_keeps_nothing_of_it() -> None:
+    Path("a.yaml").write_text(
+        "one: {class_path: A, init_args: {x: 1, y: 2}}\ntwo: {class_path: A, init_args: {x: 1}}\n"
+    )
+    Path("b.yaml").write_text(
+        "extends: a.yaml\none: {class_path: B, init_args: {x: null, z: 3}}\ntwo: {init_args: {y: 2}}\n"
+    )
+    assert read_settings("b.yaml") == {
+        "one": {"class_path": "B", "init_args": {"z": 3}},
+        "two": {"class_path": "A", "init_args": {"x": 1, "y": 2}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["stages", "name", "evaluation.beta"], "run"),
+        (["seed_everything", "trainer", "model", "data"], "fit"),
+        (["trainer", "model", "data", "base"], "fit"),  # what `specs test` was given
+        (["prompts.path", "zero"], "distill"),
+        (["model", "vllm"], None),
+    ],
+)
+def test_what_a_file_is_for(names: list[str], kind: str | None) -> None:
+    assert kind_of(names) == kind
+
+
+def test_the_files_of_a_command_line() -> None:
+    assert config_files(["fit", "--config=a.yaml", "--x=1", "--config", "b.yaml", "--y"]) == ["a.yaml", "b.yaml"]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("extends: missing.yaml\n", r"b\.yaml extends missing\.yaml, which is not there"),
         ("extends: b.yaml\n", r"extend each other: b\.yaml -> b\.yaml"),
+        ("x: 1\ny: [\n", r"b\.yaml, line 3: not YAML: "),
         ("- a list\n", r"b\.yaml does not hold settings by name"),
     ],
 )
@@ -48,3 +80,8 @@ def test_what_cannot_be_read_is_named(text: str, problem: str) -> None:
     Path("b.yaml").write_text(text)
     with pytest.raises(SettingsError, match=problem):
         read_settings("b.yaml")
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(SettingsError, match=r"no such file: c\.yaml"):
+        read_settings("c.yaml")
