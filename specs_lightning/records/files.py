@@ -131,7 +131,8 @@ def parse(kind: type[T], content: bytes, file: Path, remedy: str, line: int | No
         DamagedRecord: it is no JSON, or has not the types of `kind`.
     """
     try:
-        return _adapter(kind).validate_json(content, strict=True)  # type: ignore[arg-type]  # types are hashable
+        record: T = _adapter(kind).validate_json(content, strict=True)  # type: ignore[arg-type]  # types are hashable
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

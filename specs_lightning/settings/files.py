@@ -82,7 +82,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _another_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return new.get("class_path", old.get("class_path")) != old.get("class_path")
+    return bool(new.get("class_path", old.get("class_path")) != old.get("class_path"))
 
 
 def _without_nulls(value: Any) -> Any:

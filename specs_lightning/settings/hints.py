@@ -34,7 +34,8 @@ class HintingParser(ArgumentParser):
             self._check_kind(str(path), settings)
         except SettingsError as error:
             self.error(str(error), error)
-        return self.parse_string(yaml.safe_dump(settings, sort_keys=False), **kwargs)
+        parsed: Namespace = self.parse_string(yaml.safe_dump(settings, sort_keys=False), **kwargs)
+        return parsed
 
     def _check_kind(self, file: str, settings: Mapping[str, Any]) -> None:
         wanted, kind = kind_of(_keys(self)), kind_of(settings)
