@@ -66,7 +66,6 @@ COMMANDS = {
         "runs.comparison:compare",
         {"listed": "runs"},
         goes_on=GOES_ON,
-        starts_others=True,
     ),
     "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
     "doctor": Command(

@@ -182,7 +182,7 @@ class GroupBatch:
     """At which the completions were sampled."""
     fresh: bool = False
     """Whether it is the first step of a round: the policy is still the one that the round began with."""
-    filler: EncodedPrompt | None = None
+    dummy_prompt: EncodedPrompt | None = None
     """What the policy runs beside the groups and takes nothing from: see `micro_batches`."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What the data module measured while making the batch, to be logged with its step."""
@@ -241,13 +241,13 @@ class GroupBatch:
                 changes[name] = tensor[indices]
         return replace(self, **changes)
 
-    def with_filler(self) -> GroupBatch:
-        """The batch with its filler as a last group, of one empty completion; without the optional tensors."""
-        if self.filler is None:
-            raise ValueError("the batch has no filler")
+    def with_dummy_prompt(self) -> GroupBatch:
+        """The batch with its dummy prompt as a last group, of one empty completion; without the optional tensors."""
+        if self.dummy_prompt is None:
+            raise ValueError("the batch has no dummy prompt")
         pad = torch.nn.functional.pad
         return GroupBatch(
-            prompts=[*self.prompts, self.filler],
+            prompts=[*self.prompts, self.dummy_prompt],
             group_N=pad(self.group_N, (0, 1), value=len(self.prompts)),
             completion_ids_NT=pad(self.completion_ids_NT, (0, 0, 0, 1)),
             lengths_N=pad(self.lengths_N, (0, 1)),
@@ -257,8 +257,8 @@ class GroupBatch:
     def to(self, device: torch.device | str) -> GroupBatch:
         device = torch.device(device)
         moved: dict[str, Any] = {name: t.to(device, non_blocking=True) for name, t in self._tensors().items()}
-        if self.filler is not None:
-            moved["filler"] = self.filler.to(device)
+        if self.dummy_prompt is not None:
+            moved["dummy_prompt"] = self.dummy_prompt.to(device)
         return replace(self, prompts=[prompt.to(device) for prompt in self.prompts], **moved)
 
     def micro_batches(

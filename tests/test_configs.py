@@ -17,8 +17,8 @@ from specs_lightning.commands.fit import HintingLightningParser, SpecsCLI
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.modules import PolicyModule
 from specs_lightning.runs.pipeline import OUTPUTS, as_argument
-from specs_lightning.settings.files import read_settings
 from specs_lightning.settings.hints import HintingParser
+from specs_lightning.settings.yaml_files import read_settings
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMMAND = re.compile(r"#\s+specs (\w+) (.*--config[= ](\S+).*)")

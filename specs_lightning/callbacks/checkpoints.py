@@ -17,8 +17,8 @@ from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import (
     FOLDER,
     NAME,
+    AtomicCheckpointIO,
     CheckpointError,
-    WholeCheckpointIO,
     prune,
     remove_leftovers,
 )
@@ -52,7 +52,7 @@ class Checkpoints(Checkpoint):
         if stage != "fit":
             return
         if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         if trainer.is_global_zero:
             remove_leftovers(self._path(trainer))
 

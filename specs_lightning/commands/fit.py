@@ -30,7 +30,7 @@ from specs_lightning.records.answers import Answer
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import TITLE, console
 from specs_lightning.system.ranks import rank
@@ -66,7 +66,7 @@ class SaveConfig(SaveConfigCallback):
             config.pop("ckpt_path", None)
             command = trainer.state.fn.value  # type: ignore[union-attr]  # one is running
             file = "config.yaml" if command == "fit" else f"config_{command}.yaml"
-            write_whole(folder / file, self.parser.dump(config, skip_none=False))
+            write_atomically(folder / file, self.parser.dump(config, skip_none=False))
 
     @property
     def training_settings(self) -> dict[str, Any]:
@@ -202,7 +202,7 @@ class SpecsCLI(LightningCLI):
         self, page: Path, models: Sequence[EvaluatedModel], apart: Mapping[str, Mapping[str, PairedDifference]]
     ) -> None:
         sets = self.model.evaluation_sets
-        write_evaluation(page, models, apart, sets.prompts, sets.cache.drawn_by, self.datamodule.set_aside)
+        write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
         if not self.is_stage:
             console.print(f"page: {page}", soft_wrap=True)
 
@@ -225,4 +225,4 @@ class SpecsCLI(LightningCLI):
     def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
         scores = json.loads(file.read_text())
         found = {name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()}
-        write_whole(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))
+        write_atomically(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))

@@ -32,8 +32,8 @@ from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.set_aside import SET_ASIDE
 from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.settings.causes import innermost
-from specs_lightning.settings.files import read_settings
 from specs_lightning.settings.hints import HintingParser
+from specs_lightning.settings.yaml_files import read_settings
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 

@@ -128,8 +128,8 @@ class PolicyDataModule(LightningDataModule):
 
     def _ask_anew(self) -> list[EvaluationBatches]:
         """Batches of the prompts that earlier starts did not answer."""
-        drawn_by = gather(self._drawn_by() if rank() == 0 else {})[0]
-        cache = AnswerCache(Path(self.attached_trainer.default_root_dir) / "answers", drawn_by)
+        cache_key = gather(self._cache_key() if rank() == 0 else {})[0]
+        cache = AnswerCache(Path(self.attached_trainer.default_root_dir) / "answers", cache_key)
         cache.load()
         evaluator = Evaluator(self.engine, self.evaluation_sampling, self.seed, self.evaluation_with_choice, self.judge)
         sets = EvaluationSets(
@@ -141,7 +141,7 @@ class PolicyDataModule(LightningDataModule):
         self.evaluation_sets = sets
         return [sets.batches(name) for name in sets.prompts]
 
-    def _drawn_by(self) -> dict[str, Any]:
+    def _cache_key(self) -> dict[str, Any]:
         """All that the answers to evaluation prompts depend on, besides these."""
         policy, trainer = self.policy, self.attached_trainer
         place = Path(policy.source)

@@ -15,8 +15,8 @@ from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, try_encode
 from specs_lightning.prompts.set_aside import SetAside
-from specs_lightning.records.files import DRAW_AGAIN, parse
 from specs_lightning.records.lines import append_lines, readable_lines
+from specs_lightning.records.record import DRAW_AGAIN, parse
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.settings.nested import changes
 from specs_lightning.system.progress import progress_bar

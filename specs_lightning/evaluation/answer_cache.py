@@ -16,13 +16,13 @@ from typing import Any
 from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import Prompt
 from specs_lightning.records.answers import Answer
-from specs_lightning.records.files import DRAW_AGAIN, RecordFile, parse
 from specs_lightning.records.lines import append_lines, readable_lines
-from specs_lightning.settings.files import differences, fingerprint
+from specs_lightning.records.record import DRAW_AGAIN, RecordFile, parse
+from specs_lightning.settings.yaml_files import differences, fingerprint
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
 
-DRAWN_BY = RecordFile("drawn_by.json", dict[str, Any], DRAW_AGAIN)
+CACHE_KEY = RecordFile("drawn_by.json", dict[str, Any], DRAW_AGAIN)
 
 
 class AnswerCache:
@@ -32,12 +32,12 @@ class AnswerCache:
 
     Args:
         folder: of the answers of all models and settings.
-        drawn_by: all that the answers depend on, besides the prompts.
+        cache_key: all that the answers depend on, besides the prompts.
     """
 
-    def __init__(self, folder: Path, drawn_by: Mapping[str, Any]) -> None:
-        self.folder = folder / fingerprint(drawn_by)
-        self.drawn_by = dict(drawn_by)
+    def __init__(self, folder: Path, cache_key: Mapping[str, Any]) -> None:
+        self.folder = folder / fingerprint(cache_key)
+        self.cache_key = dict(cache_key)
         self._known: dict[str, list[Answer]] = {}
 
     def load(self) -> None:
@@ -45,9 +45,9 @@ class AnswerCache:
         self._known = gather(dict(self._read()))[0]
         if rank() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / DRAWN_BY.name).exists():
+            if not (self.folder / CACHE_KEY.name).exists():
                 self._tell_of_others()
-                DRAWN_BY.write(self.folder, self.drawn_by)
+                CACHE_KEY.write(self.folder, self.cache_key)
         gather(None)  # until the folder is there
 
     def find(self, set_name: str, prompt: Prompt) -> list[Answer] | None:
@@ -68,9 +68,9 @@ class AnswerCache:
                 yield from parse(dict[str, list[Answer]], line.content, path, DRAW_AGAIN, line.number).items()
 
     def _tell_of_others(self) -> None:
-        others = sorted(self.folder.parent.glob(f"*/{DRAWN_BY.name}"), key=lambda file: file.stat().st_mtime)
+        others = sorted(self.folder.parent.glob(f"*/{CACHE_KEY.name}"), key=lambda file: file.stat().st_mtime)
         if others:
-            changed = "\n".join(differences(DRAWN_BY.read(others[-1].parent) or {}, self.drawn_by))
+            changed = "\n".join(differences(CACHE_KEY.read(others[-1].parent) or {}, self.cache_key))
             console.print(
                 f"{others[-1].parent} has answers that were drawn otherwise; these are drawn anew:\n{changed}",
                 markup=False,

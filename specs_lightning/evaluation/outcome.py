@@ -13,7 +13,7 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.records.answers import Answer, by_prompt, write_answers
 from specs_lightning.records.samples import SAMPLES, Sample, SampledText
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 
 SAMPLES_OF_A_SET = 3
 
@@ -53,7 +53,7 @@ class EvaluationOutcome:
         origin = {"model": self.model, "checkpoint": self.checkpoint}
         write_answers(answers, folder / f"{self.command}_answers.jsonl")
         scores = json.dumps({**origin, "sets": self.scores}, indent=1, default=str)
-        write_whole(folder / f"{self.command}.json", scores)
+        write_atomically(folder / f"{self.command}.json", scores)
         samples = [sample for name, of_set in prompts.items() for sample in self._samples(name, of_set)]
         replace(SAMPLES, name=f"{self.command}_{SAMPLES.name}").write(folder, samples)
 

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.settings.nested import NOT_SET, Change, changes
-from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, appearing_whole, partial_path, remove
+from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, partial_path, remove
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class ForeignCheckpoint(CheckpointError):
     """A checkpoint of another training."""
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint as `saving` does, straight to the disk: Lightning's own holds all of it in memory first."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
@@ -76,7 +76,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 @contextmanager
 def saving(file: Path, first: bool = True) -> Iterator[Path]:
-    """As `appearing_whole`, with an error that says what is left.
+    """As `atomic`, with an error that says what is left.
 
     Args:
         file: the checkpoint.
@@ -86,7 +86,7 @@ def saving(file: Path, first: bool = True) -> Iterator[Path]:
         CheckpointError: it could not be written.
     """
     try:
-        with appearing_whole(file) if first else nullcontext(partial_path(file)) as partial:
+        with atomic(file) if first else nullcontext(partial_path(file)) as partial:
             yield partial
     except (OSError, RuntimeError, CheckpointException) as error:
         cause = _cause(error)

@@ -72,13 +72,13 @@ class ColdStartModule(PolicyModule):
             batch.reference_logprobs_N = self.reference_logprobs[rows].flatten().to(self.device)
         return batch
 
-    def count(self, batch: GroupBatch) -> Tensor:
-        return self.objective.count(batch)
+    def denominator(self, batch: GroupBatch) -> Tensor:
+        return self.objective.denominator(batch)
 
-    def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         if self._asked is not None:
             batch.reference_logprobs_N = self._asked.token_logprobs(batch).sum(-1)
-        return self.objective(self.policy.token_logprobs(batch).logprobs, batch, count)
+        return self.objective(self.policy.token_logprobs(batch).logprobs, batch, denominator)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

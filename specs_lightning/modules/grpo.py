@@ -58,14 +58,14 @@ class GRPOModule(PolicyModule):
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         return self.objective.weigh(batch)
 
-    def count(self, batch: GroupBatch) -> Tensor:
-        return self.objective.count(batch)
+    def denominator(self, batch: GroupBatch) -> Tensor:
+        return self.objective.denominator(batch)
 
-    def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         scored = self.policy.token_logprobs(batch, batch.temperature, with_entropy=True)
         if self._reference is not None:
             batch.reference_logprobs_NT = self._reference.token_logprobs(batch)
-        terms = self.objective(scored.logprobs, batch, count)
+        terms = self.objective(scored.logprobs, batch, denominator)
         assert scored.entropy is not None  # it was asked for
         terms.metrics["entropy"] = token_share(scored.entropy, batch.mask_NT)
         return terms

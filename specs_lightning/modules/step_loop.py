@@ -117,11 +117,11 @@ class PolicyModule(LightningModule, ABC):
     """How many completions of a preference pair the loss takes: the chosen one, or both."""
 
     @abstractmethod
-    def count(self, batch: GroupBatch) -> Tensor:
+    def denominator(self, batch: GroupBatch) -> Tensor:
         """What the step's loss is divided by; a sum over ranks is taken of it."""
 
     @abstractmethod
-    def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         """The share of the step's loss of one micro-batch."""
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
@@ -231,14 +231,14 @@ class PolicyModule(LightningModule, ABC):
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
         batch = self.prepare(batch.to(self.device))
-        count = self._over_ranks(self.count(batch).float())
+        denominator = self._over_ranks(self.denominator(batch).float())
         loss = torch.zeros((), device=self.device)
         parts: list[dict[str, Part]] = []
         optimizer.zero_grad()
         split = self.policy.micro_batches(batch, self.micro_batch_tokens, self.whole_groups)
         for number, micro_batch in enumerate(split, 1):
             with self._gradients_kept_back(number < len(split)):
-                terms = self.loss(micro_batch, count)
+                terms = self.loss(micro_batch, denominator)
                 # Ranks average their gradients; the loss is already a share of the sum over ranks.
                 self.manual_backward(terms.loss * self.trainer.world_size)
             loss += terms.loss.detach()

@@ -99,18 +99,18 @@ class ColdStartObjective(ABC):
     """1 where the chosen completion alone is used."""
     needs_reference: ClassVar[bool] = False
 
-    def count(self, batch: GroupBatch) -> Tensor:
+    def denominator(self, batch: GroupBatch) -> Tensor:
         """How many samples the loss is averaged over: the groups."""
         return batch.lengths_N.new_tensor(len(batch.prompts))
 
     @abstractmethod
-    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         """The share of the loss of these completions.
 
         Args:
             logprobs_NT: the policy's, zero outside the batch's mask.
             batch: the completions; with `reference_logprobs_N` where the objective needs a reference.
-            count: `count` of the whole step.
+            denominator: `denominator` of the whole step.
         """
 
 

@@ -34,7 +34,7 @@ class DPO(ColdStartObjective):
         if self.beta <= 0 or self.sft_weight < 0:
             raise ValueError(f"beta must be positive ({self.beta}) and sft_weight not negative ({self.sft_weight})")
 
-    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         if batch.group_sizes != [2] * len(batch.prompts):
             raise ValueError(f"every group must be a pair (chosen, rejected), not of sizes {batch.group_sizes}")
         if batch.reference_logprobs_N is None:
@@ -43,7 +43,7 @@ class DPO(ColdStartObjective):
         chosen_P, rejected_P = reward_N[0::2], reward_N[1::2]
         dpo_P = -F.logsigmoid(chosen_P - rejected_P)
         sft_P = sft_losses(logprobs_NT[0::2], batch.mask_NT[0::2], self.sft_normalization)
-        loss = (dpo_P + self.sft_weight * sft_P).sum() / count
+        loss = (dpo_P + self.sft_weight * sft_P).sum() / denominator
         metrics: dict[str, Part] = {
             "dpo_loss": sample_share(dpo_P),
             "sft_loss": sample_share(sft_P),

@@ -88,7 +88,7 @@ class GRPO:
             mask_NT=batch.mask_NT & counts_N[:, None],
         )
 
-    def count(self, batch: GroupBatch) -> Tensor:
+    def denominator(self, batch: GroupBatch) -> Tensor:
         """What the whole step's loss is divided by: tokens, or completions with a token that counts.
 
         What `mismatch` weighs by 0 goes on counting: its weight is not known before the first forward pass.
@@ -98,14 +98,14 @@ class GRPO:
         completions = batch.mask_NT.any(-1).sum()
         return completions if self.constant_length is None else completions * self.constant_length
 
-    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         """The share of the loss of these completions.
 
         Args:
             logprobs_NT: the policy's.
             batch: weighed; with `sampler_logprobs_NT`, and `old_logprobs_NT` where the mismatch is corrected, unless
                 the sampling policy is still the current one; with `reference_logprobs_NT` where there is a KL term.
-            count: `count` of the whole step.
+            denominator: `denominator` of the whole step.
         """
         if batch.advantages_N is None:
             raise ValueError("GRPO needs advantages: weigh the batch first")
@@ -137,7 +137,7 @@ class GRPO:
             kl_NT = gap_NT.exp() - gap_NT - 1  # k3: unbiased, never negative
             loss_NT = loss_NT + self.kl_coefficient * kl_NT
             metrics["reference_kl"] = token_share(kl_NT, mask_NT)
-        return LossTerms(self._aggregate(loss_NT, mask_NT) / count, metrics)
+        return LossTerms(self._aggregate(loss_NT, mask_NT) / denominator, metrics)
 
     def _old_logprobs(self, start_NT: Tensor | None, current_NT: Tensor, batch: GroupBatch) -> Tensor:
         """The denominator of the ratio: the trainer's own policy or, without a correction, what the engine reported."""

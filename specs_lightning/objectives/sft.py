@@ -34,6 +34,6 @@ class SFT(ColdStartObjective):
 
     completions_per_prompt: ClassVar[int] = 1
 
-    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, count: Tensor) -> LossTerms:
+    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         loss_N = sft_losses(logprobs_NT, batch.mask_NT, self.normalization)
-        return LossTerms(loss_N.sum() / count, {"sft_loss": sample_share(loss_N)})
+        return LossTerms(loss_N.sum() / denominator, {"sft_loss": sample_share(loss_N)})

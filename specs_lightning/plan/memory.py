@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Part:
+class MemoryPart:
     """Bytes that one thing takes of a device's memory at each moment."""
 
     name: str
@@ -38,7 +38,7 @@ class Part:
     rollout: int = 0
 
     @classmethod
-    def throughout(cls, name: str, size: int) -> Part:
+    def throughout(cls, name: str, size: int) -> MemoryPart:
         return cls(name, size, size, size)
 
 
@@ -46,7 +46,7 @@ class Part:
 class Memory:
     """What one device needs, and what the CPU's memory takes of it instead."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MemoryPart, ...]
     moments: tuple[Moment, ...]
     """Those that there are."""
     offloaded: int = 0
@@ -99,20 +99,20 @@ def memory_of(job: Job) -> Memory:
     """What the job needs of each device."""
     model = model_size(job)
     engine = EngineMemory() if job.sampling is None else _engine_memory(job, job.sampling, model)
-    parts, offloaded = [Part.throughout("weights", model.weights)], 0
+    parts, offloaded = [MemoryPart.throughout("weights", model.weights)], 0
     moments: tuple[Moment, ...] = ("rollout",)
     if job.training is not None:
         parts, offloaded = _training_parts(job, model, engine)
         moments = ("training", "update") if job.sampling is None else ("training", "update", "rollout")
     parts += [
-        Part("rollout engine", engine.training, engine.training, engine.sampling),
-        Part.throughout("device libraries", job.devices.overhead),
+        MemoryPart("rollout engine", engine.training, engine.training, engine.sampling),
+        MemoryPart.throughout("device libraries", job.devices.overhead),
     ]
     there = tuple(part for part in parts if any(getattr(part, moment) for moment in moments))
     return Memory(there, moments, offloaded)
 
 
-def _training_parts(job: Job, model: ModelSize, engine: EngineMemory) -> tuple[list[Part], int]:
+def _training_parts(job: Job, model: ModelSize, engine: EngineMemory) -> tuple[list[MemoryPart], int]:
     """What training takes, the engine's apart, and what of it lies in the CPU's memory."""
     training, devices = job.training, job.devices
     assert training is not None
@@ -122,19 +122,19 @@ def _training_parts(job: Job, model: ModelSize, engine: EngineMemory) -> tuple[l
         "optimizer state": int(model.trained_parameters * training.optimizer_bytes),
         "reference model": model.weights if training.second_model else 0,
     }
-    parts = [Part.throughout(name, size // devices.shards) for name, size in resident.items()]
+    parts = [MemoryPart.throughout(name, size // devices.shards) for name, size in resident.items()]
     offloaded = 0
     if devices.offload:
         offloaded, parts = sum(part.training for part in parts), []
     passed = _activations(job)
     return [
         *parts,
-        Part("gathered weights", *_gathered(job, model, engine)),
-        Part.throughout("gradient buckets", model.trained if devices.strategy == "ddp" else 0),
-        Part("activations", training=passed.kept),
-        Part("log-probabilities, recomputation", training=passed.peak - passed.kept),
-        Part("update's own", update=_update(job, model)),
-        Part("a layer out of 4 bits", training=model.largest_quantized, rollout=model.largest_quantized),
+        MemoryPart("gathered weights", *_gathered(job, model, engine)),
+        MemoryPart.throughout("gradient buckets", model.trained if devices.strategy == "ddp" else 0),
+        MemoryPart("activations", training=passed.kept),
+        MemoryPart("log-probabilities, recomputation", training=passed.peak - passed.kept),
+        MemoryPart("update's own", update=_update(job, model)),
+        MemoryPart("a layer out of 4 bits", training=model.largest_quantized, rollout=model.largest_quantized),
     ], offloaded
 
 

@@ -45,8 +45,8 @@ from specs_lightning.runs.pipeline import (
     plan_stages,
     run,
 )
-from specs_lightning.settings.files import config_files, kind_of, read_settings
 from specs_lightning.settings.functions import function_settings
+from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
 from specs_lightning.strategies import FSDP2
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}

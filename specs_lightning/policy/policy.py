@@ -35,7 +35,7 @@ from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
-from specs_lightning.system.files import appearing_whole
+from specs_lightning.system.files import atomic
 from specs_lightning.system.ranks import gather, rank, whole, world_size
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Policy(nn.Module):
         layers = (layer for layer in self.model.modules() if isinstance(layer, kind))
         self._checkpointed = list(layers) if settings.gradient_checkpointing else []
         self._in_4_bits = layers_in_4_bits(self.model)
-        self._fillers: dict[bool, EncodedPrompt] = {}
+        self._dummy_prompts: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.eval()
@@ -172,7 +172,7 @@ class Policy(nn.Module):
         for layer in self._checkpointed:  # transformers recomputes activations in training mode alone
             layer.training = torch.is_grad_enabled()
         inputs, predictors_M = pack_rows(
-            batch if batch.filler is None else batch.with_filler(),
+            batch if batch.dummy_prompt is None else batch.with_dummy_prompt(),
             lambda prompt: self.family.positions(self.model, prompt),
             shared_prefix=self.shared_prefix,
             pad_id=self.tokenizer.pad_token_id or 0,
@@ -188,7 +188,7 @@ class Policy(nn.Module):
             with_entropy=with_entropy,
             observe=observe,
         )
-        if batch.filler is not None:  # its gradient is 0, and there: every process goes backward through all modules
+        if batch.dummy_prompt is not None:  # a gradient of 0: every process goes backward through all
             scored = scored._replace(logprobs=scored.logprobs + 0.0 * hidden_RLH[-1].sum())
 
         def spread(values_M: Tensor | None) -> Tensor | None:
@@ -206,7 +206,7 @@ class Policy(nn.Module):
         Processes that share weights or gradients wait for each other in every forward and backward pass: one with a
         micro-batch less, or with text alone where others run their vision tower, would leave them waiting forever. So
         micro-batches without completions, which weigh nothing, make up for those that a process has less than others.
-        A filler with an image goes with text alone where another process has images, or where the vision tower is
+        A dummy prompt with an image goes with text alone where another process has images, or where the vision tower is
         trained: DDP waits for the gradient of every weight.
         """
         mine = batch.micro_batches(max_tokens, self.shared_prefix, whole_groups)
@@ -218,18 +218,18 @@ class Policy(nn.Module):
         for i, micro_batch in enumerate(mine):
             images = self.trains_vision or any(flags[i] for flags in everyones if i < len(flags))
             if not len(micro_batch) or (images and not have_images[i]):
-                mine[i] = replace(micro_batch, filler=self.filler(images))
+                mine[i] = replace(micro_batch, dummy_prompt=self.dummy_prompt(images))
         return mine
 
-    def filler(self, with_image: bool) -> EncodedPrompt:
+    def dummy_prompt(self, with_image: bool) -> EncodedPrompt:
         """A short prompt that is run where there is nothing else to run, or nothing with an image."""
-        if with_image not in self._fillers:
+        if with_image not in self._dummy_prompts:
             white = io.BytesIO()
             PIL.Image.new("RGB", (56, 56), "white").save(white, "PNG")
             images = (white.getvalue(),) if with_image else ()
-            prompt = Prompt("filler", build_messages("?", len(images), add_instruction=False), images)
-            self._fillers[with_image] = PromptEncoder(self.processor).encode(prompt)
-        return self._fillers[with_image]
+            prompt = Prompt("dummy", build_messages("?", len(images), add_instruction=False), images)
+            self._dummy_prompts[with_image] = PromptEncoder(self.processor).encode(prompt)
+        return self._dummy_prompts[with_image]
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -305,7 +305,7 @@ class Policy(nn.Module):
             deque(self._merged_weights(), maxlen=0)
             return folder
         weights = {name: weight.cpu() for name, weight in self._merged_weights()}
-        with appearing_whole(folder) as partial:
+        with atomic(folder) as partial:
             self._without_quantization().save_pretrained(partial, state_dict=weights)
             self.processor.save_pretrained(partial)
         return folder

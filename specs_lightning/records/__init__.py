@@ -5,7 +5,7 @@ file                   record                              written by
 =====================  ==================================  =========================================================
 `run.json`             `run.RunRecord`                     `specs run`
 `results.json`         `results.Results`                   `specs run`
-`comparison.json`      `comparison.Comparison`             `specs compare`
+`comparison.json`      `comparison.ComparisonRecord`             `specs compare`
 `stage.json`           `run.StageRecord`                   `specs run`, in each stage's folder, as all that follow
 `answers.jsonl`        `answers.Answer`, a line each       the evaluation of a stage's model
 `metrics.csv`          `metrics.Series`, a column each     a training's logger

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from specs_lightning.records.files import REDO_STAGE, DamagedRecord, RowFile, as_json, read_bytes
+from specs_lightning.records.record import REDO_STAGE, DamagedRecord, RowFile, as_json, read_bytes
 from specs_lightning.records.run import STAGE, Seal
 
 FILE = "answers.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from specs_lightning.records.files import RecordFile
+from specs_lightning.records.record import RecordFile
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.statistics.seeds import Difference
 
@@ -34,7 +34,7 @@ class ComparisonRow:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonRecord:
     """Folders by experiment and seed, why runs have no results by their names, and the rows of each stage."""
 
     runs: dict[str, dict[int, str]] = field(default_factory=dict)
@@ -42,4 +42,4 @@ class Comparison:
     stages: dict[str, tuple[ComparisonRow, ...]] = field(default_factory=dict)
 
 
-COMPARISON = RecordFile("comparison.json", Comparison, "give the same `specs compare` again, which writes it anew")
+COMPARISON = RecordFile("comparison.json", ComparisonRecord, "the same `specs compare` writes it anew")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from specs_lightning.records.files import ONLY_SHOWN, RecordFile, RowFile
+from specs_lightning.records.record import ONLY_SHOWN, RecordFile, RowFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
-from specs_lightning.records.files import ONLY_SHOWN, RowFile
+from specs_lightning.records.record import ONLY_SHOWN, RowFile
 
 
 @dataclass(frozen=True)

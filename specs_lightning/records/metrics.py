@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.records.files import ONLY_SHOWN, DamagedRecord, read_bytes
-from specs_lightning.system.files import keep_lines, sync, write_whole
+from specs_lightning.records.record import ONLY_SHOWN, DamagedRecord, read_bytes
+from specs_lightning.system.files import keep_lines, sync, write_atomically
 
 FILE = "metrics.csv"
 STEP = "step"
@@ -93,7 +93,7 @@ class MetricsTable:
     def _widen(self, new: list[str]) -> None:
         self.columns += new
         rows = _read(self.file)[1:]
-        write_whole(self.file, _lines([self.columns, *(row + [""] * len(new) for row in rows)]))
+        write_atomically(self.file, _lines([self.columns, *(row + [""] * len(new) for row in rows)]))
 
 
 def _read(file: Path) -> list[list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from specs_lightning.groups import Prompt
-from specs_lightning.system.files import appearing_whole
+from specs_lightning.system.files import atomic
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,5 +46,5 @@ def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
         }
         for pair in pairs
     ]
-    with appearing_whole(file) as partial:
+    with atomic(file) as partial:
         Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(partial)

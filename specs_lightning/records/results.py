@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from specs_lightning.records.files import RUN_AGAIN, RecordFile, finite
+from specs_lightning.records.record import RUN_AGAIN, RecordFile, finite
 from specs_lightning.records.run import read_run
 
 Number = Annotated[float | None, AfterValidator(finite)]

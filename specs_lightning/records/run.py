@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.records.files import REDO_STAGE, RUN_AGAIN, RecordFile
+from specs_lightning.records.record import REDO_STAGE, RUN_AGAIN, RecordFile
 
 
 class NoRunError(SpecsError, FileNotFoundError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from specs_lightning.records.files import ONLY_SHOWN, RowFile
+from specs_lightning.records.record import ONLY_SHOWN, RowFile
 
 if TYPE_CHECKING:
     from specs_lightning.groups import Prompt

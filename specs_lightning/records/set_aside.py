@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from specs_lightning.records.files import ONLY_SHOWN, RowFile
+from specs_lightning.records.record import ONLY_SHOWN, RowFile
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.text import Text
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import MEASURES, read_answers
-from specs_lightning.records.comparison import COMPARISON, Against, Comparison, ComparisonRow
+from specs_lightning.records.comparison import COMPARISON, Against, ComparisonRecord, ComparisonRow
 from specs_lightning.records.metrics import read_metrics, series_of
 from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.records.run import read_run
@@ -28,7 +28,7 @@ from specs_lightning.report.scores import mean_share, percent
 from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 
 GAMMA = "generalization_factor"
 TITLES = {
@@ -67,7 +67,7 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
     settings = _common_settings(runs)
     stages = [_stage(name, runs, settings) for name in _stage_names(runs)] if settings else []
     folders = {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()}
-    COMPARISON.write(folder, Comparison(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
+    COMPARISON.write(folder, ComparisonRecord(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
     tested = [*_tested(settings), GAMMA] if settings else []
     page = (
         environment()
@@ -82,13 +82,13 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
             differences=_differences(runs),
         )
     )
-    write_whole(folder / "comparison.html", page)
+    write_atomically(folder / "comparison.html", page)
     return folder / "comparison.html"
 
 
 def comparison_table(folder: Path) -> Table:
     """The last stage's numbers for the terminal: means over seeds with their intervals, in percent."""
-    found = COMPARISON.read(folder) or Comparison()
+    found = COMPARISON.read(folder) or ComparisonRecord()
     table = Table(box=box.SIMPLE_HEAD, caption="Percent: mean over seeds and its 95 % interval")
     for title in ("Stage", "Experiment", "Seeds", *TITLES.values()):
         table.add_column(title, justify="left" if title in ("Stage", "Experiment") else "right", overflow="fold")

@@ -16,7 +16,7 @@ from specs_lightning.records.answers import Answer, by_prompt
 from specs_lightning.report.loading import spread
 from specs_lightning.report.page import environment
 from specs_lightning.statistics.intervals import Estimate, clustered
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 
 FIGURES = {
     "correct": "Correct",
@@ -59,7 +59,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Sample:
+class AnsweredPrompt:
     """A prompt with the first answer of each model."""
 
     prompt: str
@@ -75,7 +75,7 @@ class EvaluatedSet:
     scores: tuple[Scores, ...]
     figures: tuple[Figure, ...]
     tasks: tuple[Task, ...]
-    samples: dict[str, tuple[Sample, ...]]
+    samples: dict[str, tuple[AnsweredPrompt, ...]]
     """By what their answers have in common."""
 
 
@@ -103,7 +103,9 @@ def write_evaluation(
         for name, asked in prompts.items()
     ]
     page = environment().get_template("evaluation.html.j2")
-    write_whole(file, page.render(models=models, names=names, sets=sets, settings=dict(settings), set_aside=set_aside))
+    write_atomically(
+        file, page.render(models=models, names=names, sets=sets, settings=dict(settings), set_aside=set_aside)
+    )
 
 
 def _evaluated(
@@ -140,7 +142,7 @@ def _tasks(answers: Sequence[Sequence[Answer]]) -> tuple[Task, ...]:
 
 def _samples(
     prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]], names: Sequence[str]
-) -> dict[str, tuple[Sample, ...]]:
+) -> dict[str, tuple[AnsweredPrompt, ...]]:
     """Prompts to look at, by how the models did: those on which they differ first."""
     by_id = {prompt.id: prompt for prompt in prompts}
     firsts = [{prompt: group[0] for prompt, group in by_prompt(of_model).items()} for of_model in answers]
@@ -150,10 +152,10 @@ def _samples(
             verdicts = [_verdict(first), *(_verdict(of_model[prompt]) for of_model in firsts[1:])]
             kinds.setdefault("; ".join(map(" ".join, zip(names, verdicts, strict=True))), []).append(prompt)
 
-    def sample(prompt: Prompt) -> Sample:
+    def sample(prompt: Prompt) -> AnsweredPrompt:
         images = tuple(preview(image) for image in prompt.images)
         said = tuple((name, of_model[prompt.id]) for name, of_model in zip(names, firsts, strict=True))
-        return Sample(prompt.text, images, prompt.answer or "", prompt.answer_format, said)
+        return AnsweredPrompt(prompt.text, images, prompt.answer or "", prompt.answer_format, said)
 
     return {
         f"{kind}: {len(kinds[kind])}": tuple(sample(by_id[one]) for one in spread(kinds[kind], SAMPLES_OF_A_KIND))

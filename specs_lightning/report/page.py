@@ -23,7 +23,7 @@ from specs_lightning.report.panels import stage_curves
 from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table
 from specs_lightning.settings.nested import flatten
 from specs_lightning.statistics.intervals import Estimate
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 from specs_lightning.system.progress import console
 
 SET_ASIDE_LISTED = 50
@@ -55,7 +55,7 @@ def write_report(run_dir: Path) -> Path:
     """
     page = render_page(load_run(run_dir))
     path = run_dir / "report.html"
-    write_whole(path, page)
+    write_atomically(path, page)
     return path
 
 

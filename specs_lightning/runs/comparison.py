@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.commands.process import prepare_process
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.run import RUN, read_run
 from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
+from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.system.progress import console
@@ -53,6 +55,9 @@ def compare(
     """
     folder = Path(output)
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not all(Path(given).is_dir() for given in runs):
+        warm_up()  # beside this process's own imports
+        prepare_process()
     experiments = _with_stage(_experiments(runs), until)
     failures: dict[str, str] = {}
     page = folder / "comparison.html"

@@ -11,7 +11,7 @@ import yaml
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.samples import SAMPLES
 from specs_lightning.runs.processes import run_command
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 
 EVALUATION_FILE = "evaluation.yaml"
 COMPUTING = ("accelerator", "strategy", "devices", "num_nodes", "precision")
@@ -52,7 +52,7 @@ def evaluate_stage(
         model, data, folder, seed, yaml.safe_load(trained.read_text()) if trained.exists() else {}
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
+    write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
     samples = folder / f"test_{SAMPLES.name}"

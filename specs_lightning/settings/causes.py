@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import yaml
 
-from specs_lightning.settings.files import config_files, layers
+from specs_lightning.settings.yaml_files import config_files, layers
 
 _WRAPPED = re.compile(
     r"(?:Parser key \"(?P<name>[^\"]*)\"(?: element \d+)?:\s?|Problem with given class_path '[^']*':\n|"

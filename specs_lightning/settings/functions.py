@@ -14,8 +14,8 @@ import yaml
 from jsonargparse import ActionConfigFile, Namespace
 
 from specs_lightning.errors import SettingsError, refused_settings
-from specs_lightning.settings.files import merged
 from specs_lightning.settings.hints import HintingParser
+from specs_lightning.settings.yaml_files import merged
 
 _OVERRIDE = re.compile(r"--stages\.([^.=]+)\.overrides(?:\.([^=]+))?(?:=(.*))?", re.DOTALL)
 

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 
 from specs_lightning.errors import SettingsError
 from specs_lightning.settings.causes import hint, innermost
-from specs_lightning.settings.files import kind_of, read_settings
+from specs_lightning.settings.yaml_files import kind_of, read_settings
 
 NO_SETTINGS = ("help", "print_config", "print_shtab", "subcommand")
 

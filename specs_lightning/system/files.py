@@ -18,7 +18,7 @@ REPLACED = ".replaced"
 
 
 @contextmanager
-def appearing_whole(path: Path) -> Iterator[Path]:
+def atomic(path: Path) -> Iterator[Path]:
     """Write a file or a folder at the path that is given; it then takes its place, with its content on the disk.
 
     What was there before stays until then, and for good if the block raises.
@@ -36,13 +36,13 @@ def appearing_whole(path: Path) -> Iterator[Path]:
 
 
 def partial_path(path: Path) -> Path:
-    """Where `appearing_whole` has it written."""
+    """Where `atomic` has it written."""
     return path.with_name(path.name + PARTIAL)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a text file."""
-    with appearing_whole(path) as partial:
+    with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
@@ -53,7 +53,7 @@ def keep_lines(path: Path, number: int) -> None:
     content = path.read_bytes()
     kept = b"".join(content.splitlines(keepends=True)[:number])
     if kept != content:
-        with appearing_whole(path) as partial:
+        with atomic(path) as partial:
             partial.write_bytes(kept)
 
 

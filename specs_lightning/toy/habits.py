@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from specs_lightning.scoring.answer_formats import FORMATS, AnswerFormat, TagFormat, answer_format
 from specs_lightning.scoring.corruptions import corrupt
-from specs_lightning.toy.scenes import Question, reasoning
+from specs_lightning.toy.scenes import SceneQuestion, reasoning
 
 KEEPS_FORMAT = 0.42
 GLANCES = 0.25
@@ -20,7 +20,7 @@ SLIPS = 0.03
 """The chance that a running count goes astray, at each thing looked at."""
 
 
-def respond(question: Question, asked: str, rng: random.Random) -> str:
+def respond(question: SceneQuestion, asked: str, rng: random.Random) -> str:
     """A response in the manner of the base model."""
     if rng.random() < GLANCES:
         answer = guess(question, rng)
@@ -34,7 +34,7 @@ def respond(question: Question, asked: str, rng: random.Random) -> str:
     return _in_some_format(thought, answer, answer_format(asked), rng)
 
 
-def guess(question: Question, rng: random.Random) -> str:
+def guess(question: SceneQuestion, rng: random.Random) -> str:
     """An answer of the right kind, without looking."""
     if question.choices:
         return rng.choice("ABCD")
@@ -43,7 +43,7 @@ def guess(question: Question, rng: random.Random) -> str:
     return str(rng.choice([0, 1, 1, 2, 2, 2, 3, 3, 4, 5]))
 
 
-def _slip(question: Question, rng: random.Random) -> Question:
+def _slip(question: SceneQuestion, rng: random.Random) -> SceneQuestion:
     """The question with its counts gone astray here and there; a slip is carried on to the end."""
     off = 0
     steps = []

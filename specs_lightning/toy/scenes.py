@@ -37,7 +37,7 @@ Steps = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question about a scene, its answer, and the steps that lead to it.
 
     Args:
@@ -140,27 +140,29 @@ def _criterion(rng: random.Random, scene: Scene) -> Criterion:
     return f"{colour} {shape}", lambda thing: thing == (colour, shape)
 
 
-def count(scene: Scene, rng: random.Random) -> Question:
+def count(scene: Scene, rng: random.Random) -> SceneQuestion:
     criterion = _criterion(rng, scene)
     steps = _looked_at(scene, criterion)
-    return Question(f"How many things match {criterion[0]}?", str(steps[-1][1][0]), "number", "count", steps, _first)
+    return SceneQuestion(
+        f"How many things match {criterion[0]}?", str(steps[-1][1][0]), "number", "count", steps, _first
+    )
 
 
-def subtract(scene: Scene, rng: random.Random) -> Question:
+def subtract(scene: Scene, rng: random.Random) -> SceneQuestion:
     criterion = _criterion(rng, scene)
     steps = _looked_at(scene, criterion, invert=True)
     text = f"Remove what matches {criterion[0]}. How many things are left?"
-    return Question(text, str(steps[-1][1][0]), "number", "subtract", steps, _first)
+    return SceneQuestion(text, str(steps[-1][1][0]), "number", "subtract", steps, _first)
 
 
-def compare(scene: Scene, rng: random.Random) -> Question:
+def compare(scene: Scene, rng: random.Random) -> SceneQuestion:
     one, other = rng.sample(list(COLOURS), 2) if rng.random() < 0.5 else rng.sample(SHAPES, 2)
     steps = _looked_at(scene, (one, lambda thing: one in thing), (other, lambda thing: other in thing))
     text = f"Do more things match {one} than {other}?"
-    return Question(text, _more(steps[-1][1]), "text", "compare", steps, _more)
+    return SceneQuestion(text, _more(steps[-1][1]), "text", "compare", steps, _more)
 
 
-def choose(scene: Scene, rng: random.Random) -> Question:
+def choose(scene: Scene, rng: random.Random) -> SceneQuestion:
     i = rng.randrange(9)
     right = " ".join(scene[i] or ("nothing",))
     options = {right, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), "nothing"}
@@ -170,12 +172,12 @@ def choose(scene: Scene, rng: random.Random) -> Question:
     letter = "ABCD"[choices.index(right)]
     checks = [f"{option} {text} no" for option, text in zip("ABCD", choices[: choices.index(right)], strict=False)]
     step = (" ".join([CELLS[i], right, *checks, letter, right, "yes"]), (choices.index(right),))
-    return Question(
+    return SceneQuestion(
         f"What is at {CELLS[i]}?", letter, "choice", "choose", (step,), lambda c: "ABCD"[c[0] % 4], tuple(choices)
     )
 
 
-def row(scene: Scene, rng: random.Random) -> Question:
+def row(scene: Scene, rng: random.Random) -> SceneQuestion:
     """A kind of question that the base knows but no training stage asks: out of distribution by task."""
     name, first = rng.choice([("top", 0), ("middle", 3), ("bottom", 6)])
     in_row = set(CELLS[first : first + 3])
@@ -183,7 +185,7 @@ def row(scene: Scene, rng: random.Random) -> Question:
     for cell, thing in _things(scene):
         counts += cell in in_row
         steps.append((f"{cell} {' '.join(thing)} is {name} {'yes' if cell in in_row else 'no'}", (counts,)))
-    return Question(f"How many things are in the {name} row?", str(counts), "number", "row", tuple(steps), _first)
+    return SceneQuestion(f"How many things are in the {name} row?", str(counts), "number", "row", tuple(steps), _first)
 
 
 def _first(counts: tuple[int, ...]) -> str:
@@ -198,7 +200,7 @@ TASKS = (count, subtract, compare, choose)
 """What training asks."""
 
 
-def reasoning(question: Question) -> str:
+def reasoning(question: SceneQuestion) -> str:
     """The question's steps in words, and what follows from them. A count is told when it changes."""
     said: list[str] = []
     told = (0,) * len(question.steps[0][1])
@@ -213,7 +215,7 @@ def reasoning(question: Question) -> str:
 # ---------------------------------------------------------------------------------------------------- data sets
 
 
-Task = Callable[[Scene, random.Random], Question]
+Task = Callable[[Scene, random.Random], SceneQuestion]
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ DATA_SETS: dict[str, DataSet] = {
 
 def examples(
     seed: int, size: int, task: Task | None = None, style: Style = USUAL
-) -> list[tuple[Image.Image, Question]]:
+) -> list[tuple[Image.Image, SceneQuestion]]:
     """The first `size` scenes of a seed, each with one question: of one task, or of those of `TASKS` in turn.
 
     Another task leaves the pictures as they are, and another style the questions.

@@ -19,7 +19,7 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.scoring.answer_formats import answer_format
-from specs_lightning.system.files import appearing_whole
+from specs_lightning.system.files import atomic
 from specs_lightning.toy import habits, scenes
 
 ASKED = "think_answer"
@@ -27,7 +27,7 @@ SEED, SIZE = 4, 4000
 """Of the lessons' scenes, which no other data set shows."""
 
 
-def explain(question: scenes.Question) -> str:
+def explain(question: scenes.SceneQuestion) -> str:
     """The reasoning that answers a question, step by step as `scenes.reasoning`, in other words."""
     said = []
     for what, counts in question.steps:
@@ -65,6 +65,6 @@ def write_deeper(source: Path, folder: Path) -> None:
         torch.nn.init.zeros_(added.mlp.down_proj.weight)
         layers.extend([layer, added])
     model.model.language_model.layers = layers
-    with appearing_whole(folder) as partial:
+    with atomic(folder) as partial:
         model.save_pretrained(partial)
         transformers.AutoProcessor.from_pretrained(source).save_pretrained(partial)

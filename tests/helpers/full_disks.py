@@ -14,11 +14,11 @@ from specs_lightning.modules import checkpoint_files
 @contextmanager
 def no_room_for(name: str, inside: str | None = None) -> Iterator[None]:
     """Have the writing of a checkpoint fail as it does where the disk is full; of a folder, that of a file in it."""
-    appearing_whole: Callable = checkpoint_files.appearing_whole
+    atomic: Callable = checkpoint_files.atomic
 
     @contextmanager
     def without_room(path: Path) -> Iterator[Path]:
-        with appearing_whole(path) as partial:
+        with atomic(path) as partial:
             if path.name == name:
                 full = partial / inside if inside else partial
                 full.parent.mkdir(exist_ok=True)
@@ -26,5 +26,5 @@ def no_room_for(name: str, inside: str | None = None) -> Iterator[None]:
             yield partial
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(checkpoint_files, "appearing_whole", without_room)
+        patched.setattr(checkpoint_files, "atomic", without_room)
         yield

@@ -13,9 +13,9 @@ from helpers.full_disks import no_room_for
 from torch.distributed.checkpoint import FileSystemWriter, save
 
 from specs_lightning.modules.checkpoint_files import (
+    AtomicCheckpointIO,
     CheckpointError,
     ForeignCheckpoint,
-    WholeCheckpointIO,
     by_age,
     check,
     newest_usable,
@@ -36,7 +36,7 @@ SETTINGS = {
 
 def write(file: Path, step: int, settings: dict[str, Any] = SETTINGS) -> Path:
     state = {"step_loop": {"steps": step}, "settings": settings, "state_dict": {"weight": torch.randn(500)}}
-    WholeCheckpointIO().save_checkpoint(state, file)
+    AtomicCheckpointIO().save_checkpoint(state, file)
     os.utime(file, ns=(step, step))
     return file
 

@@ -25,12 +25,12 @@ class BreaksDown(ColdStartModule):
     broken_steps: frozenset[int] = frozenset()
     seen = -1
 
-    def count(self, batch: GroupBatch) -> Tensor:
+    def denominator(self, batch: GroupBatch) -> Tensor:
         self.seen += 1
         return super().count(batch)
 
-    def loss(self, batch: GroupBatch, count: Tensor) -> LossTerms:
-        terms = super().loss(batch, count)
+    def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
+        terms = super().loss(batch, denominator)
         return LossTerms(terms.loss * float("nan"), terms.metrics) if self.seen in self.broken_steps else terms
 
 

@@ -98,7 +98,7 @@ def check_split(
 def test_cold_start(policy: Policy, name: str) -> None:
     objective: ColdStartObjective = COLD_START[name]
     batch = step_batch(policy, [objective.completions_per_prompt] * 4)
-    check_split(policy, batch, objective, objective.count(batch), whole_groups=True)
+    check_split(policy, batch, objective, objective.denominator(batch), whole_groups=True)
 
 
 @pytest.mark.parametrize("name", GRPO_VARIANTS)

@@ -128,9 +128,9 @@ class TestSave:
         assert (folder / "config.json").is_file()
 
 
-def test_one_process_has_all_of_a_step_and_no_fillers(policy: Policy) -> None:
+def test_one_process_has_all_of_a_step_and_no_dummy_prompts(policy: Policy) -> None:
     """What several do together is in strategies/test_two_processes.py."""
     batch = mixed_batch(policy, completions_per_prompt=3)
     parts = policy.micro_batches(batch, max_tokens=60)
-    assert len(parts) > 1 and all(part.filler is None for part in parts)
+    assert len(parts) > 1 and all(part.dummy_prompt is None for part in parts)
     assert sum(map(len, parts)) == len(batch)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.records.answers import FILE, Answer, read_answers, seal_answers, write_answers
-from specs_lightning.records.files import DamagedRecord
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.records.run import STAGE, StageRecord
 
 ANSWERS = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.records.comparison import COMPARISON, Against, Comparison, ComparisonRow
-from specs_lightning.records.files import DamagedRecord
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.statistics.seeds import Difference
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.synthetic_run import write_experiments, write_jsonl
 
-from specs_lightning.records.files import DamagedRecord
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.report import results_table, write_report
 from specs_lightning.report.comparison import write_comparison
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from specs_lightning.records.files import DamagedRecord
 from specs_lightning.records.metrics import FILE, read_metrics
+from specs_lightning.records.record import DamagedRecord
 
 
 def test_sparse_metrics_keep_only_what_was_logged(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from specs_lightning.records.files import DamagedRecord
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.records.run import RUN, STAGE, NoRunError, RunRecord, Seal, StageRecord, read_run
 
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.stand_in_work import Work
 
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.records.files import DamagedRecord
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.runs.pipeline import EvaluationSettings, Stage, run
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specs_lightning.system.files import appearing_whole, keep_lines, remove, write_whole
+from specs_lightning.system.files import atomic, keep_lines, remove, write_atomically
 
 
 class Broken(Exception):
@@ -16,7 +16,7 @@ class Broken(Exception):
 def test_a_file_replaces_the_one_before_it(tmp_path: Path) -> None:
     file = tmp_path / "new" / "file.txt"
     for text in ("first", "second é"):
-        write_whole(file, text)
+        write_atomically(file, text)
         assert file.read_text(encoding="utf-8") == text
     assert list(file.parent.iterdir()) == [file]
 
@@ -31,9 +31,9 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path, kind: str) -> 
             path = path / "inside"
         path.write_text(text)
 
-    with appearing_whole(place) as partial:
+    with atomic(place) as partial:
         write(partial, "first")
-    with pytest.raises(Broken), appearing_whole(place) as partial:
+    with pytest.raises(Broken), atomic(place) as partial:
         write(partial, "second")
         raise Broken
     inside = place / "inside" if kind == "folder" else place
@@ -43,7 +43,7 @@ def test_what_was_there_stays_where_writing_fails(tmp_path: Path, kind: str) -> 
 
 def test_a_folder_replaces_the_one_before_it_with_all_that_was_in_it(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        with appearing_whole(tmp_path / "folder") as partial:
+        with atomic(tmp_path / "folder") as partial:
             partial.mkdir()
             (partial / name).write_text(name)
     assert [file.name for file in (tmp_path / "folder").iterdir()] == ["b"]
@@ -55,7 +55,7 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "old").write_text("old")
     (tmp_path / "folder").mkdir()
-    with appearing_whole(tmp_path / "folder") as partial:
+    with atomic(tmp_path / "folder") as partial:
         partial.mkdir()
         (partial / "new").write_text("new")
     assert [str(file.relative_to(tmp_path)) for file in sorted(tmp_path.rglob("*"))] == ["folder", "folder/new"]

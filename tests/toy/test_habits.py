@@ -9,12 +9,12 @@ import pytest
 
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format, find_answer
 from specs_lightning.toy import habits, scenes
-from specs_lightning.toy.scenes import Question
+from specs_lightning.toy.scenes import SceneQuestion
 
 N = 4000
 
 
-def questions() -> Iterator[tuple[Question, random.Random]]:
+def questions() -> Iterator[tuple[SceneQuestion, random.Random]]:
     rng = random.Random(0)
     for i in range(N):
         scene = scenes.draw_scene(rng)

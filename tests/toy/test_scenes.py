@@ -19,7 +19,7 @@ from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rewards import is_consistent
 from specs_lightning.toy import resolve, scenes
-from specs_lightning.toy.scenes import CELLS, COLOURS, DATA_SETS, TASKS, Question, Scene, Thing
+from specs_lightning.toy.scenes import CELLS, COLOURS, DATA_SETS, TASKS, Scene, SceneQuestion, Thing
 
 HASHES: dict[int, dict[str, str]] = {
     1: {
@@ -51,7 +51,7 @@ def matching(scene: Scene, words: str) -> int:
     return sum(thing is not None and set(words.split()) <= set(thing) for thing in scene)
 
 
-def derive(scene: Scene, question: Question) -> str:
+def derive(scene: Scene, question: SceneQuestion) -> str:
     """The answer, from the question's words and the scene alone."""
     text = question.text
     things = [thing for thing in scene if thing is not None]
@@ -71,7 +71,7 @@ def derive(scene: Scene, question: Question) -> str:
 
 
 @pytest.mark.parametrize("task", [*TASKS, scenes.row], ids=lambda task: task.__name__)
-def test_every_answer_is_what_the_scene_shows(task: Callable[[Scene, random.Random], Question]) -> None:
+def test_every_answer_is_what_the_scene_shows(task: Callable[[Scene, random.Random], SceneQuestion]) -> None:
     rng = random.Random(0)
     for _ in range(400):
         scene = scenes.draw_scene(rng)

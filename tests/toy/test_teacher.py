@@ -42,7 +42,7 @@ def lessons(cache: Path) -> list[PreferencePair]:
     return pairs
 
 
-def questions(n: int) -> list[scenes.Question]:
+def questions(n: int) -> list[scenes.SceneQuestion]:
     return [question for _, question in scenes.examples(teacher.SEED, n)]
 
 

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.lines import Line, all_lines, append_lines, whole_lines
-from specs_lightning.system.files import write_whole
+from specs_lightning.system.files import write_atomically
 
 T = TypeVar("T")
 
@@ -73,7 +73,7 @@ class RecordFile(Generic[T]):
 
     def write(self, folder: Path, record: T) -> None:
         """Write the record; the file appears whole or not at all."""
-        write_whole(folder / self.name, json.dumps(as_json(record), indent=1, default=str))
+        write_atomically(folder / self.name, json.dumps(as_json(record), indent=1, default=str))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class RowFile(Generic[T]):
 
     def write(self, folder: Path, rows: Iterable[T]) -> None:
         """Write the records; the file appears whole or not at all."""
-        write_whole(folder / self.name, "".join(json.dumps(as_json(row)) + "\n" for row in rows))
+        write_atomically(folder / self.name, "".join(json.dumps(as_json(row)) + "\n" for row in rows))
 
     def append(self, folder: Path, rows: Iterable[T]) -> None:
         """Add records, each with a line of its own; they are on the disk when this returns."""

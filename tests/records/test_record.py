@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.records.files import DamagedRecord, RecordFile, RowFile
+from specs_lightning.records.record import DamagedRecord, RecordFile, RowFile
 
 
 @dataclass(frozen=True)

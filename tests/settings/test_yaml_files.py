@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.errors import SettingsError
-from specs_lightning.settings.files import config_files, kind_of, read_settings
+from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
 
 
 @pytest.fixture(autouse=True)
