@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "policy")]
 
 from test_families import NOT_ON_VLLM_CPU, PADDED, TEXT_ONLY  # noqa: E402
 
