@@ -14,7 +14,7 @@ import PIL.ImageStat
 from specs_lightning.callbacks import EvaluationCallback, Measured
 from specs_lightning.data import PromptSource
 from specs_lightning.errors import SettingsError
-from specs_lightning.evaluation.evaluator import Answered
+from specs_lightning.evaluation import Answered
 from specs_lightning.groups import Image, Prompt
 from specs_lightning.prompts.images import load_image
 

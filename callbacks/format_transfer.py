@@ -19,7 +19,7 @@ from rich.table import Table
 
 from specs_lightning.callbacks import EvaluationCallback, Measured
 from specs_lightning.data import PromptSource
-from specs_lightning.evaluation.evaluator import Answered
+from specs_lightning.evaluation import Answered
 from specs_lightning.modules import PolicyModule
 from specs_lightning.scoring.answer_formats import FORMATS
 

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 
 from specs_lightning.callbacks import EvaluationCallback, Measured
 from specs_lightning.data import PromptSource
-from specs_lightning.evaluation.evaluator import Answered
+from specs_lightning.evaluation import Answered
 from specs_lightning.modules import PolicyModule
 from specs_lightning.rewards import Reward
 
