@@ -16,7 +16,7 @@ from specs_lightning.evaluation.answer_metrics import powers_of_two
 from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.metrics import is_stuck, pass_at_k
 from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
-from specs_lightning.records.answers import MEASURES, Answer, by_prompt
+from specs_lightning.records.answers import MEASURES, Answer, by_prompt, grouped
 from specs_lightning.statistics.intervals import clustered
 
 NOTHING = "–"
@@ -31,10 +31,7 @@ those of the three rates are Wilson's, the others by bootstrap over prompts. Non
 
 def score_sets(answers: Iterable[Answer]) -> dict[str, Scores]:
     """The scores of each set, in the order in which the sets come."""
-    by_set: dict[str, list[Answer]] = {}
-    for answer in answers:
-        by_set.setdefault(answer.set, []).append(answer)
-    return {name: score(mine) for name, mine in by_set.items()}
+    return {name: score(mine) for name, mine in grouped(answers, lambda answer: answer.set).items()}
 
 
 def score(answers: Sequence[Answer]) -> Scores:
@@ -84,11 +81,8 @@ def _explored(groups: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
 
 def _by_task(answers: Sequence[Answer]) -> dict[str, float | None]:
     """The share of right answers in each task of a benchmark; nothing where there are no tasks."""
-    tasks: dict[str, list[float]] = {}
-    for answer in answers:
-        if answer.task is not None:
-            tasks.setdefault(answer.task, []).append(answer.correct)
-    return {task: _mean(values) for task, values in sorted(tasks.items())}
+    tasks = grouped((answer for answer in answers if answer.task is not None), lambda answer: str(answer.task))
+    return {task: _mean(answer.correct for answer in of_task) for task, of_task in sorted(tasks.items())}
 
 
 def _macro_interval(groups: Sequence[Sequence[Answer]]) -> tuple[float, float] | None:
