@@ -101,17 +101,14 @@ class PreferenceDataModule(PolicyDataModule):
         try:
             chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
         except SpecialTokenInText as error:
-            self._set_aside(pair, str(error))
+            self.set_aside.add_prompt(pair.prompt, str(error))
             return None
         longest = max(len(chosen), len(rejected))
         if self.max_completion_tokens is not None and longest > self.max_completion_tokens:
-            self._set_aside(pair, f"completion longer than {self.max_completion_tokens} tokens: {longest}")
+            reason = f"completion longer than {self.max_completion_tokens} tokens: {longest}"
+            self.set_aside.add_prompt(pair.prompt, reason)
             return None
         return EncodedPair(prompt, chosen, rejected)
-
-    def _set_aside(self, pair: PreferencePair, reason: str) -> None:
-        place = pair.prompt.metadata
-        self.set_aside.add(place["source_file"], place["source_row"], reason)
 
 
 class PreferenceLoader:

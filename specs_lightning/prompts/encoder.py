@@ -183,7 +183,7 @@ def try_encode(encoder: PromptEncoder, prompt: Prompt, set_aside: SetAside) -> E
     try:
         return encoder.encode(prompt)
     except (PromptTooLong, BadImage, SpecialTokenInText) as error:
-        set_aside.add(prompt.metadata["source_file"], prompt.metadata["source_row"], str(error))
+        set_aside.add_prompt(prompt, str(error))
         log.warning("prompt set aside: %s", error)
         return None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.groups import Prompt
 from specs_lightning.records.set_aside import SET_ASIDE, SetAsideRow
 
 
@@ -22,6 +23,9 @@ class SetAside:
 
     def add(self, source: str, row: str | int, reason: str) -> None:
         self.rows.append(SetAsideRow(source, row, reason))
+
+    def add_prompt(self, prompt: Prompt, reason: str) -> None:
+        self.add(prompt.metadata["source_file"], prompt.metadata["source_row"], reason)
 
     def restore(self, rows: Iterable[Sequence[Any]]) -> None:
         """Add what was set aside before; what was met again already stays single."""

@@ -68,7 +68,7 @@ def write_answers(answers: Iterable[Answer], file: Path) -> None:
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """The answers that `write_answers` wrote; `DamagedRecord` if they are not, or not all: a stage's record has a seal."""
+    """The answers that `write_answers` wrote; `DamagedRecord` if not all: of a stage's, its record keeps the seal."""
     found = _seal(file)
     if found is None:
         raise DamagedRecord(file, "it is not there", REDO_STAGE)

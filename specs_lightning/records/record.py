@@ -1,9 +1,9 @@
 """What all files of a run have in common: how they are written, read and checked.
 
-`RecordFile` is a JSON file with one record, `RowFile` one with a record a line. Both appear whole or not at all, or grow
-line by line with `append`; what is read has the types that its dataclass says. A file that is not there is empty: a
-report is also wanted half-way. Whatever else is wrong raises `DamagedRecord`. The one exception is the last line of a
-file that grows: it may be incomplete, and is then left out.
+`RecordFile` is a JSON file with one record, `RowFile` one with a record a line. Both appear whole or not at all, or by
+lines with `append`; what is read has the types that its dataclass says. A file that is not there is empty: a report is
+also wanted half-way. Whatever else is wrong raises `DamagedRecord`. The one exception is the last line of a file that
+grows: it may be incomplete, and is then left out.
 
 NaN and the infinities are written as null, since JSON knows none of them.
 """
