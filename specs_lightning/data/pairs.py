@@ -13,11 +13,7 @@ from specs_lightning.toy import resolve
 
 
 def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
-    """Read pairs; rows that cannot be used go to `set_aside`.
-
-    Args:
-        path: a file of rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`.
-        set_aside: receives the bad rows.
+    """Read rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`; bad ones are set aside.
 
     Raises:
         DataError: the file is missing or unreadable, lacks a column, or no row can be used.

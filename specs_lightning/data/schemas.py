@@ -177,10 +177,7 @@ class MEGABench(Schema):
         media = [path for part in ("global", "example", "query") for path in listed(row.get(f"{part}_media")) or []]
         if videos := [path for path in media if isinstance(path, str) and _VIDEO.search(path)]:
             raise ValueError(f"video, only images are read: {videos[0]}")
-        try:
-            fields = ast.literal_eval(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            fields = None
+        fields = _literal(row["answer"])
         if not isinstance(fields, dict) or not fields:
             raise ValueError(f"answer has no fields: {str(row['answer'])[:80]!r}")
         answer = str(next(iter(fields.values()))) if len(fields) == 1 else json.dumps(fields, ensure_ascii=False)
@@ -258,21 +255,16 @@ def in_pixels(answer: Any, gold: dict[str, Any], images: Any) -> str:
     if settings.get("det_verifier_normalized"):
         if not isinstance(images, list) or len(images) != 1:
             raise ValueError("boxes of a row that has not one image")
-        width, height = image_size(images[0])
+        content = images[0].get("bytes") if isinstance(images[0], dict) else images[0]
+        if not isinstance(content, bytes):
+            raise ValueError("boxes of an image that is not in the row")
+        width, height = load_image(content).size
     rows = [
         {"bbox_2d": [side * length / 1000 for side, length in zip(one.box, (width, height) * 2, strict=True)]}
         | {"label": one.label}
         for one in objects
     ]
     return json.dumps(rows)
-
-
-def image_size(value: Any) -> tuple[int, int]:
-    """Width and height of an image as `datasets` stores it."""
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
-        raise ValueError("boxes of an image that is not in the row")
-    return load_image(content).size
 
 
 def with_image(row: dict[str, Any]) -> dict[str, Any]:
@@ -288,8 +280,13 @@ def renamed_type(row: dict[str, Any]) -> dict[str, Any]:
 def listed(value: Any) -> list[Any] | None:
     """A list, given as one or as Python or JSON in a string; `None` of anything else."""
     if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
+        value = _literal(value.strip())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict) else None
+
+
+def _literal(value: Any) -> Any:
+    """What Python reads in a string, `None` where it is no literal; anything else as it is."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specs_lightning.errors import DataError
+from specs_lightning.records.lines import all_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,9 +33,7 @@ class Row:
     """One row of a file.
 
     Args:
-        file: the file's path.
         number: its line, counted from 1, in a JSONL or CSV file; its index, counted from 0, in any other.
-        values: the row by column.
         problem: why there are no values, where the row could not be read.
     """
 
@@ -55,9 +55,7 @@ class Table:
 def read_table(path: Path, split: str | None = None) -> Table:
     """The rows of a JSONL, JSON, CSV or parquet file, of a folder of parquet files, or of a saved data set.
 
-    Args:
-        path: the file or folder.
-        split: the split of a saved `DatasetDict` or of a folder whose files are named by split.
+    The split is that of a saved `DatasetDict` or of a folder whose files are named by split.
 
     Raises:
         DataError: there is no such file or split, it is of another kind, or it cannot be read. Damage inside a
@@ -80,14 +78,10 @@ def read_table(path: Path, split: str | None = None) -> Table:
 
 
 def read_hub(name: str, split: str | None) -> Table:
-    """The rows of a data set of the Hugging Face hub, fetched or from its cache.
-
-    Args:
-        name: `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`.
-        split: the split, which may be left out where there is one only.
+    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache.
 
     Raises:
-        DataError: it cannot be had, or has several splits.
+        DataError: it cannot be had, or has several splits and none is named.
     """
     from datasets import DatasetDict, load_dataset
 
@@ -137,9 +131,7 @@ def _json(path: Path) -> Table:
             raise DataError(f"{path} is not valid JSON ({error}); mend it, or write one object a line") from error
         rows = [_as_row(path, index, value) for index, value in enumerate(values)]
     else:
-        # Split on "\n" alone: JSON strings may hold the other characters at which `splitlines` cuts.
-        lines = enumerate(content.split(b"\n"), 1)
-        rows = [_json_row(path, number, line) for number, line in lines if line.strip()]
+        rows = [_json_row(path, *line) for line in all_lines(content)]
     columns = dict.fromkeys(name for row in rows for name in row.values)
     return Table(tuple(columns), len(rows), iter(rows))
 
@@ -193,14 +185,10 @@ def _parquet(files: list[Path]) -> Table:
 
 def _parquet_rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
-        number = 0
         try:
             # Read as it is needed: whole row groups of images, fetched ahead, would fill the memory.
             with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as opened:
-                for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE):
-                    for values in batch.to_pylist():
-                        yield Row(str(file), number, values)
-                        number += 1
+                yield from _numbered(str(file), opened.iter_batches(batch_size=_ROWS_AT_ONCE))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
 
@@ -226,11 +214,12 @@ def _saved_dataset(path: Path, split: str | None) -> Table:
 
 def _saved_rows(path: str, saved: Dataset) -> Iterator[Row]:
     # In arrow format an image stays as it is stored: `{"bytes", "path"}`.
-    number = 0
-    for batch in saved.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-        for values in batch.to_pylist():
-            yield Row(path, number, values)
-            number += 1
+    return _numbered(path, saved.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))
+
+
+def _numbered(path: str, batches: Iterable[Any]) -> Iterator[Row]:
+    values = chain.from_iterable(batch.to_pylist() for batch in batches)
+    return (Row(path, number, row) for number, row in enumerate(values))
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

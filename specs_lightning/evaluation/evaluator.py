@@ -38,11 +38,9 @@ class Answered(NamedTuple):
 
 
 class Evaluator:
-    """Answers prompts with an engine and judges the answers.
+    """Answers prompts with an engine, each perhaps several times, and judges the answers.
 
     Args:
-        engine: what samples.
-        sampling: how; each prompt may be answered several times.
         seed: with a prompt's id it determines the sampling, so that two policies meet the same luck.
         with_choice: also measure each answer's entropy and branching factor, by a forward pass of the policy.
         judge: is asked of answers in other words than the gold's; without one they are wrong.
@@ -138,13 +136,9 @@ def with_verdict(answer: Answer, prompt: Prompt, verdict: Judgement) -> Answer:
 def measure_choice(
     policy: Policy, prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Completion]], temperature: float
 ) -> list[tuple[float, float]]:
-    """Entropy (nats) and branching factor of each completion, both the mean over its tokens.
+    """Entropy (nats) and branching factor of each completion that was drawn, both the mean over its tokens.
 
-    Args:
-        policy: what sampled.
-        prompts: what was asked.
-        drawn: the completions of each prompt.
-        temperature: at which they were sampled; 0 (the likeliest token each time) is measured at 1.
+    The temperature is that of the sampling; 0 (the likeliest token each time) is measured at 1.
     """
     if not prompts:
         return []

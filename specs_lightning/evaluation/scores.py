@@ -115,8 +115,21 @@ def logged(scores: Mapping[str, Scores]) -> dict[str, float]:
 def scores_table(scores: Mapping[str, Scores]) -> Table:
     """A row a set."""
     rows = {name: _cells(of_set) for name, of_set in scores.items()}
+    return _table(rows, "Rates in percent with 95 % intervals, of n prompts")
+
+
+def differences_table(apart: Mapping[str, Mapping[str, PairedDifference]]) -> Table:
+    """A row a set: how much higher each measure is than the base's."""
+    rows = {
+        name: {measure.replace("_", " "): _difference(one) for measure, one in of_set.items()}
+        for name, of_set in apart.items()
+    }
+    return _table(rows, "Higher than the base's, in points with 95 % intervals, prompt by prompt")
+
+
+def _table(rows: Mapping[str, Mapping[str, str]], caption: str) -> Table:
     titles = list(dict.fromkeys(title for cells in rows.values() for title in cells))
-    table = Table(box=box.SIMPLE_HEAD, caption="Rates in percent with 95 % intervals, of n prompts")
+    table = Table(box=box.SIMPLE_HEAD, caption=caption)
     table.add_column("Set", overflow="fold")
     for title in titles:
         table.add_column(title, justify="right", overflow="fold")
@@ -125,23 +138,7 @@ def scores_table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
-def differences_table(apart: Mapping[str, Mapping[str, PairedDifference]]) -> Table:
-    """A row a set: how much higher each measure is than the base's."""
-    titles = list(dict.fromkeys(measure for of_set in apart.values() for measure in of_set))
-    table = Table(
-        box=box.SIMPLE_HEAD, caption="Higher than the base's, in points with 95 % intervals, prompt by prompt"
-    )
-    table.add_column("Set", overflow="fold")
-    for title in titles:
-        table.add_column(title.replace("_", " "), justify="right", overflow="fold")
-    for name, of_set in apart.items():
-        table.add_row(Text(name), *(_difference(of_set.get(title)) for title in titles))
-    return table
-
-
-def _difference(one: PairedDifference | None) -> str:
-    if one is None:
-        return NOTHING
+def _difference(one: PairedDifference) -> str:
     value, low, high = (f"{100 * number:+.1f}" for number in (one.value, *one.interval))
     return f"{value} ({low} to {high})"
 

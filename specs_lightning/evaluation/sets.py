@@ -25,10 +25,7 @@ class EvaluationSets:
     """Sets of prompts, and the answers that a policy gives to them. Processes share the prompts of each batch.
 
     Args:
-        prompts: by set.
-        evaluator: draws and judges.
-        encoder: of the policy's processor.
-        set_aside: receives prompts that cannot be encoded.
+        prompts: by set; those that cannot be encoded are set aside.
         batch_size: prompts that each process answers at once.
         cache: answers that were drawn before, of which none is drawn again.
 

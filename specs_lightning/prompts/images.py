@@ -51,9 +51,13 @@ def preview(image: Image) -> str:
     """A small PNG in base64."""
     picture = load_image(image)
     picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS), PIL.Image.Resampling.LANCZOS)
+    return base64.b64encode(png(picture)).decode()
+
+
+def png(picture: PIL.Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def confine(path: str | Path, root: str | Path) -> Path:
