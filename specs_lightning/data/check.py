@@ -161,12 +161,9 @@ def check_source(
     limit: int | None = None,
     workers: int | None = None,
 ) -> Findings:
-    """Read a data set row by row, decode its images and count its tokens.
+    """Read a data set row by row, decode its images and count its tokens; `DataError` where it is of no use as a whole.
 
     What is usable is written to the file `frozen`; of two files, the second takes the share `hold_out`.
-
-    Raises:
-        DataError: it cannot be used as a whole, or no row is held out.
     """
     table, reader = open_source(source, check_images=False)
     limit = min((most for most in (limit, source.limit) if most is not None), default=None)

@@ -212,11 +212,7 @@ SCHEMAS: dict[str, type[Schema]] = {
 
 
 def find_schema(name: str) -> Schema:
-    """The schema of this name, or of this class path.
-
-    Raises:
-        SchemaError: there is none.
-    """
+    """The schema of this name, or of this class path; `SchemaError` where there is none."""
     if name in SCHEMAS:
         return SCHEMAS[name]()
     module, _, attribute = name.rpartition(".")
@@ -241,11 +237,7 @@ def mended(answer: Any) -> Any:
 
 
 def in_pixels(answer: Any, gold: dict[str, Any], images: Any) -> str:
-    """The boxes of a detection row, out of their tags, in pixels of its image.
-
-    Raises:
-        ValueError: they cannot be read, or there is not one image.
-    """
+    """The boxes of a detection row, out of their tags, in pixels of its one image."""
     objects = read_boxes(str(answer).replace("<answer>", "").replace("</answer>", ""))
     if not objects:
         raise ValueError(f"gold answer is no list of boxes: {str(answer)[:80]!r}")

@@ -121,11 +121,7 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
 
 
 def open_source(source: PromptSource, check_images: bool = True) -> tuple[Table, RowReader]:
-    """The rows of a data set, and what makes prompts of them.
-
-    Raises:
-        DataError: as `load_prompts`, as far as the rows need not be read for it.
-    """
+    """The rows of a data set, and what makes prompts of them; `DataError` as of `load_prompts`."""
     schema = find_schema(source.schema)
     path = Path(resolve(source.path))
     split = source.split or re.split(r"[-.]", path.name)[0]  # as far as the settings or the file's name tell

@@ -21,7 +21,7 @@ from specs_lightning.errors import DataError
 from specs_lightning.records.lines import all_lines
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 2**20
@@ -83,7 +83,7 @@ def read_hub(name: str, split: str | None) -> Table:
     Raises:
         DataError: it cannot be had, or has several splits and none is named.
     """
-    from datasets import DatasetDict, load_dataset
+    from datasets import load_dataset
 
     repository, _, configuration = name.partition(":")
     try:
@@ -93,11 +93,7 @@ def read_hub(name: str, split: str | None) -> Table:
             f"hf:{name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check its name, `split` and "
             "configuration, and HF_TOKEN for one that asks for consent, or download it and give the folder as `path`"
         ) from error
-    if isinstance(found, DatasetDict):
-        if len(found) > 1:
-            raise DataError(f"hf:{name} holds several splits ({', '.join(map(repr, found))}); choose one with `split`")
-        found = next(iter(found.values()))
-    return Table(tuple(found.column_names), len(found), _saved_rows(f"hf:{name}", found))
+    return _of_datasets(f"hf:{name}", found)
 
 
 def _csv(path: Path) -> Table:
@@ -194,27 +190,29 @@ def _parquet_rows(files: list[Path]) -> Iterator[Row]:
 
 
 def _saved_dataset(path: Path, split: str | None) -> Table:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import load_from_disk
 
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    if isinstance(saved, DatasetDict):
-        splits = ", ".join(map(repr, saved))
-        if split is None and len(saved) > 1:
-            raise DataError(f"{path} holds several splits ({splits}); choose one with `split`")
-        if split is not None and split not in saved:
-            raise DataError(f"{path} has no split {split!r}; there are: {splits}")
-        saved = saved[split or next(iter(saved))]
-    elif split is not None:
+    if split is not None and not isinstance(saved, dict):
         raise DataError(f"split {split!r} asked of {path}, which has no splits; leave it out")
-    return Table(tuple(saved.column_names), len(saved), _saved_rows(str(path), saved))
+    return _of_datasets(str(path), saved, split)
 
 
-def _saved_rows(path: str, saved: Dataset) -> Iterator[Row]:
+def _of_datasets(place: str, found: Dataset | DatasetDict, split: str | None = None) -> Table:
+    """What `datasets` has read; of several splits, one."""
+    if isinstance(found, dict):
+        splits = ", ".join(map(repr, found))
+        if split is None and len(found) > 1:
+            raise DataError(f"{place} holds several splits ({splits}); choose one with `split`")
+        if split is not None and split not in found:
+            raise DataError(f"{place} has no split {split!r}; there are: {splits}")
+        found = found[split or next(iter(found))]
     # In arrow format an image stays as it is stored: `{"bytes", "path"}`.
-    return _numbered(path, saved.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))
+    batches = found.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+    return Table(tuple(found.column_names), len(found), _numbered(place, batches))
 
 
 def _numbered(path: str, batches: Iterable[Any]) -> Iterator[Row]:

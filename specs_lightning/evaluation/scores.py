@@ -17,7 +17,7 @@ from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.metrics import is_stuck, pass_at_k
 from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
 from specs_lightning.records.answers import MEASURES, Answer, by_prompt, grouped
-from specs_lightning.statistics.intervals import clustered
+from specs_lightning.statistics.intervals import clustered, mean_known
 
 NOTHING = "–"
 PASS_AT = "pass_at_"
@@ -74,8 +74,8 @@ def _explored(groups: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
         for k in powers_of_two(most):
             explored[f"{PASS_AT}{k}"] = pass_at_k(answered_P, correct_P, k).tolist()
         explored["stuck_rate"] = [is_stuck([a.answer for a in group], [a.correct for a in group]) for group in groups]
-    explored["entropy"] = [_mean_or_nan(answer.entropy for answer in group) for group in groups]
-    explored["rollout_branching_factor"] = [_mean_or_nan(a.branching_factor for a in group) for group in groups]
+    explored["entropy"] = [mean_known(answer.entropy for answer in group) for group in groups]
+    explored["rollout_branching_factor"] = [mean_known(a.branching_factor for a in group) for group in groups]
     return {name: values for name, values in explored.items() if _mean(values) is not None}
 
 
@@ -169,10 +169,5 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    mean = _mean_or_nan(values)
+    mean = mean_known(values)
     return None if math.isnan(mean) else mean
-
-
-def _mean_or_nan(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

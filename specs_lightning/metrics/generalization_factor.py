@@ -21,12 +21,9 @@ GainKind = Literal["difference", "relative", "raw"]
 
 
 def generalization_factor(gain_id: float, gain_ood: float, beta: float = 2.0) -> float:
-    """The weighted harmonic mean of both gains; 0 if either is not positive, NaN if one is unknown (NaN).
+    """The harmonic mean of both gains, 0 if either is not positive, NaN if one is unknown (NaN).
 
-    Args:
-        gain_id: in distribution.
-        gain_ood: out of distribution.
-        beta: above 1 it weighs the gain out of distribution more.
+    A `beta` above 1 weighs the gain out of distribution more.
     """
     return _factor(_float64(gain_id), _float64(gain_ood), beta).item()
 

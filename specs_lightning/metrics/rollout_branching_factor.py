@@ -40,9 +40,7 @@ def nucleus_sizes(logits_MV: Tensor, top_p: float = 0.95, logits_in_memory: int 
 def rollout_branching_factor(sizes_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """The mean nucleus of each completion, (N,) float64; NaN for one without a step.
 
-    Args:
-        sizes_NT: the nucleus that each token was chosen from.
-        mask_NT: which tokens the policy generated (the end token included).
+    The mask tells the tokens that the policy generated, the end token included.
     """
     return sizes_NT.double().where(mask_NT, 0.0).sum(-1) / mask_NT.sum(-1)
 

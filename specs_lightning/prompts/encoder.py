@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 _NOT_VISION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
@@ -61,8 +60,7 @@ class PromptEncoder:
         self.max_prompt_tokens = max_prompt_tokens
         self._memory = ImageMemory(int(image_memory_gib * 2**30))
         self._known: WeakValueDictionary[tuple[Any, ...], EncodedPrompt] = WeakValueDictionary()
-        special = [token for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        self._special_tokens = tuple(token.content for token in special)
+        self._special_tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """The prompt's ids, `input_ids` of shape (P,) with image placeholders expanded, and its images' tensors.
@@ -86,11 +84,7 @@ class PromptEncoder:
         return ids
 
     def length(self, prompt: Prompt, sizes: Sequence[tuple[int, int]]) -> int:
-        """How many tokens the prompt has, from the sizes of its images alone.
-
-        Args:
-            prompt: the prompt.
-            sizes: each image's width and height in pixels.
+        """How many tokens the prompt has, from the sizes (width, height, in pixels) of its images alone.
 
         Raises:
             AttributeError, NotImplementedError: the model's family cannot tell; `encode` can.
@@ -105,11 +99,7 @@ class PromptEncoder:
         return length
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of a completion's text and of the end of its turn.
-
-        Raises:
-            ValueError: the text holds special tokens.
-        """
+        """The ids of a completion's text and of its turn's end; `SpecialTokenInText` if it holds special tokens."""
         self._refuse_special_tokens(text, "completion")
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 

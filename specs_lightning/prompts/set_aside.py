@@ -44,9 +44,6 @@ class SetAside:
         return "\n".join([f"{len(self.rows)} rows set aside:", *lines])
 
     def write_to(self, folder: Path) -> None:
-        """Add the rows to the folder's `set_aside.jsonl`; one that stands there stays single.
-
-        So a resumed run, which meets the same rows again, does not list them twice. Without rows nothing is written.
-        """
+        """Add the rows to the folder's `set_aside.jsonl`; a resumed run, which meets them again, lists them once."""
         if self.rows:
             SET_ASIDE.write(folder, dict.fromkeys([*SET_ASIDE.read(folder), *self.rows]))
