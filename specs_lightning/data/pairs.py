@@ -15,8 +15,7 @@ from specs_lightning.toy import resolve
 def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
     """Read rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`; bad ones are set aside.
 
-    Raises:
-        DataError: the file is missing or unreadable, lacks a column, or no row can be used.
+    `DataError` where the file is missing or unreadable, lacks a column, or no row can be used.
     """
     table = read_table(Path(resolve(path)))
     if missing := {"prompt", "chosen", "rejected"} - set(table.columns):

@@ -172,13 +172,12 @@ class PolicyDataModule(LightningDataModule):
         return batch  # the step loop and the engines move what they use, when they use it
 
     def teardown(self, stage: str) -> None:
-        if self.set_aside.rows:
-            trainer = self.attached_trainer
-            if trainer.is_global_zero:
-                console.print(self.set_aside.summary())
-                self.set_aside.write_to(Path(trainer.default_root_dir))
+        folder = Path(self.attached_trainer.default_root_dir)
+        if self.set_aside.rows and self.attached_trainer.is_global_zero:
+            console.print(self.set_aside.summary())
+            self.set_aside.write_to(folder)
         if self.judge is not None:
-            record_usage(self.judge, Path(self.attached_trainer.default_root_dir))
+            record_usage(self.judge, folder)
             self.judge.close()
         self.engine.close()
 

@@ -56,9 +56,7 @@ def draw(
 ) -> Round:
     """Have this process's share of prompts answered by the policy that the engine was last given.
 
-    Args:
-        prompts: those of all processes.
-        version: which the policy must be of; `WrongPolicyVersion` where another one answered.
+    `prompts` are those of all processes; `WrongPolicyVersion` where a policy of another `version` answered.
 
     Returns:
         Groups without rewards, the other processes' without completions; and how many `seconds` it took.

@@ -35,11 +35,7 @@ class Schema:
     """Splits that hold other data than their name says."""
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row's values under the names of `columns`.
-
-        Raises:
-            ValueError: it cannot be used, as `kind: details`.
-        """
+        """The row's values under the names of `columns`; of one that cannot be used `ValueError("kind: details")`."""
         return row
 
 

@@ -55,11 +55,8 @@ class Table:
 def read_table(path: Path, split: str | None = None) -> Table:
     """The rows of a JSONL, JSON, CSV or parquet file, of a folder of parquet files, or of a saved data set.
 
-    The split is that of a saved `DatasetDict` or of a folder whose files are named by split.
-
-    Raises:
-        DataError: there is no such file or split, it is of another kind, or it cannot be read. Damage inside a
-            parquet file shows when its rows are gone through.
+    The split is that of a saved `DatasetDict` or of a folder whose files are named by split. `DataError` where there is
+    none such, or it cannot be read; damage inside a parquet file shows when its rows are gone through.
     """
     if not path.exists():
         raise DataError(f"no such file or folder: {path}; check `path` (it is relative to the working directory)")
@@ -78,11 +75,7 @@ def read_table(path: Path, split: str | None = None) -> Table:
 
 
 def read_hub(name: str, split: str | None) -> Table:
-    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache.
-
-    Raises:
-        DataError: it cannot be had, or has several splits and none is named.
-    """
+    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache."""
     from datasets import load_dataset
 
     repository, _, configuration = name.partition(":")

@@ -36,10 +36,8 @@ def draw_candidates(
 ) -> dict[str, list[Completion]]:
     """The completions of each prompt, by its id; one that cannot be encoded is set aside and has no entry.
 
-    Those that the JSONL `file` holds already are not drawn again; it is added to after every batch.
-
-    Raises:
-        DataError: `file` holds what was drawn otherwise.
+    Those that the JSONL `file` holds already are not drawn again (`DataError` if they were drawn otherwise); it grows
+    with every batch.
     """
     drawn_by = {"model": model.model, **asdict(sampling), "seed": seed}
     candidates = _read(file, drawn_by)

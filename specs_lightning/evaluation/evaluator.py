@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +22,6 @@ from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.scoring.text import plain
 
 TOKENS_AT_ONCE = 16384
-
 
 Judgement = tuple[float, str | None]
 """1 of a right answer, 0 of a wrong one, a share of one that is right in part; NaN, with its cause, of one that could
@@ -76,7 +75,10 @@ class Evaluator:
     def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
         """Answers that were drawn before, by today's rules and judge."""
         verdicts = self._verdicts(questions, [answer.text for answer in answers])
-        return [with_verdict(a, q, verdict) for q, a, verdict in zip(questions, answers, verdicts, strict=True)]
+        return [
+            replace(a, **_judged(a.text, a.finished, question, verdict))
+            for question, a, verdict in zip(questions, answers, verdicts, strict=True)
+        ]
 
     def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """By the rules of each prompt's benchmark."""
@@ -100,36 +102,32 @@ def judge(
     branching_factor: float = math.nan,
 ) -> Answer:
     """What there is to know of a completion, given whether it is right."""
-    answer = Answer(
+    return Answer(
         set=set_name,
         prompt_id=prompt.id,
         text=completion.text,
         tokens=len(completion.token_ids),
         finished=completion.finished,
-        format_kept=math.nan,
-        correct=math.nan,
-        solved=math.nan,
         entropy=entropy,
         branching_factor=branching_factor,
         logprob=math.fsum(completion.logprobs),
+        **_judged(completion.text, completion.finished, prompt, verdict),
     )
-    return with_verdict(answer, prompt, verdict)
 
 
-def with_verdict(answer: Answer, prompt: Prompt, verdict: Judgement) -> Answer:
-    """The answer with all that follows from its text."""
-    kept = answer.finished and answer_format(prompt.answer_format).read(answer.text) is not None
-    found = find_answer(answer.text, prompt.answer_format)
+def _judged(text: str, finished: bool, prompt: Prompt, verdict: Judgement) -> dict[str, Any]:
+    """All of an answer that follows from its text."""
+    kept = finished and answer_format(prompt.answer_format).read(text) is not None
+    found = find_answer(text, prompt.answer_format)
     correct, cause = verdict
-    return replace(
-        answer,
-        format_kept=float(kept),
-        correct=correct,
-        solved=correct * kept,
-        answer=plain(found) or None if found else None,
-        task=prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
-        cause=cause,
-    )
+    return {
+        "format_kept": float(kept),
+        "correct": correct,
+        "solved": correct * kept,
+        "answer": plain(found) or None if found else None,
+        "task": prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
+        "cause": cause,
+    }
 
 
 @torch.no_grad()

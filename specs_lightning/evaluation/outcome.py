@@ -20,13 +20,7 @@ SAMPLES_OF_A_SET = 3
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """The judged answers to some sets.
-
-    Args:
-        command: `validate`, `test` or `predict`.
-        checkpoint: whose weights the model had, if not its own.
-        answers: by set.
-    """
+    """The judged answers to some sets, of `validate`, `test` or `predict`, and whose weights the model had."""
 
     command: str
     model: str

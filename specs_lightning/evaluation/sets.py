@@ -28,9 +28,6 @@ class EvaluationSets:
         prompts: by set; those that cannot be encoded are set aside.
         batch_size: prompts that each process answers at once.
         cache: answers that were drawn before, of which none is drawn again.
-
-    Raises:
-        DataError: no prompt of a set can be used.
     """
 
     def __init__(

@@ -48,9 +48,6 @@ class GeneralizationFactor(Metric):
         id_name: the set in distribution.
         beta: above 1 it weighs the gain out of distribution more.
         kind: what a gain is.
-
-    Raises:
-        ValueError: no sets, or weights that are not positive.
     """
 
     full_state_update = False

@@ -41,9 +41,6 @@ class PromptEncoder:
         processor: of a vision-language model, with a tokenizer, an image processor and a chat template.
         max_prompt_tokens: the longest prompt that is taken, image tokens included; `None` for any.
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
-
-    Raises:
-        ValueError: the tokenizer has no end-of-turn token, or a size is out of range.
     """
 
     def __init__(

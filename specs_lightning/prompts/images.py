@@ -26,11 +26,7 @@ class BadImage(ValueError):
 
 
 def load_image(image: Image) -> PIL.Image.Image:
-    """The image in RGB, fully decoded and turned upright: transparency on white, the first frame of several.
-
-    Raises:
-        BadImage: it is missing, truncated, broken or of no known format.
-    """
+    """The image in RGB, whole (or `BadImage`) and upright: transparency on white, the first frame of several."""
     name = str(image) if isinstance(image, Path) else f"{len(image)} bytes"
     if isinstance(image, Path) and not image.is_file():
         raise BadImage(f"missing image file: {name}")
@@ -63,8 +59,7 @@ def png(picture: PIL.Image.Image) -> bytes:
 def confine(path: str | Path, root: str | Path) -> Path:
     """The resolved path of a file below `root`, which need not exist.
 
-    Raises:
-        BadImage: the path leads out of `root`: by `..`, as an absolute path, through a link; or it is a URL.
+    `BadImage` of one that leads out of `root` (by `..`, as an absolute path, through a link), and of a URL.
     """
     text = str(path)
     if "://" in text or text.startswith("data:"):

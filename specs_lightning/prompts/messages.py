@@ -63,11 +63,7 @@ def fill_in(template: str, question: str, choices: Sequence[str]) -> str:
 
 
 def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Message]:
-    """Chat messages of a data set as turns, the instruction added to the last.
-
-    Raises:
-        ValueError: they do not end with a user's message, or are no chat messages of texts and images.
-    """
+    """Chat messages of a data set as turns, the instruction added to the last; `ValueError` where they are no such."""
     if not isinstance(messages, list | tuple):
         raise ValueError(f"messages are not a list: {type(messages).__name__}")
     turns = [_as_turn(message) for message in messages]
@@ -94,9 +90,7 @@ def lay_out(
 
     Returns:
         The messages, and the order in which their image parts show the images (indices into the row's own order).
-
-    Raises:
-        ValueError: there are fewer images than the text asks for, or a turn holds control tokens.
+        `ValueError` where there are fewer images than the text asks for, or a turn holds control tokens.
     """
     for turn in turns:
         if found := _CONTROL_TOKEN.search(turn["content"]):

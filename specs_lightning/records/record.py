@@ -94,11 +94,7 @@ def read_bytes(file: Path, remedy: str) -> bytes | None:
 
 
 def parse(kind: type[T], content: bytes, file: Path, remedy: str, line: int | None = None) -> T:
-    """The record that JSON says; unknown names are those of another version, and are left out.
-
-    Raises:
-        DamagedRecord: it is no JSON, or has not the types of `kind`.
-    """
+    """The record of type `kind` that JSON says; unknown names are those of another version, and are left out."""
     try:
         record: T = _adapter(kind).validate_json(content, strict=True)
         return record

@@ -19,11 +19,7 @@ class Estimate:
 
 
 def wilson(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval for a share of `n` trials, which stays within 0 and 1 and holds at shares of 0 and 1 too.
-
-    Raises:
-        ValueError: `n` is not positive, or `share` does not lie between 0 and 1.
-    """
+    """Wilson's interval for a share of `n` trials, which stays within 0 and 1 and holds at shares of 0 and 1 too."""
     if n <= 0 or not 0.0 <= share <= 1.0:
         raise ValueError(f"need a share between 0 and 1 and at least one trial, got share={share}, n={n}")
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
