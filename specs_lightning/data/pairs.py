@@ -26,10 +26,7 @@ def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
     # Gold answers are not needed here: pairs were verified when they were made.
     unused = dict.fromkeys(("answer", "answer_type", "answer_format", "choices", "messages"), "")
     source = PromptSource(path, add_instruction=False, columns={"question": "prompt", **unused})
-    prompts = {
-        (prompt.metadata["source_file"], prompt.metadata["source_row"]): prompt
-        for prompt in load_prompts(source, set_aside)
-    }
+    prompts = {(p.metadata["source_file"], p.metadata["source_row"]): p for p in load_prompts(source, set_aside)}
     pairs = []
     for row in table.rows:
         prompt = prompts.get((row.file, row.number))

@@ -93,9 +93,6 @@ def make_round(
         prompts: an endless supply, the same on every process.
         dynamic: replace groups without a learning signal.
         ahead: a `draw` that was begun earlier, by an earlier policy; refills are by the current one.
-
-    Raises:
-        WrongPolicyVersion: the engine answered with other weights than those of `sync`.
     """
     start = time.perf_counter()
     with failing_together():

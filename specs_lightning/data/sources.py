@@ -96,9 +96,7 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
     """Read a data set; rows that cannot be used go to `set_aside` by file and line (JSONL) or index (other files).
 
     With `check_images` every image is decoded once, so that a broken one shows now and not in the middle of a run.
-
-    Raises:
-        DataError: the file is missing or unreadable, a mapped column does not exist, or no row can be used.
+    `DataError` where the file is missing or unreadable, a mapped column does not exist, or no row can be used.
     """
     if source.answer_type not in ANSWER_TYPES:
         raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")

@@ -133,9 +133,8 @@ def _json_row(path: Path, number: int, line: bytes) -> Row:
 
 
 def _as_row(path: Path, number: int, value: Any) -> Row:
-    if not isinstance(value, dict):
-        return Row(str(path), number, {}, f"not a JSON object: a {type(value).__name__}")
-    return Row(str(path), number, value)
+    problem = None if isinstance(value, dict) else f"not a JSON object: a {type(value).__name__}"
+    return Row(str(path), number, {} if problem else value, problem)
 
 
 def _parquet_files(folder: Path, split: str | None) -> list[Path]:

@@ -75,10 +75,8 @@ class Evaluator:
     def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
         """Answers that were drawn before, by today's rules and judge."""
         verdicts = self._verdicts(questions, [answer.text for answer in answers])
-        return [
-            replace(a, **_judged(a.text, a.finished, question, verdict))
-            for question, a, verdict in zip(questions, answers, verdicts, strict=True)
-        ]
+        triples = zip(questions, answers, verdicts, strict=True)
+        return [replace(a, **_judged(a.text, a.finished, question, verdict)) for question, a, verdict in triples]
 
     def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """By the rules of each prompt's benchmark."""

@@ -72,8 +72,7 @@ class EvaluationSets:
         """This process's share of the judged answers to every set, all drawn anew."""
         self.drawn = {name: [] for name in self.prompts}
         answered = {
-            name: [one for batch in self.batches(name) for one in self.ask(policy, name, batch)]
-            for name in self.prompts
+            name: [a for batch in self.batches(name) for a in self.ask(policy, name, batch)] for name in self.drawn
         }
         self.evaluator.engine.release()
         return answered

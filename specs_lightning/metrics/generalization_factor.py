@@ -71,14 +71,10 @@ class GeneralizationFactor(Metric):
         self.set_dtype(torch.float64)
 
     def update(self, name: str, scores: Tensor, prompt_ids: Sequence[str] | None = None) -> None:
-        """Add the scores of answers to prompts of one set; NaN (not judged) has no part in any mean.
+        """Add the scores of answers to prompts of one set, in any shape; NaN (not judged) has no part in any mean.
 
-        Args:
-            name: the set.
-            scores: of any shape, read in order.
-            prompt_ids: the prompt of each score, for the intervals: what has the same id is drawn together, be it
-                several answers, the base model's, or those in another set. Without ids each score counts as a prompt
-                of its own.
+        The prompt ids are for the intervals: what has the same id is drawn together, be it several answers, the base
+        model's, or those in another set. Without ids each score counts as a prompt of its own.
         """
         score_A = scores.detach().flatten().to(self.device, torch.float64)
         set_A = torch.full_like(score_A, self.names.index(name))

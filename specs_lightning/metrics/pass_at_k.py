@@ -44,11 +44,10 @@ class PassAtK(Metric):
         self.add_state("counts", torch.zeros(len(self.ks), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, correct_PG: Tensor) -> None:
-        """Add prompts with all their answers.
+        """Add prompts with all their answers, a row each.
 
-        Args:
-            correct_PG: a row for each prompt: 1 for a right answer, NaN for one that could not be judged and is left
-                out (also for padding, where prompts differ in their number of answers), anything else for a wrong one.
+        1 is a right answer, NaN one that could not be judged and is left out (also padding, where prompts differ in
+        their number of answers), anything else a wrong one.
         """
         answers_P, correct_P = (~correct_PG.isnan()).sum(-1), (correct_PG == 1).sum(-1)
         for i, k in enumerate(self.ks):

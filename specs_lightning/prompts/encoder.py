@@ -62,10 +62,8 @@ class PromptEncoder:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """The prompt's ids, `input_ids` of shape (P,) with image placeholders expanded, and its images' tensors.
 
-        Raises:
-            BadImage: an image cannot be read, or the processor refuses it (one a hundred times as wide as high).
-            PromptTooLong: it has more than `max_prompt_tokens`.
-            ValueError: its image parts and images differ in number, or its text holds special tokens.
+        `BadImage` where the processor refuses one (a hundred times as wide as high) or it cannot be read, `PromptTooLong`,
+        and `ValueError` where image parts and images differ in number, or the text holds special tokens.
         """
         # The content, since two data sets may use the same id; bytes and paths are hashable.
         key = (prompt.id, json.dumps(prompt.messages), prompt.images)
@@ -83,9 +81,7 @@ class PromptEncoder:
     def length(self, prompt: Prompt, sizes: Sequence[tuple[int, int]]) -> int:
         """How many tokens the prompt has, from the sizes (width, height, in pixels) of its images alone.
 
-        Raises:
-            AttributeError, NotImplementedError: the model's family cannot tell; `encode` can.
-            SpecialTokenInText: its text holds special tokens.
+        `AttributeError` or `NotImplementedError` where the model's family cannot tell; `encode` can.
         """
         self._check_parts(prompt)
         length = len(self.template_ids(prompt))
@@ -124,10 +120,9 @@ class PromptEncoder:
         """What the processor makes of a prompt, a batch of one."""
         text, options = self._template(prompt)
         images = [_load(prompt.id, number, image) for number, image in enumerate(prompt.images, 1)]
+        options |= {"images": images or None, "return_tensors": "pt"}
         try:
-            made: Mapping[str, Tensor] = self.processor(
-                text=[text], images=images or None, return_tensors="pt", **options
-            )
+            made: Mapping[str, Tensor] = self.processor(text=[text], **options)
         except ValueError as error:
             if not images:
                 raise

@@ -29,10 +29,8 @@ def build_messages(
     """One user message that asks the question, after a system message if there is one.
 
     An image part stands where the text has the image's placeholder; images without one come first. Where numbered
-    placeholders stand out of order, `lay_out` also tells the order of the images.
-
-    Raises:
-        ValueError: the text asks for more images than there are, or holds control tokens such as `<|image_pad|>`.
+    placeholders stand out of order, `lay_out` also tells the order of the images. `ValueError` where the text asks for
+    more images than there are, or holds control tokens such as `<|image_pad|>`.
     """
     turns = question_turns(question, choices, answer_format, system, add_instruction)
     return lay_out(turns, n_images)[0]

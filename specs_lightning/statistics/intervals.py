@@ -42,10 +42,7 @@ def clustered(groups: Sequence[Sequence[float]]) -> Estimate | None:
 
     Wilson's interval for as many independent trials as would vary as much (Kish's design effect): as many as there are
     groups where the values of each are alike, and as there are values where those of a group are no more alike than
-    others. With one value a group it is Wilson's own. Values that are NaN have no part.
-
-    Returns:
-        with the number of groups as n; None without any value.
+    others. With one value a group it is Wilson's own. Values that are NaN have no part; n is the number of groups.
     """
     known = [values for group in groups if (values := [value for value in group if not math.isnan(value)])]
     total = sum(map(len, known))
