@@ -19,6 +19,10 @@ Image = bytes | Path
 """An encoded image file, in memory or on disk: decoded only where it is used."""
 
 
+def image_bytes(image: Image) -> bytes:
+    return image.read_bytes() if isinstance(image, Path) else image
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question as the data set tells it, with what is needed to score an answer.

@@ -9,9 +9,9 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rich.table import Table as RichTable
 from specs_lightning.data.sources import PromptSource, RowReader, no_usable_row, open_source
 from specs_lightning.data.tables import Row
 from specs_lightning.errors import DataError
-from specs_lightning.groups import Prompt
+from specs_lightning.groups import Prompt, image_bytes
 from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
@@ -34,6 +34,7 @@ from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import read_settings
+from specs_lightning.system.files import atomic
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 
@@ -56,18 +57,11 @@ FROZEN = pa.schema(
 
 @dataclass
 class Findings:
-    """What a data set holds.
+    """What a data set holds: rows that were read, those that became prompts (of which some are not to be trained on),
+    and the others by the kind of reason.
 
-    Args:
-        rows: how many were read.
-        usable: how many of them became prompts.
-        held_out: how many of these are not to be trained on.
-        refused: how many did not, by the kind of reason.
-        answer_types: the usable ones, by how their answers will be compared.
-        images: the usable ones, by their number of images.
-        widths: of all images, in pixels.
-        heights: likewise.
-        tokens: the length of each prompt, image tokens included; empty without a model.
+    The usable ones are counted by how their answers will be compared and by their number of images, whose sizes are in
+    pixels; `tokens` are the length of each prompt, image tokens included, and empty without a model.
     """
 
     rows: int = 0
@@ -81,7 +75,6 @@ class Findings:
     tokens: list[int] = field(default_factory=list)
 
     def add(self, prompt: Prompt, sizes: Sequence[tuple[int, int]], tokens: int | None) -> None:
-
         kind = "none" if prompt.answer is None else resolve_type(prompt.answer, prompt.answer_type, prompt.choices)
         self.usable += 1
         self.answer_types[kind] += 1
@@ -154,10 +147,8 @@ def check(
         console.print("no lengths in tokens: give --model")
     console.print(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
     if hold_out:
-        held_out = sum(found.held_out for found in findings.values())
-        console.print(
-            f"{sum(found.usable for found in findings.values()) - held_out} rows in train, {held_out} held out"
-        )
+        usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))
+        console.print(f"{usable - held_out} rows in train, {held_out} held out")
 
 
 def check_source(
@@ -170,12 +161,9 @@ def check_source(
     limit: int | None = None,
     workers: int | None = None,
 ) -> Findings:
-    """Read a data set row by row, decode its images and count its tokens.
+    """Read a data set row by row, decode its images and count its tokens; `DataError` where it is of no use as a whole.
 
     What is usable is written to the file `frozen`; of two files, the second takes the share `hold_out`.
-
-    Raises:
-        DataError: it cannot be used as a whole, or no row is held out.
     """
     table, reader = open_source(source, check_images=False)
     limit = min((most for most in (limit, source.limit) if most is not None), default=None)
@@ -186,7 +174,7 @@ def check_source(
         progress_bar(f"checking {name}", table.size) as advance,
         ExitStack() as files,
     ):
-        freezers = [files.enter_context(_Freezer(file, reader)) for file in frozen]
+        freezers = [files.enter_context(_freezing(file, reader)) for file in frozen]
         for row, looked_at in _in_order(threads, reader, table.rows, 4 * (workers or os.cpu_count() or 1)):
             advance(1, f"{len(refused.rows)} set aside" if refused.rows else "")
             found.rows += 1
@@ -197,7 +185,7 @@ def check_source(
                 held_out = hold_out > 0 and place_of(prompt) < hold_out
                 found.held_out += held_out
                 if freezers:
-                    freezers[held_out].add(row, prompt)
+                    freezers[held_out](row, prompt)
             except ValueError as error:
                 refused.add(row.file, row.number, str(error))
                 found.refused[str(error).partition(": ")[0]] += 1
@@ -218,7 +206,7 @@ def place_of(prompt: Prompt) -> float:
     """Where a prompt stands between 0 and 1, by its images or, without any, its id: anywhere, and always the same."""
     digest = hashlib.sha256()
     for image in prompt.images or (prompt.id.encode(),):
-        digest.update(image.read_bytes() if isinstance(image, Path) else image)
+        digest.update(image_bytes(image))
     return int.from_bytes(digest.digest()[:8]) / 2**64
 
 
@@ -295,35 +283,23 @@ class _TokenCounter:
         return tokens
 
 
-class _Freezer:
-    """Writes usable rows to a parquet file that appears whole or not at all."""
+@contextmanager
+def _freezing(file: Path, reader: RowReader) -> Iterator[Callable[[Row, Prompt], None]]:
+    """What adds a usable row to a parquet file that appears whole or not at all."""
+    rows: list[dict[str, Any]] = []
 
-    def __init__(self, file: Path, reader: RowReader) -> None:
-        self.file, self.reader = file, reader
-        self.rows: list[dict[str, Any]] = []
+    def add(row: Row, prompt: Prompt) -> None:
+        rows.append(reader.frozen(row, prompt))
+        if len(rows) == ROWS_IN_A_GROUP:
+            flush()
 
-    def __enter__(self) -> _Freezer:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.partial = self.file.with_suffix(".partial")
-        self.writer = pq.ParquetWriter(self.partial, FROZEN)
-        return self
+    def flush() -> None:
+        writer.write_table(pa.Table.from_pylist(rows, FROZEN))
+        rows.clear()
 
-    def add(self, row: Row, prompt: Prompt) -> None:
-        self.rows.append(self.reader.frozen(row, prompt))
-        if len(self.rows) == ROWS_IN_A_GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self.writer.write_table(pa.Table.from_pylist(self.rows, FROZEN))
-        self.rows = []
-
-    def __exit__(self, kind: Any, *error: Any) -> None:
-        self._flush()
-        self.writer.close()
-        if kind is None:
-            self.partial.replace(self.file)
-        else:
-            self.partial.unlink()
+    with atomic(file) as partial, pq.ParquetWriter(partial, FROZEN) as writer:
+        yield add
+        flush()
 
 
 def _as_source(name: str, settings: dict[str, Any]) -> PromptSource:

@@ -13,14 +13,9 @@ from specs_lightning.toy import resolve
 
 
 def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
-    """Read pairs; rows that cannot be used go to `set_aside`.
+    """Read rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`; bad ones are set aside.
 
-    Args:
-        path: a file of rows with `prompt`, `chosen`, `rejected` and, where there are images, `images`.
-        set_aside: receives the bad rows.
-
-    Raises:
-        DataError: the file is missing or unreadable, lacks a column, or no row can be used.
+    `DataError` where the file is missing or unreadable, lacks a column, or no row can be used.
     """
     table = read_table(Path(resolve(path)))
     if missing := {"prompt", "chosen", "rejected"} - set(table.columns):
@@ -31,10 +26,7 @@ def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
     # Gold answers are not needed here: pairs were verified when they were made.
     unused = dict.fromkeys(("answer", "answer_type", "answer_format", "choices", "messages"), "")
     source = PromptSource(path, add_instruction=False, columns={"question": "prompt", **unused})
-    prompts = {
-        (prompt.metadata["source_file"], prompt.metadata["source_row"]): prompt
-        for prompt in load_prompts(source, set_aside)
-    }
+    prompts = {(p.metadata["source_file"], p.metadata["source_row"]): p for p in load_prompts(source, set_aside)}
     pairs = []
     for row in table.rows:
         prompt = prompts.get((row.file, row.number))

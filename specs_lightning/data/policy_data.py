@@ -120,9 +120,8 @@ class PolicyDataModule(LightningDataModule):
         if stage != "fit":
             if not self.evaluation:
                 raise DataError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
-            self.evaluation_prompts = {
-                name: load_prompts(source, self.set_aside) for name, source in self.evaluation.items()
-            }
+            sets = self.evaluation.items()
+            self.evaluation_prompts = {name: load_prompts(source, self.set_aside) for name, source in sets}
 
     # ------------------------------------------------------------------ validate, test and predict
 
@@ -132,9 +131,8 @@ class PolicyDataModule(LightningDataModule):
         cache = AnswerCache(Path(self.attached_trainer.default_root_dir) / "answers", cache_key)
         cache.load()
         evaluator = Evaluator(self.engine, self.evaluation_sampling, self.seed, self.evaluation_with_choice, self.judge)
-        sets = EvaluationSets(
-            self.evaluation_prompts, evaluator, self.encoder, self.set_aside, self.evaluation_batch, cache
-        )
+        prompts, at_once = self.evaluation_prompts, self.evaluation_batch
+        sets = EvaluationSets(prompts, evaluator, self.encoder, self.set_aside, at_once, cache)
         if sets.answered_before and rank() == 0:
             total, left = sum(map(len, sets.prompts.values())), sum(map(len, sets.encoded.values()))
             console.print(f"{sets.answered_before} of {total} prompts were answered before; {left} are left")
@@ -172,13 +170,12 @@ class PolicyDataModule(LightningDataModule):
         return batch  # the step loop and the engines move what they use, when they use it
 
     def teardown(self, stage: str) -> None:
-        if self.set_aside.rows:
-            trainer = self.attached_trainer
-            if trainer.is_global_zero:
-                console.print(self.set_aside.summary())
-                self.set_aside.write_to(Path(trainer.default_root_dir))
+        folder = Path(self.attached_trainer.default_root_dir)
+        if self.set_aside.rows and self.attached_trainer.is_global_zero:
+            console.print(self.set_aside.summary())
+            self.set_aside.write_to(folder)
         if self.judge is not None:
-            record_usage(self.judge, Path(self.attached_trainer.default_root_dir))
+            record_usage(self.judge, folder)
             self.judge.close()
         self.engine.close()
 

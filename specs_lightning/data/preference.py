@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,7 +52,6 @@ class PreferenceDataModule(PolicyDataModule):
         self.batch_size = batch_size
         self.max_completion_tokens = max_completion_tokens
         self.pairs: list[PreferencePair] = []
-        self._encoded: list[EncodedPair] | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -61,15 +61,13 @@ class PreferenceDataModule(PolicyDataModule):
         """How many steps an epoch of so many pairs has."""
         return -(-pairs // self.batch_size)
 
-    @property
+    @cached_property
     def encoded(self) -> list[EncodedPair]:
         """Every pair as token ids, made once; what is too long or has a broken image is set aside."""
-        if self._encoded is None:
-            encoded = [self._encode(pair) for pair in self.pairs]
-            self._encoded = [pair for pair in encoded if pair is not None]
-            if not self._encoded:
-                raise DataError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
-        return self._encoded
+        encoded = [found for pair in self.pairs if (found := self._encode(pair)) is not None]
+        if not encoded:
+            raise DataError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
+        return encoded
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -101,17 +99,14 @@ class PreferenceDataModule(PolicyDataModule):
         try:
             chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
         except SpecialTokenInText as error:
-            self._set_aside(pair, str(error))
+            self.set_aside.add_prompt(pair.prompt, str(error))
             return None
         longest = max(len(chosen), len(rejected))
         if self.max_completion_tokens is not None and longest > self.max_completion_tokens:
-            self._set_aside(pair, f"completion longer than {self.max_completion_tokens} tokens: {longest}")
+            reason = f"completion longer than {self.max_completion_tokens} tokens: {longest}"
+            self.set_aside.add_prompt(pair.prompt, reason)
             return None
         return EncodedPair(prompt, chosen, rejected)
-
-    def _set_aside(self, pair: PreferencePair, reason: str) -> None:
-        place = pair.prompt.metadata
-        self.set_aside.add(place["source_file"], place["source_row"], reason)
 
 
 class PreferenceLoader:

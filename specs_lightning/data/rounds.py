@@ -56,18 +56,10 @@ def draw(
 ) -> Round:
     """Have this process's share of prompts answered by the policy that the engine was last given.
 
-    Args:
-        engine: what samples.
-        prompts: those of all processes.
-        sampling: how completions are drawn.
-        seed: of this call.
-        version: which the policy must be of.
+    `prompts` are those of all processes; `WrongPolicyVersion` where a policy of another `version` answered.
 
     Returns:
         Groups without rewards, the other processes' without completions; and how many `seconds` it took.
-
-    Raises:
-        WrongPolicyVersion: another one answered.
     """
     start = time.perf_counter()
     completions = engine.generate(share(prompts), sampling, seed)
@@ -98,17 +90,9 @@ def make_round(
 
     Args:
         policy: the current one; the engine takes over its weights first.
-        engine: what samples.
-        rewards: score the completions.
         prompts: an endless supply, the same on every process.
-        size: groups in the round.
-        sampling: how completions are drawn.
-        seed: of this round.
         dynamic: replace groups without a learning signal.
         ahead: a `draw` that was begun earlier, by an earlier policy; refills are by the current one.
-
-    Raises:
-        WrongPolicyVersion: the engine answered with other weights than those of `sync`.
     """
     start = time.perf_counter()
     with failing_together():
@@ -208,13 +192,9 @@ def share_of_groups(groups: Sequence[Group], **tensors: Any) -> GroupBatch:
 
 @torch.no_grad()
 def add_old_logprobs(policy: Policy, groups: list[Group], temperature: float, max_tokens: int) -> None:
-    """Keep with each group the log-probabilities that the policy, as it is now, gives its completions.
+    """Keep with each group, on the CPU, the log-probabilities that the policy, as it is now, gives its completions.
 
-    Args:
-        policy: the current one.
-        groups: where to keep them, on the CPU.
-        temperature: at which the completions were sampled.
-        max_tokens: how many tokens (padding included) one forward pass takes.
+    One forward pass takes `max_tokens` tokens, padding included; `temperature` is that of the sampling.
     """
     if not groups:
         return

@@ -35,11 +35,7 @@ class Schema:
     """Splits that hold other data than their name says."""
 
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row's values under the names of `columns`.
-
-        Raises:
-            ValueError: it cannot be used, as `kind: details`.
-        """
+        """The row's values under the names of `columns`; of one that cannot be used `ValueError("kind: details")`."""
         return row
 
 
@@ -177,10 +173,7 @@ class MEGABench(Schema):
         media = [path for part in ("global", "example", "query") for path in listed(row.get(f"{part}_media")) or []]
         if videos := [path for path in media if isinstance(path, str) and _VIDEO.search(path)]:
             raise ValueError(f"video, only images are read: {videos[0]}")
-        try:
-            fields = ast.literal_eval(row["answer"]) if isinstance(row["answer"], str) else row["answer"]
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            fields = None
+        fields = _literal(row["answer"])
         if not isinstance(fields, dict) or not fields:
             raise ValueError(f"answer has no fields: {str(row['answer'])[:80]!r}")
         answer = str(next(iter(fields.values()))) if len(fields) == 1 else json.dumps(fields, ensure_ascii=False)
@@ -215,11 +208,7 @@ SCHEMAS: dict[str, type[Schema]] = {
 
 
 def find_schema(name: str) -> Schema:
-    """The schema of this name, or of this class path.
-
-    Raises:
-        SchemaError: there is none.
-    """
+    """The schema of this name, or of this class path; `SchemaError` where there is none."""
     if name in SCHEMAS:
         return SCHEMAS[name]()
     module, _, attribute = name.rpartition(".")
@@ -244,11 +233,7 @@ def mended(answer: Any) -> Any:
 
 
 def in_pixels(answer: Any, gold: dict[str, Any], images: Any) -> str:
-    """The boxes of a detection row, out of their tags, in pixels of its image.
-
-    Raises:
-        ValueError: they cannot be read, or there is not one image.
-    """
+    """The boxes of a detection row, out of their tags, in pixels of its one image."""
     objects = read_boxes(str(answer).replace("<answer>", "").replace("</answer>", ""))
     if not objects:
         raise ValueError(f"gold answer is no list of boxes: {str(answer)[:80]!r}")
@@ -258,21 +243,16 @@ def in_pixels(answer: Any, gold: dict[str, Any], images: Any) -> str:
     if settings.get("det_verifier_normalized"):
         if not isinstance(images, list) or len(images) != 1:
             raise ValueError("boxes of a row that has not one image")
-        width, height = image_size(images[0])
+        content = images[0].get("bytes") if isinstance(images[0], dict) else images[0]
+        if not isinstance(content, bytes):
+            raise ValueError("boxes of an image that is not in the row")
+        width, height = load_image(content).size
     rows = [
         {"bbox_2d": [side * length / 1000 for side, length in zip(one.box, (width, height) * 2, strict=True)]}
         | {"label": one.label}
         for one in objects
     ]
     return json.dumps(rows)
-
-
-def image_size(value: Any) -> tuple[int, int]:
-    """Width and height of an image as `datasets` stores it."""
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if not isinstance(content, bytes):
-        raise ValueError("boxes of an image that is not in the row")
-    return load_image(content).size
 
 
 def with_image(row: dict[str, Any]) -> dict[str, Any]:
@@ -288,8 +268,13 @@ def renamed_type(row: dict[str, Any]) -> dict[str, Any]:
 def listed(value: Any) -> list[Any] | None:
     """A list, given as one or as Python or JSON in a string; `None` of anything else."""
     if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            return None
+        value = _literal(value.strip())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict) else None
+
+
+def _literal(value: Any) -> Any:
+    """What Python reads in a string, `None` where it is no literal; anything else as it is."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None

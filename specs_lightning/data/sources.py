@@ -11,7 +11,7 @@ from typing import Any
 from specs_lightning.data.schemas import Schema, find_schema, listed
 from specs_lightning.data.tables import Row, Table, read_hub, read_table
 from specs_lightning.errors import DataError
-from specs_lightning.groups import Image, Prompt
+from specs_lightning.groups import Image, Prompt, image_bytes
 from specs_lightning.prompts.images import BadImage, confine, load_image
 from specs_lightning.prompts.messages import PLACEHOLDER, Message, fill_in, lay_out, message_turns, question_turns
 from specs_lightning.prompts.set_aside import SetAside
@@ -19,8 +19,6 @@ from specs_lightning.scoring.answer_formats import answer_format as format_named
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
 from specs_lightning.scoring.quantities import read_quantity
 from specs_lightning.toy import resolve
-
-__all__ = ["DataError", "PromptSource", "load_prompts"]
 
 USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id", "qid", "pid"),
@@ -97,13 +95,8 @@ class PromptSource:
 def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool = True) -> list[Prompt]:
     """Read a data set; rows that cannot be used go to `set_aside` by file and line (JSONL) or index (other files).
 
-    Args:
-        source: the data set.
-        set_aside: receives the bad rows.
-        check_images: decode every image once, so that a broken one shows now and not in the middle of a run.
-
-    Raises:
-        DataError: the file is missing or unreadable, a mapped column does not exist, or no row can be used.
+    With `check_images` every image is decoded once, so that a broken one shows now and not in the middle of a run.
+    `DataError` where the file is missing or unreadable, a mapped column does not exist, or no row can be used.
     """
     if source.answer_type not in ANSWER_TYPES:
         raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")
@@ -112,7 +105,9 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
     prompts: list[Prompt] = []
     for row in table.rows:
         try:
-            prompts.append(reader.read(row))
+            prompt = reader.parse(row)
+            reader.claim(prompt.id, row)
+            prompts.append(prompt)
         except ValueError as error:
             refused.add(row.file, row.number, str(error))
         if len(prompts) == source.limit:
@@ -124,14 +119,11 @@ def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool =
 
 
 def open_source(source: PromptSource, check_images: bool = True) -> tuple[Table, RowReader]:
-    """The rows of a data set, and what makes prompts of them.
-
-    Raises:
-        DataError: as `load_prompts`, as far as the rows need not be read for it.
-    """
+    """The rows of a data set, and what makes prompts of them; `DataError` as of `load_prompts`."""
     schema = find_schema(source.schema)
     path = Path(resolve(source.path))
-    if (split := _split_of(source, path)) in schema.forbidden_splits:
+    split = source.split or re.split(r"[-.]", path.name)[0]  # as far as the settings or the file's name tell
+    if split in schema.forbidden_splits:
         raise DataError(f"{source.path}: the split {split!r} of {source.schema} holds other data; use split: train")
     if source.path.startswith("hf:"):
         table, default_root = read_hub(source.path.removeprefix("hf:"), source.split), Path.cwd()
@@ -161,11 +153,6 @@ def no_usable_row(source: PromptSource, table: Table, reader: RowReader, refused
         f"{source.path} has no usable row: {refused.summary()}\nIts columns are {_listed(table.columns)}; map others "
         f"with `columns`. Images are looked for in {reader.root}; choose another folder with `image_root`."
     )
-
-
-def _split_of(source: PromptSource, path: Path) -> str | None:
-    """The split that is read, as far as the settings or the file's name tell."""
-    return source.split or re.split(r"[-.]", path.name)[0]
 
 
 def _find_columns(source: PromptSource, schema: Schema, path: Path, existing: tuple[str, ...]) -> dict[str, str]:
@@ -206,18 +193,8 @@ class RowReader:
     template: str | None = None
     places: dict[str, str] = field(default_factory=dict)
 
-    def read(self, row: Row) -> Prompt:
-        """The prompt of a row, under an id that no row before it had."""
-        prompt = self.parse(row)
-        self.claim(prompt.id, row)
-        return prompt
-
     def claim(self, id: str, row: Row) -> None:
-        """Give an id to a row.
-
-        Raises:
-            ValueError: another has it.
-        """
+        """Give an id to a row that no row before it had."""
         if id in self.places:
             raise ValueError(f"duplicate id: {id} (first at {self.places[id]})")
         self.places[id] = f"{row.number} in {row.file}"
@@ -232,9 +209,7 @@ class RowReader:
         return {
             "id": prompt.id,
             "messages": turns,
-            "images": [
-                {"bytes": image.read_bytes() if isinstance(image, Path) else image, "path": None} for image in images
-            ],
+            "images": [{"bytes": image_bytes(image), "path": None} for image in images],
             "single_image": single and bool(images),
             "answer": prompt.answer,
             "answer_type": prompt.answer_type,
@@ -316,7 +291,6 @@ class RowReader:
 
     def _answer(self, row: Row, choices: tuple[str, ...]) -> tuple[str | None, str]:
         """The gold answer and its type; no answer where the file has no column of them."""
-
         answer_type = self._name(row, "answer_type") or self.source.answer_type
         if answer_type not in ANSWER_TYPES:
             raise ValueError(f"unknown answer type: {answer_type} (there are: {', '.join(ANSWER_TYPES)})")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specs_lightning.errors import DataError
+from specs_lightning.records.lines import all_lines
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 2**20
@@ -31,9 +33,7 @@ class Row:
     """One row of a file.
 
     Args:
-        file: the file's path.
         number: its line, counted from 1, in a JSONL or CSV file; its index, counted from 0, in any other.
-        values: the row by column.
         problem: why there are no values, where the row could not be read.
     """
 
@@ -55,13 +55,8 @@ class Table:
 def read_table(path: Path, split: str | None = None) -> Table:
     """The rows of a JSONL, JSON, CSV or parquet file, of a folder of parquet files, or of a saved data set.
 
-    Args:
-        path: the file or folder.
-        split: the split of a saved `DatasetDict` or of a folder whose files are named by split.
-
-    Raises:
-        DataError: there is no such file or split, it is of another kind, or it cannot be read. Damage inside a
-            parquet file shows when its rows are gone through.
+    The split is that of a saved `DatasetDict` or of a folder whose files are named by split. `DataError` where there is
+    none such, or it cannot be read; damage inside a parquet file shows when its rows are gone through.
     """
     if not path.exists():
         raise DataError(f"no such file or folder: {path}; check `path` (it is relative to the working directory)")
@@ -80,16 +75,8 @@ def read_table(path: Path, split: str | None = None) -> Table:
 
 
 def read_hub(name: str, split: str | None) -> Table:
-    """The rows of a data set of the Hugging Face hub, fetched or from its cache.
-
-    Args:
-        name: `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`.
-        split: the split, which may be left out where there is one only.
-
-    Raises:
-        DataError: it cannot be had, or has several splits.
-    """
-    from datasets import DatasetDict, load_dataset
+    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache."""
+    from datasets import load_dataset
 
     repository, _, configuration = name.partition(":")
     try:
@@ -99,11 +86,7 @@ def read_hub(name: str, split: str | None) -> Table:
             f"hf:{name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check its name, `split` and "
             "configuration, and HF_TOKEN for one that asks for consent, or download it and give the folder as `path`"
         ) from error
-    if isinstance(found, DatasetDict):
-        if len(found) > 1:
-            raise DataError(f"hf:{name} holds several splits ({', '.join(map(repr, found))}); choose one with `split`")
-        found = next(iter(found.values()))
-    return Table(tuple(found.column_names), len(found), _saved_rows(f"hf:{name}", found))
+    return _of_datasets(f"hf:{name}", found)
 
 
 def _csv(path: Path) -> Table:
@@ -137,9 +120,7 @@ def _json(path: Path) -> Table:
             raise DataError(f"{path} is not valid JSON ({error}); mend it, or write one object a line") from error
         rows = [_as_row(path, index, value) for index, value in enumerate(values)]
     else:
-        # Split on "\n" alone: JSON strings may hold the other characters at which `splitlines` cuts.
-        lines = enumerate(content.split(b"\n"), 1)
-        rows = [_json_row(path, number, line) for number, line in lines if line.strip()]
+        rows = [_json_row(path, *line) for line in all_lines(content)]
     columns = dict.fromkeys(name for row in rows for name in row.values)
     return Table(tuple(columns), len(rows), iter(rows))
 
@@ -152,9 +133,8 @@ def _json_row(path: Path, number: int, line: bytes) -> Row:
 
 
 def _as_row(path: Path, number: int, value: Any) -> Row:
-    if not isinstance(value, dict):
-        return Row(str(path), number, {}, f"not a JSON object: a {type(value).__name__}")
-    return Row(str(path), number, value)
+    problem = None if isinstance(value, dict) else f"not a JSON object: a {type(value).__name__}"
+    return Row(str(path), number, {} if problem else value, problem)
 
 
 def _parquet_files(folder: Path, split: str | None) -> list[Path]:
@@ -193,44 +173,43 @@ def _parquet(files: list[Path]) -> Table:
 
 def _parquet_rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
-        number = 0
         try:
             # Read as it is needed: whole row groups of images, fetched ahead, would fill the memory.
             with pq.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES) as opened:
-                for batch in opened.iter_batches(batch_size=_ROWS_AT_ONCE):
-                    for values in batch.to_pylist():
-                        yield Row(str(file), number, values)
-                        number += 1
+                yield from _numbered(str(file), opened.iter_batches(batch_size=_ROWS_AT_ONCE))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
 
 
 def _saved_dataset(path: Path, split: str | None) -> Table:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import load_from_disk
 
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    if isinstance(saved, DatasetDict):
-        splits = ", ".join(map(repr, saved))
-        if split is None and len(saved) > 1:
-            raise DataError(f"{path} holds several splits ({splits}); choose one with `split`")
-        if split is not None and split not in saved:
-            raise DataError(f"{path} has no split {split!r}; there are: {splits}")
-        saved = saved[split or next(iter(saved))]
-    elif split is not None:
+    if split is not None and not isinstance(saved, dict):
         raise DataError(f"split {split!r} asked of {path}, which has no splits; leave it out")
-    return Table(tuple(saved.column_names), len(saved), _saved_rows(str(path), saved))
+    return _of_datasets(str(path), saved, split)
 
 
-def _saved_rows(path: str, saved: Dataset) -> Iterator[Row]:
+def _of_datasets(place: str, found: Dataset | DatasetDict, split: str | None = None) -> Table:
+    """What `datasets` has read; of several splits, one."""
+    if isinstance(found, dict):
+        splits = ", ".join(map(repr, found))
+        if split is None and len(found) > 1:
+            raise DataError(f"{place} holds several splits ({splits}); choose one with `split`")
+        if split is not None and split not in found:
+            raise DataError(f"{place} has no split {split!r}; there are: {splits}")
+        found = found[split or next(iter(found))]
     # In arrow format an image stays as it is stored: `{"bytes", "path"}`.
-    number = 0
-    for batch in saved.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
-        for values in batch.to_pylist():
-            yield Row(path, number, values)
-            number += 1
+    batches = found.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+    return Table(tuple(found.column_names), len(found), _numbered(place, batches))
+
+
+def _numbered(path: str, batches: Iterable[Any]) -> Iterator[Row]:
+    values = chain.from_iterable(batch.to_pylist() for batch in batches)
+    return (Row(path, number, row) for number, row in enumerate(values))
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

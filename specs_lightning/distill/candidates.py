@@ -13,7 +13,7 @@ from specs_lightning.errors import DataError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
-from specs_lightning.prompts.encoder import PromptEncoder, try_encode
+from specs_lightning.prompts.encoder import PromptEncoder, encode_all
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.records.record import DRAW_AGAIN, parse
@@ -34,20 +34,10 @@ def draw_candidates(
     set_aside: SetAside,
     title: str,
 ) -> dict[str, list[Completion]]:
-    """The completions of each prompt, by its id; those that `file` holds already are not drawn again.
+    """The completions of each prompt, by its id; one that cannot be encoded is set aside and has no entry.
 
-    Args:
-        model: what answers.
-        prompts: the questions; one that cannot be encoded is set aside and has no entry.
-        engine: what draws.
-        sampling: how.
-        seed: of the draw.
-        file: a JSONL file, added to after every batch.
-        set_aside: receives what cannot be used.
-        title: what the progress bar says.
-
-    Raises:
-        DataError: `file` holds what was drawn otherwise.
+    Those that the JSONL `file` holds already are not drawn again (`DataError` if they were drawn otherwise); it grows
+    with every batch.
     """
     drawn_by = {"model": model.model, **asdict(sampling), "seed": seed}
     candidates = _read(file, drawn_by)
@@ -63,7 +53,7 @@ def draw_candidates(
         append_lines(file, [{"drawn_by": drawn_by}])
     with progress_bar(title, sum(map(len, missing))) as advance:
         for batch in missing:
-            encoded = [e for e in (try_encode(encoder, prompt, set_aside) for prompt in batch) if e is not None]
+            encoded = encode_all(encoder, batch, set_aside)
             if all(prompt.id in candidates for prompt in encoded):
                 continue
             drawn = dict(zip((prompt.id for prompt in encoded), engine.generate(encoded, sampling, seed), strict=True))

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.distill.candidates import draw_candidates
@@ -35,7 +35,7 @@ from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
 from specs_lightning.rewards.consistency import check_consistency
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
-from specs_lightning.scoring.answer_formats import AnswerFormat, Parts, TagFormat, answer_format
+from specs_lightning.scoring.answer_formats import Parts, TagFormat, answer_format
 from specs_lightning.scoring.consistency import read_parts
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
 from specs_lightning.system.folder_lock import only_writer
@@ -80,22 +80,10 @@ class PairSettings:
             raise ValueError(f"max_pairs must be positive, not {self.max_pairs}")
 
 
-class _Side(NamedTuple):
-    """One side of a pair, and how it came to be."""
-
-    text: str
-    provenance: dict[str, Any]
-
-
+_Side = tuple[str, dict[str, Any]]
+"""The text of one side of a pair, and how it came to be."""
 MAX_UNJUDGED_SHARE = 0.5
 """Of the judge's questions: with more, the pairs would be a choice of the judge's failures."""
-
-
-class _Verifiers(NamedTuple):
-    """What looks at the candidates."""
-
-    accuracy: AccuracyReward
-    judge: Judge | None
 
 
 @dataclass
@@ -105,13 +93,6 @@ class _Made:
     pairs: list[PreferencePair] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
-
-
-class _Judged(NamedTuple):
-    """The samples of a model that it ended itself, by whether they are right; others have no part in a pair."""
-
-    right: list[Completion]
-    wrong: list[Completion]
 
 
 def distill(
@@ -180,20 +161,12 @@ def _draw(
     set_aside: SetAside,
 ) -> dict[str, dict[str, list[Completion]]]:
     """What each model says to each question; what the folder holds already is not drawn again."""
+    drawn = {}
     with only_writer(folder):
-        drawn = {
-            side: draw_candidates(
-                PolicySettings(model=model),
-                questions,
-                engine,
-                sampling,
-                f"{side}-{seed}",
-                folder / f"{side}_candidates.jsonl",
-                set_aside,
-                f"sampling from {side}",
-            )
-            for side, model in models.items()
-        }
+        for side, model in models.items():
+            settings, file = PolicySettings(model=model), folder / f"{side}_candidates.jsonl"
+            luck, title = f"{side}-{seed}", f"sampling from {side}"
+            drawn[side] = draw_candidates(settings, questions, engine, sampling, luck, file, set_aside, title)
     engine.close()
     return drawn
 
@@ -209,11 +182,11 @@ def _make_pairs(
 ) -> _Made:
     """A pair of each question that allows one; a judge is asked of several questions side by side."""
     made = _Made(counts=Counter(prompts=len(questions)))
-    verifiers = _Verifiers(AccuracyReward(judge=asked), asked)
+    accuracy = AccuracyReward(judge=asked)
 
     def make(prompt: Prompt) -> tuple[PreferencePair | str, Counter[str]]:
-        of_prompt = {side: drawn[side].get(prompt.id) for side in ("zero", "base")}
-        return _make_pair(prompt, of_prompt, verifiers, settings, models, seed)
+        maker = _PairMaker(prompt, settings, models, seed, accuracy, asked)
+        return maker.make(drawn["zero"].get(prompt.id), drawn["base"].get(prompt.id)), maker.counts
 
     try:
         with (
@@ -231,7 +204,7 @@ def _make_pairs(
                 if len(made.pairs) == settings.max_pairs:
                     break
     finally:
-        verifiers.accuracy.close()
+        accuracy.close()
         if asked is not None:
             record_usage(asked, folder)
     return made
@@ -259,136 +232,117 @@ def _can_be_corrupted(prompt: Prompt, set_aside: SetAside) -> bool:
     elif not isinstance(answer_format(prompt.answer_format), TagFormat):
         problem = f"no corruptions for the answer format: {prompt.answer_format}"
     if problem:
-        set_aside.add(prompt.metadata["source_file"], prompt.metadata["source_row"], problem)
+        set_aside.add_prompt(prompt, problem)
     return problem is None
 
 
-def _make_pair(
-    prompt: Prompt,
-    drawn: dict[str, list[Completion] | None],
-    verifiers: _Verifiers,
-    settings: PairSettings,
-    models: dict[str, str],
-    seed: int,
-) -> tuple[PreferencePair | str, Counter[str]]:
-    """A pair, or why there is none, and what was counted on the way."""
-    counts: Counter[str] = Counter()
-    zero, base = drawn["zero"], drawn["base"]
-    if zero is None or base is None:
-        return "prompt set aside", counts
-    # A draw of its own for each prompt: a pair does not depend on those before it.
-    rng = random.Random(f"{seed}-{prompt.id}")
-    of_zero, of_base = (_judged(prompt, completions, verifiers, counts) for completions in (zero, base))
-    counts["chosen_candidates"] += len(zero)
-    counts["rejected_candidates"] += len(base)
-    chosen = _choose(prompt, of_zero.right, verifiers, settings, rng, counts)
-    rejected: _Side | str | None = None
-    if settings.hard_negatives and rng.random() < settings.hard_negatives:
-        rejected = _hard_negative(prompt, of_zero.wrong, models["zero"], rng, counts)
-    if rejected is None:
-        rejected = _reject(prompt, of_base, settings, rng, counts)
-    if isinstance(chosen, str):
-        return chosen, counts
-    if isinstance(rejected, str):
-        return rejected, counts
-    judge = verifiers.judge
-    provenance = {
-        "chosen_model": models["zero"],
-        "rejected_model": models["base"],
-        "pairing": settings.pairing,
-        "verified": settings.verify,
-        "verifier": "rule" if judge is None else judge.settings.model,
-        **chosen.provenance,
-        **rejected.provenance,
-    }
-    return PreferencePair(prompt, chosen.text, rejected.text, provenance), counts
+class _PairMaker:
+    """Makes the pair of one prompt, and counts what it meets on the way."""
 
+    def __init__(
+        self,
+        prompt: Prompt,
+        settings: PairSettings,
+        models: dict[str, str],
+        seed: int,
+        accuracy: AccuracyReward,
+        judge: Judge | None,
+    ) -> None:
+        self.prompt, self.settings, self.models, self.accuracy, self.judge = prompt, settings, models, accuracy, judge
+        self.format = answer_format(prompt.answer_format)
+        self.rng = random.Random(f"{seed}-{prompt.id}")  # of its own: a pair does not depend on those before it
+        self.counts: Counter[str] = Counter()
 
-def _choose(
-    prompt: Prompt,
-    right: Sequence[Completion],
-    verifiers: _Verifiers,
-    settings: PairSettings,
-    rng: random.Random,
-    counts: Counter[str],
-) -> _Side | str:
-    """A complete and consistent one of the right samples, or why there is none.
+    def make(self, zero: list[Completion] | None, base: list[Completion] | None) -> PreferencePair | str:
+        """The pair, or why there is none, given what each model said."""
+        if zero is None or base is None:
+            return "prompt set aside"
+        (right, wrong), of_base = self._by_verdict(zero), self._by_verdict(base)
+        self.counts["chosen_candidates"] += len(zero)
+        self.counts["rejected_candidates"] += len(base)
+        chosen = self._choose(right)
+        rejected: _Side | str | None = None
+        if self.settings.hard_negatives and self.rng.random() < self.settings.hard_negatives:
+            rejected = self._hard_negative(wrong)
+        if rejected is None:
+            rejected = self._reject(*of_base)
+        if isinstance(chosen, str):
+            return chosen
+        if isinstance(rejected, str):
+            return rejected
+        provenance = {
+            "chosen_model": self.models["zero"],
+            "rejected_model": self.models["base"],
+            "pairing": self.settings.pairing,
+            "verified": self.settings.verify,
+            "verifier": "rule" if self.judge is None else self.judge.settings.model,
+            **chosen[1],
+            **rejected[1],
+        }
+        return PreferencePair(self.prompt, chosen[0], rejected[0], provenance)
 
-    One that kept the format itself comes first.
-    """
-    tags = answer_format(prompt.answer_format)
-    counts["chosen_correct"] += len(right)
-    if not right:
-        return "no right sample of zero"
-    complete = [(c, parts, False) for c in right if (parts := tags.read(c.text))]
-    counts["chosen_format"] += len(complete)
-    if not complete and settings.supplement:
-        complete = [(c, parts, True) for c, parts in _readable(right, tags, prompt) if parts.reasoning]
-    if not complete:
-        return "no complete sample of zero"
-    if settings.verify:
-        verdicts = check_consistency([(prompt, parts) for _, parts, _ in complete], verifiers.judge)
-        counts["chosen_unverifiable"] += sum(verdict.correct is None for verdict in verdicts)
-        complete = [entry for entry, verdict in zip(complete, verdicts, strict=True) if verdict.correct]
-        counts["chosen_consistent"] += len(complete)
+    def _by_verdict(self, candidates: Sequence[Completion]) -> tuple[list[Completion], list[Completion]]:
+        """The right and the wrong ones that the model ended itself; others, and those not judged, have no part."""
+        scored = self.accuracy.score([self.prompt] * len(candidates), candidates)
+        self.counts["unjudged_candidates"] += sum(cause is not None for cause in scored.causes)
+        for cause in set(scored.causes) - {None}:
+            log.warning("candidates of prompt %s are not judged: %s", self.prompt.id, cause)
+        finished = [(c, v) for c, v in zip(candidates, scored.values_N.tolist(), strict=True) if c.finished]
+        return [c for c, verdict in finished if verdict == 1.0], [c for c, verdict in finished if verdict == 0.0]
+
+    def _choose(self, right: Sequence[Completion]) -> _Side | str:
+        """A complete and consistent one of the right samples, or why there is none.
+
+        One that kept the format itself comes first.
+        """
+        self.counts["chosen_correct"] += len(right)
+        if not right:
+            return "no right sample of zero"
+        complete = [(c, parts, False) for c in right if (parts := self.format.read(c.text))]
+        self.counts["chosen_format"] += len(complete)
+        if not complete and self.settings.supplement:
+            complete = [(c, parts, True) for c, parts in self._readable(right) if parts.reasoning]
         if not complete:
-            return "no consistent sample of zero"
-    completion, parts, supplemented = rng.choice(complete)
-    text = tags.write(*parts) if supplemented else completion.text
-    return _Side(text, {"chosen_sample": completion.text, "chosen_supplemented": supplemented})
+            return "no complete sample of zero"
+        if self.settings.verify:
+            verdicts = check_consistency([(self.prompt, parts) for _, parts, _ in complete], self.judge)
+            self.counts["chosen_unverifiable"] += sum(verdict.correct is None for verdict in verdicts)
+            complete = [entry for entry, verdict in zip(complete, verdicts, strict=True) if verdict.correct]
+            self.counts["chosen_consistent"] += len(complete)
+            if not complete:
+                return "no consistent sample of zero"
+        completion, parts, supplemented = self.rng.choice(complete)
+        text = self.format.write(*parts) if supplemented else completion.text
+        return text, {"chosen_sample": completion.text, "chosen_supplemented": supplemented}
 
+    def _hard_negative(self, wrong: Sequence[Completion]) -> _Side | None:
+        """A wrong sample of zero that kept the format, if there is one."""
+        texts = [completion.text for completion in wrong if self.format.read(completion.text)]
+        self.counts["hard_negative_candidates"] += len(texts)
+        if not texts:
+            return None
+        text = self.rng.choice(texts)
+        how = {"rejected_model": self.models["zero"], "pairing": "hard_negative", "corruption": "as_sampled"}
+        return text, {"rejected_sample": text, **how}
 
-def _hard_negative(
-    prompt: Prompt, wrong: Sequence[Completion], model: str, rng: random.Random, counts: Counter[str]
-) -> _Side | None:
-    """A wrong sample of zero that kept the format, if there is one."""
-    tags = answer_format(prompt.answer_format)
-    texts = [completion.text for completion in wrong if tags.read(completion.text)]
-    counts["hard_negative_candidates"] += len(texts)
-    if not texts:
-        return None
-    text = rng.choice(texts)
-    how = {"rejected_model": model, "pairing": "hard_negative", "corruption": "as_sampled"}
-    return _Side(text, {"rejected_sample": text, **how})
-
-
-def _reject(
-    prompt: Prompt,
-    samples: _Judged,
-    settings: PairSettings,
-    rng: random.Random,
-    counts: Counter[str],
-) -> _Side | str:
-    """A response of the base, its format corrupted, or why there is none."""
-    tags = answer_format(prompt.answer_format)
-    wanted, fitting = ("right", samples.right) if settings.pairing == "decoupled" else ("wrong", samples.wrong)
-    counts["rejected_fitting"] += len(fitting)
-    readable = _readable(fitting, tags, prompt)
-    if not readable:
-        return f"no {wanted} sample of base"
-    completion, parts = rng.choice(readable)
-    well_formed = tags.read(completion.text) is not None
-    if not well_formed and settings.corrupt == "if_well_formed":
+    def _reject(self, right: Sequence[Completion], wrong: Sequence[Completion]) -> _Side | str:
+        """A response of the base, its format corrupted, or why there is none."""
+        wanted, fitting = ("right", right) if self.settings.pairing == "decoupled" else ("wrong", wrong)
+        self.counts["rejected_fitting"] += len(fitting)
+        readable = self._readable(fitting)
+        if not readable:
+            return f"no {wanted} sample of base"
+        completion, parts = self.rng.choice(readable)
         text, name = completion.text, "as_sampled"
-    else:
-        text, name = corrupt(tags.write(*parts), tags, rng, settings.corruptions)  # type: ignore[arg-type]
-    return _Side(text, {"rejected_sample": completion.text, "corruption": name})
+        if self.settings.corrupt == "always" or self.format.read(text) is not None:
+            whole = self.format.write(*parts)
+            text, name = corrupt(whole, self.format, self.rng, self.settings.corruptions)  # type: ignore[arg-type]
+        return text, {"rejected_sample": completion.text, "corruption": name}
 
-
-def _readable(completions: Sequence[Completion], tags: AnswerFormat, prompt: Prompt) -> list[tuple[Completion, Parts]]:
-    """The responses whose parts can be told apart and written in the asked format."""
-    found = [(c, parts) for c in completions if (parts := read_parts(c.text, prompt.answer_format))]
-    return [(c, parts) for c, parts in found if tags.read(tags.write(*parts))]
-
-
-def _judged(prompt: Prompt, candidates: Sequence[Completion], verifiers: _Verifiers, counts: Counter[str]) -> _Judged:
-    """The finished candidates by their verdict; one that could not be judged has none."""
-    scored = verifiers.accuracy.score([prompt] * len(candidates), candidates)
-    counts["unjudged_candidates"] += sum(cause is not None for cause in scored.causes)
-    for cause in set(scored.causes) - {None}:
-        log.warning("candidates of prompt %s are not judged: %s", prompt.id, cause)
-    finished = [(c, v) for c, v in zip(candidates, scored.values_N.tolist(), strict=True) if c.finished]
-    return _Judged([c for c, verdict in finished if verdict == 1.0], [c for c, verdict in finished if verdict == 0.0])
+    def _readable(self, completions: Sequence[Completion]) -> list[tuple[Completion, Parts]]:
+        """The responses whose parts can be told apart and written in the asked format."""
+        found = [(c, parts) for c in completions if (parts := read_parts(c.text, self.prompt.answer_format))]
+        return [(c, parts) for c, parts in found if self.format.read(self.format.write(*parts))]
 
 
 def _preview(pair: PreferencePair) -> PairPreview:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from specs_lightning.evaluation.evaluator import Answered
-from specs_lightning.groups import Prompt
+from specs_lightning.groups import Prompt, image_bytes
 from specs_lightning.records.answers import Answer
 from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.records.record import DRAW_AGAIN, RecordFile, parse
@@ -28,11 +28,8 @@ CACHE_KEY = RecordFile("drawn_by.json", dict[str, Any], DRAW_AGAIN)
 class AnswerCache:
     """The answers of one model under one set of settings, in a folder that is named by these.
 
-    Answers that were drawn otherwise lie beside it, and are found again when their settings come back.
-
-    Args:
-        folder: of the answers of all models and settings.
-        cache_key: all that the answers depend on, besides the prompts.
+    Answers that were drawn otherwise lie beside it, and are found again when their settings come back. The `cache_key`
+    is all that the answers depend on, besides the prompts.
     """
 
     def __init__(self, folder: Path, cache_key: Mapping[str, Any]) -> None:
@@ -71,11 +68,8 @@ class AnswerCache:
         others = sorted(self.folder.parent.glob(f"*/{CACHE_KEY.name}"), key=lambda file: file.stat().st_mtime)
         if others:
             changed = "\n".join(differences(CACHE_KEY.read(others[-1].parent) or {}, self.cache_key))
-            console.print(
-                f"{others[-1].parent} has answers that were drawn otherwise; these are drawn anew:\n{changed}",
-                markup=False,
-                soft_wrap=True,
-            )
+            told = f"{others[-1].parent} has answers that were drawn otherwise; these are drawn anew:\n{changed}"
+            console.print(told, markup=False, soft_wrap=True)
 
 
 def content_digest(path: Path) -> str:
@@ -95,10 +89,6 @@ def _file_digest(file: Path) -> str:
 def _key(set_name: str, prompt: Prompt) -> str:
     """Of what a model is asked: the gold answer may change without a new answer."""
     digest = hashlib.sha256(json.dumps([set_name, prompt.id, prompt.messages]).encode())
-    for image in _contents(prompt):
-        digest.update(hashlib.sha256(image).digest())
+    for image in prompt.images:
+        digest.update(hashlib.sha256(image_bytes(image)).digest())
     return digest.hexdigest()[:32]
-
-
-def _contents(prompt: Prompt) -> Iterable[bytes]:
-    return (image if isinstance(image, bytes) else image.read_bytes() for image in prompt.images)

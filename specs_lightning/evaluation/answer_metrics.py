@@ -10,7 +10,7 @@ import torch
 from torchmetrics import MeanMetric, Metric
 
 from specs_lightning.metrics import PassAtK, StuckRate
-from specs_lightning.records.answers import Answer, by_prompt
+from specs_lightning.records.answers import MEASURES, Answer, by_prompt
 
 Exploration = Literal["pass_at_k", "stuck_rate", "entropy", "rollout_branching_factor"]
 """What tells how much a policy still explores; the last two take a forward pass of the policy."""
@@ -28,12 +28,7 @@ def mean_of(values: Iterable[float]) -> MeanMetric:
 
 def rate_metrics(answers: Sequence[Answer]) -> dict[str, Metric]:
     """What every evaluation tells of a set: three rates, and the mean length of an answer."""
-    return {
-        "format_kept": mean_of(answer.format_kept for answer in answers),
-        "correct": mean_of(answer.correct for answer in answers),
-        "solved": mean_of(answer.solved for answer in answers),
-        "tokens": mean_of(answer.tokens for answer in answers),
-    }
+    return {name: mean_of(getattr(answer, name) for answer in answers) for name in (*MEASURES, "tokens")}
 
 
 def exploration_metrics(
@@ -41,14 +36,14 @@ def exploration_metrics(
 ) -> dict[str, Metric]:
     """The metrics that are wanted; pass@k (of correct answers) for each power of two up to the number of answers."""
     groups = list(by_prompt(answers).values())
+    correct = [[answer.correct for answer in group] for group in groups]
     metrics: dict[str, Metric] = {}
     if "pass_at_k" in wanted:
         metrics["pass_at_k"] = PassAtK(powers_of_two(completions_per_prompt))
-        metrics["pass_at_k"].update(_padded([[answer.correct for answer in group] for group in groups]))
+        metrics["pass_at_k"].update(_padded(correct))
     if "stuck_rate" in wanted:
         metrics["stuck_rate"] = StuckRate()
-        said = [[answer.answer for answer in group] for group in groups]
-        metrics["stuck_rate"].update(said, [[answer.correct for answer in group] for group in groups])
+        metrics["stuck_rate"].update([[answer.answer for answer in group] for group in groups], correct)
     if "entropy" in wanted:
         metrics["entropy"] = mean_of(answer.entropy for answer in answers)
     if "rollout_branching_factor" in wanted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +23,6 @@ from specs_lightning.scoring.text import plain
 
 TOKENS_AT_ONCE = 16384
 
-
 Judgement = tuple[float, str | None]
 """1 of a right answer, 0 of a wrong one, a share of one that is right in part; NaN, with its cause, of one that could
 not be judged."""
@@ -38,11 +37,9 @@ class Answered(NamedTuple):
 
 
 class Evaluator:
-    """Answers prompts with an engine and judges the answers.
+    """Answers prompts with an engine, each perhaps several times, and judges the answers.
 
     Args:
-        engine: what samples.
-        sampling: how; each prompt may be answered several times.
         seed: with a prompt's id it determines the sampling, so that two policies meet the same luck.
         with_choice: also measure each answer's entropy and branching factor, by a forward pass of the policy.
         judge: is asked of answers in other words than the gold's; without one they are wrong.
@@ -78,7 +75,8 @@ class Evaluator:
     def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
         """Answers that were drawn before, by today's rules and judge."""
         verdicts = self._verdicts(questions, [answer.text for answer in answers])
-        return [with_verdict(a, q, verdict) for q, a, verdict in zip(questions, answers, verdicts, strict=True)]
+        triples = zip(questions, answers, verdicts, strict=True)
+        return [replace(a, **_judged(a.text, a.finished, question, verdict)) for question, a, verdict in triples]
 
     def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """By the rules of each prompt's benchmark."""
@@ -102,49 +100,41 @@ def judge(
     branching_factor: float = math.nan,
 ) -> Answer:
     """What there is to know of a completion, given whether it is right."""
-    answer = Answer(
+    return Answer(
         set=set_name,
         prompt_id=prompt.id,
         text=completion.text,
         tokens=len(completion.token_ids),
         finished=completion.finished,
-        format_kept=math.nan,
-        correct=math.nan,
-        solved=math.nan,
         entropy=entropy,
         branching_factor=branching_factor,
         logprob=math.fsum(completion.logprobs),
+        **_judged(completion.text, completion.finished, prompt, verdict),
     )
-    return with_verdict(answer, prompt, verdict)
 
 
-def with_verdict(answer: Answer, prompt: Prompt, verdict: Judgement) -> Answer:
-    """The answer with all that follows from its text."""
-    kept = answer.finished and answer_format(prompt.answer_format).read(answer.text) is not None
-    found = find_answer(answer.text, prompt.answer_format)
+def _judged(text: str, finished: bool, prompt: Prompt, verdict: Judgement) -> dict[str, Any]:
+    """All of an answer that follows from its text."""
+    kept = finished and answer_format(prompt.answer_format).read(text) is not None
+    found = find_answer(text, prompt.answer_format)
     correct, cause = verdict
-    return replace(
-        answer,
-        format_kept=float(kept),
-        correct=correct,
-        solved=correct * kept,
-        answer=plain(found) or None if found else None,
-        task=prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
-        cause=cause,
-    )
+    return {
+        "format_kept": float(kept),
+        "correct": correct,
+        "solved": correct * kept,
+        "answer": plain(found) or None if found else None,
+        "task": prompt.metadata.get("task") if "benchmark" in prompt.metadata else None,
+        "cause": cause,
+    }
 
 
 @torch.no_grad()
 def measure_choice(
     policy: Policy, prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Completion]], temperature: float
 ) -> list[tuple[float, float]]:
-    """Entropy (nats) and branching factor of each completion, both the mean over its tokens.
+    """Entropy (nats) and branching factor of each completion that was drawn, both the mean over its tokens.
 
-    Args:
-        policy: what sampled.
-        prompts: what was asked.
-        drawn: the completions of each prompt.
-        temperature: at which they were sampled; 0 (the likeliest token each time) is measured at 1.
+    The temperature is that of the sampling; 0 (the likeliest token each time) is measured at 1.
     """
     if not prompts:
         return []

@@ -20,14 +20,7 @@ SAMPLES_OF_A_SET = 3
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """The judged answers to some sets.
-
-    Args:
-        command: `validate`, `test` or `predict`.
-        model: the folder or name of what answered.
-        checkpoint: whose weights it had, if not its own.
-        answers: by set.
-    """
+    """The judged answers to some sets, of `validate`, `test` or `predict`, and whose weights the model had."""
 
     command: str
     model: str
@@ -39,12 +32,7 @@ class EvaluationOutcome:
         return score_sets(answer for of_set in self.answers.values() for answer in of_set)
 
     def write(self, folder: Path, prompts: Mapping[str, Sequence[Prompt]]) -> None:
-        """Write the answers and, but for `predict`, samples of them and the scores.
-
-        Args:
-            folder: where.
-            prompts: what was asked, by set.
-        """
+        """Write the answers and, but for `predict`, the scores and samples, given what was asked by set."""
         folder.mkdir(parents=True, exist_ok=True)
         answers = [answer for of_set in self.answers.values() for answer in of_set]
         if self.command == "predict":

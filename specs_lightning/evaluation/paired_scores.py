@@ -10,6 +10,7 @@ import torch
 
 from specs_lightning.metrics.bootstrap import Interval, mean_of_strata
 from specs_lightning.records.answers import MEASURES, Answer, by_prompt
+from specs_lightning.statistics.intervals import mean_known
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ def paired_differences(answers: Sequence[Answer], others: Sequence[Answer]) -> d
 
 
 def _mean(answers: Sequence[Answer], measure: str) -> float:
-    """Over the answers to one prompt that have a score; NaN without."""
-    known = [value for answer in answers if not math.isnan(value := getattr(answer, measure))]
-    return sum(known) / len(known) if known else math.nan
+    return mean_known(getattr(answer, measure) for answer in answers)
 
 
 def _estimate(apart: Mapping[str, float], tasks: Mapping[str, str]) -> PairedDifference | None:

@@ -16,8 +16,8 @@ from specs_lightning.evaluation.answer_metrics import powers_of_two
 from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.metrics import is_stuck, pass_at_k
 from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
-from specs_lightning.records.answers import MEASURES, Answer, by_prompt
-from specs_lightning.statistics.intervals import clustered
+from specs_lightning.records.answers import MEASURES, Answer, by_prompt, grouped
+from specs_lightning.statistics.intervals import clustered, mean_known
 
 NOTHING = "–"
 PASS_AT = "pass_at_"
@@ -31,10 +31,7 @@ those of the three rates are Wilson's, the others by bootstrap over prompts. Non
 
 def score_sets(answers: Iterable[Answer]) -> dict[str, Scores]:
     """The scores of each set, in the order in which the sets come."""
-    by_set: dict[str, list[Answer]] = {}
-    for answer in answers:
-        by_set.setdefault(answer.set, []).append(answer)
-    return {name: score(mine) for name, mine in by_set.items()}
+    return {name: score(mine) for name, mine in grouped(answers, lambda answer: answer.set).items()}
 
 
 def score(answers: Sequence[Answer]) -> Scores:
@@ -77,18 +74,15 @@ def _explored(groups: Sequence[Sequence[Answer]]) -> dict[str, list[float]]:
         for k in powers_of_two(most):
             explored[f"{PASS_AT}{k}"] = pass_at_k(answered_P, correct_P, k).tolist()
         explored["stuck_rate"] = [is_stuck([a.answer for a in group], [a.correct for a in group]) for group in groups]
-    explored["entropy"] = [_mean_or_nan(answer.entropy for answer in group) for group in groups]
-    explored["rollout_branching_factor"] = [_mean_or_nan(a.branching_factor for a in group) for group in groups]
+    explored["entropy"] = [mean_known(answer.entropy for answer in group) for group in groups]
+    explored["rollout_branching_factor"] = [mean_known(a.branching_factor for a in group) for group in groups]
     return {name: values for name, values in explored.items() if _mean(values) is not None}
 
 
 def _by_task(answers: Sequence[Answer]) -> dict[str, float | None]:
     """The share of right answers in each task of a benchmark; nothing where there are no tasks."""
-    tasks: dict[str, list[float]] = {}
-    for answer in answers:
-        if answer.task is not None:
-            tasks.setdefault(answer.task, []).append(answer.correct)
-    return {task: _mean(values) for task, values in sorted(tasks.items())}
+    tasks = grouped((answer for answer in answers if answer.task is not None), lambda answer: str(answer.task))
+    return {task: _mean(answer.correct for answer in of_task) for task, of_task in sorted(tasks.items())}
 
 
 def _macro_interval(groups: Sequence[Sequence[Answer]]) -> tuple[float, float] | None:
@@ -121,8 +115,21 @@ def logged(scores: Mapping[str, Scores]) -> dict[str, float]:
 def scores_table(scores: Mapping[str, Scores]) -> Table:
     """A row a set."""
     rows = {name: _cells(of_set) for name, of_set in scores.items()}
+    return _table(rows, "Rates in percent with 95 % intervals, of n prompts")
+
+
+def differences_table(apart: Mapping[str, Mapping[str, PairedDifference]]) -> Table:
+    """A row a set: how much higher each measure is than the base's."""
+    rows = {
+        name: {measure.replace("_", " "): _difference(one) for measure, one in of_set.items()}
+        for name, of_set in apart.items()
+    }
+    return _table(rows, "Higher than the base's, in points with 95 % intervals, prompt by prompt")
+
+
+def _table(rows: Mapping[str, Mapping[str, str]], caption: str) -> Table:
     titles = list(dict.fromkeys(title for cells in rows.values() for title in cells))
-    table = Table(box=box.SIMPLE_HEAD, caption="Rates in percent with 95 % intervals, of n prompts")
+    table = Table(box=box.SIMPLE_HEAD, caption=caption)
     table.add_column("Set", overflow="fold")
     for title in titles:
         table.add_column(title, justify="right", overflow="fold")
@@ -131,23 +138,7 @@ def scores_table(scores: Mapping[str, Scores]) -> Table:
     return table
 
 
-def differences_table(apart: Mapping[str, Mapping[str, PairedDifference]]) -> Table:
-    """A row a set: how much higher each measure is than the base's."""
-    titles = list(dict.fromkeys(measure for of_set in apart.values() for measure in of_set))
-    table = Table(
-        box=box.SIMPLE_HEAD, caption="Higher than the base's, in points with 95 % intervals, prompt by prompt"
-    )
-    table.add_column("Set", overflow="fold")
-    for title in titles:
-        table.add_column(title.replace("_", " "), justify="right", overflow="fold")
-    for name, of_set in apart.items():
-        table.add_row(Text(name), *(_difference(of_set.get(title)) for title in titles))
-    return table
-
-
-def _difference(one: PairedDifference | None) -> str:
-    if one is None:
-        return NOTHING
+def _difference(one: PairedDifference) -> str:
     value, low, high = (f"{100 * number:+.1f}" for number in (one.value, *one.interval))
     return f"{value} ({low} to {high})"
 
@@ -178,10 +169,5 @@ def _percent(value: float | None) -> str:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    mean = _mean_or_nan(values)
+    mean = mean_known(values)
     return None if math.isnan(mean) else mean
-
-
-def _mean_or_nan(values: Iterable[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan

@@ -25,15 +25,9 @@ class EvaluationSets:
     """Sets of prompts, and the answers that a policy gives to them. Processes share the prompts of each batch.
 
     Args:
-        prompts: by set.
-        evaluator: draws and judges.
-        encoder: of the policy's processor.
-        set_aside: receives prompts that cannot be encoded.
+        prompts: by set; those that cannot be encoded are set aside.
         batch_size: prompts that each process answers at once.
         cache: answers that were drawn before, of which none is drawn again.
-
-    Raises:
-        DataError: no prompt of a set can be used.
     """
 
     def __init__(
@@ -78,8 +72,7 @@ class EvaluationSets:
         """This process's share of the judged answers to every set, all drawn anew."""
         self.drawn = {name: [] for name in self.prompts}
         answered = {
-            name: [one for batch in self.batches(name) for one in self.ask(policy, name, batch)]
-            for name in self.prompts
+            name: [a for batch in self.batches(name) for a in self.ask(policy, name, batch)] for name in self.drawn
         }
         self.evaluator.engine.release()
         return answered
@@ -97,10 +90,6 @@ class EvaluationSets:
             groups = {id: group for part in gather(by_prompt(self.drawn[name] + judged)) for id, group in part.items()}
             found[name] = [answer for prompt in of_set for answer in groups.get(prompt.id, ())]
         return found
-
-    def close(self) -> None:
-        """End the processes that judge. The engine is its owner's to close."""
-        self.evaluator.close()
 
     def _known(self, name: str, prompt: Prompt) -> list[Answer] | None:
         return None if self.cache is None else self.cache.find(name, prompt)

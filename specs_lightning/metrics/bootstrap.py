@@ -25,11 +25,7 @@ class Interval(NamedTuple):
 def resampled_sums(values_PX: Tensor, strata_P: Tensor, resamples: int, seed: int) -> Tensor:
     """The sums over P prompts drawn with replacement, (resamples, X), float64.
 
-    Args:
-        values_PX: what is summed, of each prompt.
-        strata_P: the stratum of each prompt, an integer. Each is drawn from by itself, as many as it has.
-        resamples: how often.
-        seed: determines the draws.
+    Each stratum (`strata_P` tells the prompts', as integers) is drawn from by itself, as many as it has.
     """
     generator = torch.Generator().manual_seed(seed)
     values_PX = values_PX.double()
@@ -60,11 +56,7 @@ def mean_intervals(values_PX: Tensor, resamples: int = 2000, seed: int = 0) -> l
 def mean_of_strata(values_P: Tensor, strata_P: Tensor, resamples: int = 2000, seed: int = 0) -> tuple[float, Interval]:
     """The mean over strata of the mean in each, and its 95 % interval: of a benchmark's tasks, or of a single stratum.
 
-    Args:
-        values_P: of P prompts, at least one.
-        strata_P: the stratum of each, an integer; each is drawn from by itself.
-        resamples: how often prompts are drawn again.
-        seed: of the draws.
+    Takes at least one prompt, and its stratum as an integer.
     """
     _, stratum_P, size_S = strata_P.unique(return_inverse=True, return_counts=True)
     parts_P = values_P.double() / (size_S[stratum_P] * len(size_S))

@@ -21,12 +21,9 @@ GainKind = Literal["difference", "relative", "raw"]
 
 
 def generalization_factor(gain_id: float, gain_ood: float, beta: float = 2.0) -> float:
-    """The weighted harmonic mean of both gains; 0 if either is not positive, NaN if one is unknown (NaN).
+    """The harmonic mean of both gains, 0 if either is not positive, NaN if one is unknown (NaN).
 
-    Args:
-        gain_id: in distribution.
-        gain_ood: out of distribution.
-        beta: above 1 it weighs the gain out of distribution more.
+    A `beta` above 1 weighs the gain out of distribution more.
     """
     return _factor(_float64(gain_id), _float64(gain_ood), beta).item()
 
@@ -51,9 +48,6 @@ class GeneralizationFactor(Metric):
         id_name: the set in distribution.
         beta: above 1 it weighs the gain out of distribution more.
         kind: what a gain is.
-
-    Raises:
-        ValueError: no sets, or weights that are not positive.
     """
 
     full_state_update = False
@@ -77,14 +71,10 @@ class GeneralizationFactor(Metric):
         self.set_dtype(torch.float64)
 
     def update(self, name: str, scores: Tensor, prompt_ids: Sequence[str] | None = None) -> None:
-        """Add the scores of answers to prompts of one set; NaN (not judged) has no part in any mean.
+        """Add the scores of answers to prompts of one set, in any shape; NaN (not judged) has no part in any mean.
 
-        Args:
-            name: the set.
-            scores: of any shape, read in order.
-            prompt_ids: the prompt of each score, for the intervals: what has the same id is drawn together, be it
-                several answers, the base model's, or those in another set. Without ids each score counts as a prompt
-                of its own.
+        The prompt ids are for the intervals: what has the same id is drawn together, be it several answers, the base
+        model's, or those in another set. Without ids each score counts as a prompt of its own.
         """
         score_A = scores.detach().flatten().to(self.device, torch.float64)
         set_A = torch.full_like(score_A, self.names.index(name))

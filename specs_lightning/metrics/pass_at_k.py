@@ -18,10 +18,7 @@ def pass_at_k(answers_P: Tensor, correct_P: Tensor, k: int) -> Tensor:
     The ratio is the product of (n−c−j) / (n−j) over j < k, summed as logarithms: no binomial is ever computed, and a
     small probability keeps its digits.
 
-    Args:
-        answers_P: n, how many answers there are.
-        correct_P: c, how many of them are right.
-        k: how many are drawn; at least 1.
+    Of n answers (`answers_P`), c (`correct_P`) are right; k is at least 1.
     """
     remaining_Pk = answers_P.double()[:, None] - torch.arange(k, device=answers_P.device)
     right_Pk = (correct_P.double()[:, None] / remaining_Pk).clamp(max=1.0)  # beyond 1: no wrong answer is left to draw
@@ -29,15 +26,9 @@ def pass_at_k(answers_P: Tensor, correct_P: Tensor, k: int) -> Tensor:
 
 
 class PassAtK(Metric):
-    """The mean pass@k over prompts, for several k at once.
+    """The mean pass@k over prompts, for several k (at least one, each at least 1) at once.
 
     A prompt with fewer than k answers is left out of that k: it says nothing of it.
-
-    Args:
-        ks: each k.
-
-    Raises:
-        ValueError: no k, or one that is below 1.
     """
 
     full_state_update = False
@@ -53,11 +44,10 @@ class PassAtK(Metric):
         self.add_state("counts", torch.zeros(len(self.ks), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, correct_PG: Tensor) -> None:
-        """Add prompts with all their answers.
+        """Add prompts with all their answers, a row each.
 
-        Args:
-            correct_PG: a row for each prompt: 1 for a right answer, NaN for one that could not be judged and is left
-                out (also for padding, where prompts differ in their number of answers), anything else for a wrong one.
+        1 is a right answer, NaN one that could not be judged and is left out (also padding, where prompts differ in
+        their number of answers), anything else a wrong one.
         """
         answers_P, correct_P = (~correct_PG.isnan()).sum(-1), (correct_PG == 1).sum(-1)
         for i, k in enumerate(self.ks):

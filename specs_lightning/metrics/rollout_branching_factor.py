@@ -25,11 +25,8 @@ def nucleus_sizes(logits_MV: Tensor, top_p: float = 0.95, logits_in_memory: int 
     NaN where logits are. The distribution is softmax(logits): whoever sampled at a temperature, or banned tokens,
     divides by it, or sets them to −∞, first.
 
-    Args:
-        logits_MV: logits or log-probabilities of M steps.
-        top_p: between 0 and 1.
-        logits_in_memory: how many logits are worked on at once. Each takes 8 bytes more, 30 in steps with a nucleus
-            beyond `USUAL_NUCLEUS`.
+    So many `logits_in_memory` are worked on at once. Each takes 8 bytes more, 30 in steps with a nucleus beyond
+    `USUAL_NUCLEUS`.
     """
     if not 0 < top_p < 1:
         raise ValueError(f"top_p must lie between 0 and 1, not {top_p}")
@@ -40,9 +37,7 @@ def nucleus_sizes(logits_MV: Tensor, top_p: float = 0.95, logits_in_memory: int 
 def rollout_branching_factor(sizes_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """The mean nucleus of each completion, (N,) float64; NaN for one without a step.
 
-    Args:
-        sizes_NT: the nucleus that each token was chosen from.
-        mask_NT: which tokens the policy generated (the end token included).
+    The mask tells the tokens that the policy generated, the end token included.
     """
     return sizes_NT.double().where(mask_NT, 0.0).sum(-1) / mask_NT.sum(-1)
 

@@ -20,9 +20,8 @@ def is_stuck(answers: Sequence[str | None], correct: Sequence[float]) -> float:
     (`None`), there is nothing to be the same: with one of those a prompt is not stuck, so that broken formats and
     completions cut short do not pass for a settled opinion. The format rate shows them.
 
-    Args:
-        answers: compared as they are, so normalised before, for example by `rewards.answer_text.plain`.
-        correct: of each answer, 0 if it is wrong, NaN if it could not be judged.
+    Answers are compared as they are, so normalised before, for example by `scoring.text.plain`; of each, `correct` is 0
+    if it is wrong, NaN if it could not be judged.
     """
     if len(answers) != len(correct):
         raise ValueError(f"{len(answers)} answers, but {len(correct)} judgements")

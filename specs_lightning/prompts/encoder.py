@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 _NOT_VISION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
 
 
@@ -42,9 +41,6 @@ class PromptEncoder:
         processor: of a vision-language model, with a tokenizer, an image processor and a chat template.
         max_prompt_tokens: the longest prompt that is taken, image tokens included; `None` for any.
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
-
-    Raises:
-        ValueError: the tokenizer has no end-of-turn token, or a size is out of range.
     """
 
     def __init__(
@@ -61,16 +57,13 @@ class PromptEncoder:
         self.max_prompt_tokens = max_prompt_tokens
         self._memory = ImageMemory(int(image_memory_gib * 2**30))
         self._known: WeakValueDictionary[tuple[Any, ...], EncodedPrompt] = WeakValueDictionary()
-        special = [token for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        self._special_tokens = tuple(token.content for token in special)
+        self._special_tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
 
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """The prompt's ids, `input_ids` of shape (P,) with image placeholders expanded, and its images' tensors.
 
-        Raises:
-            BadImage: an image cannot be read, or the processor refuses it (one a hundred times as wide as high).
-            PromptTooLong: it has more than `max_prompt_tokens`.
-            ValueError: its image parts and images differ in number, or its text holds special tokens.
+        `BadImage` where the processor refuses one (a hundred times as wide as high) or it cannot be read, `PromptTooLong`,
+        and `ValueError` where image parts and images differ in number, or the text holds special tokens.
         """
         # The content, since two data sets may use the same id; bytes and paths are hashable.
         key = (prompt.id, json.dumps(prompt.messages), prompt.images)
@@ -86,15 +79,9 @@ class PromptEncoder:
         return ids
 
     def length(self, prompt: Prompt, sizes: Sequence[tuple[int, int]]) -> int:
-        """How many tokens the prompt has, from the sizes of its images alone.
+        """How many tokens the prompt has, from the sizes (width, height, in pixels) of its images alone.
 
-        Args:
-            prompt: the prompt.
-            sizes: each image's width and height in pixels.
-
-        Raises:
-            AttributeError, NotImplementedError: the model's family cannot tell; `encode` can.
-            SpecialTokenInText: its text holds special tokens.
+        `AttributeError` or `NotImplementedError` where the model's family cannot tell; `encode` can.
         """
         self._check_parts(prompt)
         length = len(self.template_ids(prompt))
@@ -105,11 +92,7 @@ class PromptEncoder:
         return length
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of a completion's text and of the end of its turn.
-
-        Raises:
-            ValueError: the text holds special tokens.
-        """
+        """The ids of a completion's text and of its turn's end; `SpecialTokenInText` if it holds special tokens."""
         self._refuse_special_tokens(text, "completion")
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 
@@ -137,10 +120,9 @@ class PromptEncoder:
         """What the processor makes of a prompt, a batch of one."""
         text, options = self._template(prompt)
         images = [_load(prompt.id, number, image) for number, image in enumerate(prompt.images, 1)]
+        options |= {"images": images or None, "return_tensors": "pt"}
         try:
-            made: Mapping[str, Tensor] = self.processor(
-                text=[text], images=images or None, return_tensors="pt", **options
-            )
+            made: Mapping[str, Tensor] = self.processor(text=[text], **options)
         except ValueError as error:
             if not images:
                 raise
@@ -183,7 +165,7 @@ def try_encode(encoder: PromptEncoder, prompt: Prompt, set_aside: SetAside) -> E
     try:
         return encoder.encode(prompt)
     except (PromptTooLong, BadImage, SpecialTokenInText) as error:
-        set_aside.add(prompt.metadata["source_file"], prompt.metadata["source_row"], str(error))
+        set_aside.add_prompt(prompt, str(error))
         log.warning("prompt set aside: %s", error)
         return None
 

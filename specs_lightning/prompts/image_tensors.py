@@ -14,11 +14,7 @@ from torch import Tensor
 
 
 class ImageMemory:
-    """What holds on to the tensors of recent use.
-
-    Args:
-        max_bytes: how much they may take together; the latest are kept in any case.
-    """
+    """What holds on to the tensors of recent use: up to `max_bytes` together, the latest in any case."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -45,13 +41,7 @@ class ImageMemory:
 
 
 class ImageTensors(Mapping[str, Tensor]):
-    """The tensors of one prompt's images by their names; the names are known without making them.
-
-    Args:
-        tensors: as they are now.
-        make: makes them again.
-        memory: what holds on to them.
-    """
+    """The tensors of one prompt's images by their names, which are known without making them again."""
 
     def __init__(self, tensors: dict[str, Tensor], make: Callable[[], dict[str, Tensor]], memory: ImageMemory) -> None:
         self.kept: dict[str, Tensor] | None = tensors

@@ -26,11 +26,7 @@ class BadImage(ValueError):
 
 
 def load_image(image: Image) -> PIL.Image.Image:
-    """The image in RGB, fully decoded and turned upright: transparency on white, the first frame of several.
-
-    Raises:
-        BadImage: it is missing, truncated, broken or of no known format.
-    """
+    """The image in RGB, whole (or `BadImage`) and upright: transparency on white, the first frame of several."""
     name = str(image) if isinstance(image, Path) else f"{len(image)} bytes"
     if isinstance(image, Path) and not image.is_file():
         raise BadImage(f"missing image file: {name}")
@@ -51,16 +47,19 @@ def preview(image: Image) -> str:
     """A small PNG in base64."""
     picture = load_image(image)
     picture.thumbnail((PREVIEW_PIXELS, PREVIEW_PIXELS), PIL.Image.Resampling.LANCZOS)
+    return base64.b64encode(png(picture)).decode()
+
+
+def png(picture: PIL.Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 def confine(path: str | Path, root: str | Path) -> Path:
     """The resolved path of a file below `root`, which need not exist.
 
-    Raises:
-        BadImage: the path leads out of `root`: by `..`, as an absolute path, through a link; or it is a URL.
+    `BadImage` of one that leads out of `root` (by `..`, as an absolute path, through a link), and of a URL.
     """
     text = str(path)
     if "://" in text or text.startswith("data:"):

@@ -12,9 +12,7 @@ from specs_lightning.scoring.answer_formats import answer_format as format_named
 PLACEHOLDER = re.compile(r"<image(?:[ _]?(\d+))?>")
 """`<image>`, the next image, or a numbered one: `<image1>`, `<image 1>`, `<image_1>`."""
 
-
 _CONTROL_TOKEN = re.compile(r"<\|[a-z][a-z0-9_]+\|>")
-
 
 Message = dict[str, Any]
 """`role` and `content`: a text with images as placeholders, or once they are laid out a list of parts."""
@@ -31,10 +29,8 @@ def build_messages(
     """One user message that asks the question, after a system message if there is one.
 
     An image part stands where the text has the image's placeholder; images without one come first. Where numbered
-    placeholders stand out of order, `lay_out` also tells the order of the images.
-
-    Raises:
-        ValueError: the text asks for more images than there are, or holds control tokens such as `<|image_pad|>`.
+    placeholders stand out of order, `lay_out` also tells the order of the images. `ValueError` where the text asks for
+    more images than there are, or holds control tokens such as `<|image_pad|>`.
     """
     turns = question_turns(question, choices, answer_format, system, add_instruction)
     return lay_out(turns, n_images)[0]
@@ -47,8 +43,8 @@ def question_turns(
     lines = [question.strip(), *choice_lines(choices)]
     if add_instruction:
         lines.append(format_named(answer_format).instruction)
-    user = _message("user", "\n".join(lines))
-    return [user] if system is None else [_message("system", system), user]
+    user = {"role": "user", "content": "\n".join(lines)}
+    return [user] if system is None else [{"role": "system", "content": system}, user]
 
 
 def choice_lines(choices: Sequence[str]) -> list[str]:
@@ -65,20 +61,16 @@ def fill_in(template: str, question: str, choices: Sequence[str]) -> str:
 
 
 def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Message]:
-    """Chat messages of a data set as turns, the instruction added to the last.
-
-    Raises:
-        ValueError: they do not end with a user's message, or are no chat messages of texts and images.
-    """
+    """Chat messages of a data set as turns, the instruction added to the last; `ValueError` where they are no such."""
     if not isinstance(messages, list | tuple):
         raise ValueError(f"messages are not a list: {type(messages).__name__}")
     turns = [_as_turn(message) for message in messages]
     if not turns or turns[-1]["role"] != "user":
         raise ValueError("messages do not end with the user's")
     if system is not None and turns[0]["role"] != "system":
-        turns.insert(0, _message("system", system))
+        turns.insert(0, {"role": "system", "content": system})
     if add_instruction:
-        turns[-1] = _message("user", f"{turns[-1]['content']}\n{format_named(answer_format).instruction}")
+        turns[-1]["content"] += f"\n{format_named(answer_format).instruction}"
     return turns
 
 
@@ -90,16 +82,13 @@ def lay_out(
     A further mention of a numbered image becomes the words `image 2`.
 
     Args:
-        turns: the conversation.
         n_images: how many images the row has.
         sheet: the row can hold one image only, so that several numbered placeholders name the figures on it (as in
             MathVision, which prints these names on the image): the image comes first and the names stay in the text.
 
     Returns:
         The messages, and the order in which their image parts show the images (indices into the row's own order).
-
-    Raises:
-        ValueError: there are fewer images than the text asks for, or a turn holds control tokens.
+        `ValueError` where there are fewer images than the text asks for, or a turn holds control tokens.
     """
     for turn in turns:
         if found := _CONTROL_TOKEN.search(turn["content"]):
@@ -115,7 +104,7 @@ def lay_out(
     if leading and any(part["type"] == "image" for parts in contents[:first_user] for part in parts):
         raise ValueError("image placeholder before the first user's message, and images without one")
     contents[first_user] = [{"type": "image"} for _ in leading] + contents[first_user]
-    messages = tuple(_message(t["role"], parts) for t, parts in zip(turns, contents, strict=True))
+    messages = tuple({**turn, "content": parts} for turn, parts in zip(turns, contents, strict=True))
     return messages, (*leading, *order)
 
 
@@ -161,17 +150,13 @@ def _images_of(mentions: Sequence[str], n_images: int) -> list[int]:
     return [int(number) - 1 if number else next(unnumbered) for number in mentions]
 
 
-def _message(role: str, content: str | list[dict[str, Any]]) -> Message:
-    return {"role": role, "content": content}
-
-
 def _as_turn(message: Any) -> Message:
     """A message as a data set holds it; it may be anything."""
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         raise ValueError("message without a role")
     content = message.get("content")
     if isinstance(content, str):
-        return _message(message["role"], content)
+        return {"role": message["role"], "content": content}
     if not isinstance(content, list | tuple):
         raise ValueError(f"message content is neither text nor parts: {type(content).__name__}")
     texts = []
@@ -183,4 +168,4 @@ def _as_turn(message: Any) -> Message:
             texts.append("<image>")
         else:
             raise ValueError(f"message part is neither text nor image: {kind!r}")
-    return _message(message["role"], "".join(texts))
+    return {"role": message["role"], "content": "".join(texts)}

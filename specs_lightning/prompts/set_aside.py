@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.groups import Prompt
 from specs_lightning.records.set_aside import SET_ASIDE, SetAsideRow
 
 
@@ -22,6 +23,9 @@ class SetAside:
 
     def add(self, source: str, row: str | int, reason: str) -> None:
         self.rows.append(SetAsideRow(source, row, reason))
+
+    def add_prompt(self, prompt: Prompt, reason: str) -> None:
+        self.add(prompt.metadata["source_file"], prompt.metadata["source_row"], reason)
 
     def restore(self, rows: Iterable[Sequence[Any]]) -> None:
         """Add what was set aside before; what was met again already stays single."""
@@ -40,9 +44,6 @@ class SetAside:
         return "\n".join([f"{len(self.rows)} rows set aside:", *lines])
 
     def write_to(self, folder: Path) -> None:
-        """Add the rows to the folder's `set_aside.jsonl`; one that stands there stays single.
-
-        So a resumed run, which meets the same rows again, does not list them twice. Without rows nothing is written.
-        """
+        """Add the rows to the folder's `set_aside.jsonl`; a resumed run, which meets them again, lists them once."""
         if self.rows:
             SET_ASIDE.write(folder, dict.fromkeys([*SET_ASIDE.read(folder), *self.rows]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,15 +64,11 @@ class Answer:
 
 def write_answers(answers: Iterable[Answer], file: Path) -> None:
     """Write answers as JSONL; the file appears whole or not at all."""
-    _of(file).write(file.parent, answers)
+    RowFile(file.name, Answer, REDO_STAGE).write(file.parent, answers)
 
 
 def read_answers(file: Path) -> list[Answer]:
-    """The answers that `write_answers` wrote.
-
-    Raises:
-        DamagedRecord: they are not, or not all of them: of a stage's answers, its record keeps the seal.
-    """
+    """The answers that `write_answers` wrote; `DamagedRecord` if not all: of a stage's, its record keeps the seal."""
     found = _seal(file)
     if found is None:
         raise DamagedRecord(file, "it is not there", REDO_STAGE)
@@ -82,7 +78,7 @@ def read_answers(file: Path) -> list[Answer]:
         raise DamagedRecord(file, f"it has {found.lines} answers of {written.lines}", REDO_STAGE)
     if written and written != found:
         raise DamagedRecord(file, "its content is not what the evaluation wrote", REDO_STAGE)
-    return _of(file).read(file.parent)
+    return RowFile(file.name, Answer, REDO_STAGE).read(file.parent)
 
 
 def seal_answers(folder: Path) -> Seal | None:
@@ -92,14 +88,14 @@ def seal_answers(folder: Path) -> Seal | None:
 
 def by_prompt(answers: Iterable[Answer]) -> dict[str, list[Answer]]:
     """The answers to each prompt of one set."""
+    return grouped(answers, lambda answer: answer.prompt_id)
+
+
+def grouped(answers: Iterable[Answer], key: Callable[[Answer], str]) -> dict[str, list[Answer]]:
     groups: dict[str, list[Answer]] = {}
     for answer in answers:
-        groups.setdefault(answer.prompt_id, []).append(answer)
+        groups.setdefault(key(answer), []).append(answer)
     return groups
-
-
-def _of(file: Path) -> RowFile[Answer]:
-    return RowFile(file.name, Answer, REDO_STAGE)
 
 
 def _seal(file: Path) -> Seal | None:

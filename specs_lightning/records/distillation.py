@@ -1,7 +1,4 @@
-"""`pairs_preview.jsonl` and `statistics.json`: what `specs distill` made, to be looked at.
-
-The pairs themselves are in `pairs.parquet` (`records.pairs`).
-"""
+"""`pairs_preview.jsonl` and `statistics.json`: what `specs distill` made beside `pairs.parquet`, to be looked at."""
 
 from __future__ import annotations
 

@@ -46,8 +46,8 @@ def whole_lines(content: bytes) -> list[Line]:
 
 def readable_lines(file: Path) -> Iterator[Line]:
     """The lines that are JSON: of a file whose other lines, cut off wherever they stand, are simply made again."""
-    lines = whole_lines(file.read_bytes()) if file.exists() else []
-    return (line for line in lines if parsed(line.content) is not None)
+    content = file.read_bytes() if file.exists() else b""
+    return (line for line in all_lines(content) if parsed(line.content) is not None)
 
 
 def parsed(line: bytes) -> Any:

@@ -30,11 +30,7 @@ class Series:
 
 
 def read_metrics(folder: Path) -> dict[str, Series]:
-    """The columns by name. A step logged twice (a resumed run) keeps its last value.
-
-    Raises:
-        DamagedRecord: it is no CSV file.
-    """
+    """The columns by name. A step logged twice (a resumed run) keeps its last value."""
     names, *rows = _read(folder / FILE) or [[]]
     columns: dict[str, dict[int, float]] = {}
     for row in rows:
@@ -54,11 +50,7 @@ def series_of(values: Mapping[int, float]) -> Series:
 
 
 class MetricsTable:
-    """The file while a training writes it. A row is in it when `add` returns.
-
-    Args:
-        file: created with the first row.
-    """
+    """The file, which the first row creates, while a training writes it. A row is in it when `add` returns."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -74,11 +66,7 @@ class MetricsTable:
         self.rows += 1
 
     def keep(self, rows: int) -> None:
-        """Go on after this many rows of the file; those that follow belong to steps that will be done again.
-
-        Raises:
-            DamagedRecord: it is no CSV file.
-        """
+        """Go on after this many rows of the file; those that follow belong to steps that will be done again."""
         if rows == 0:
             self.file.unlink(missing_ok=True)
         keep_lines(self.file, rows + 1)  # no value has a line break

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.groups import Prompt
+from specs_lightning.groups import Prompt, image_bytes
 from specs_lightning.system.files import atomic
 
 
@@ -35,10 +35,7 @@ def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
             "prompt": list(pair.prompt.messages),
             "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
             "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
-            "images": [
-                {"bytes": image.read_bytes() if isinstance(image, Path) else image, "path": None}
-                for image in pair.prompt.images
-            ],
+            "images": [{"bytes": image_bytes(image), "path": None} for image in pair.prompt.images],
             "answer": pair.prompt.answer,
             "answer_type": pair.prompt.answer_type,
             "answer_format": pair.prompt.answer_format,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +13,21 @@ from specs_lightning.records.run import read_run
 
 Number = Annotated[float | None, AfterValidator(finite)]
 """None where there is nothing to tell."""
-Interval = tuple[float, float]
 Intervals = dict[str, tuple[Number, Number] | None]
 """The 95 % intervals of figures, by their names."""
 
 
+class _WithIntervals:
+    intervals: Intervals
+
+    def interval(self, figure: str) -> tuple[float, float] | None:
+        """None where it, or one of its ends, is not known."""
+        low, high = self.intervals.get(figure) or (None, None)
+        return None if low is None or high is None else (low, high)
+
+
 @dataclass(frozen=True)
-class SetScores:
+class SetScores(_WithIntervals):
     """How one model did on the `n` prompts of a set: the fields are those of `evaluation.scores.Scores`."""
 
     n: int
@@ -39,12 +46,9 @@ class SetScores:
     entropy: Number = None
     rollout_branching_factor: Number = None
 
-    def interval(self, measure: str) -> Interval | None:
-        return _interval(self.intervals, measure)
-
 
 @dataclass(frozen=True)
-class ModelScores:
+class ModelScores(_WithIntervals):
     """A model's scores by set, and its gains over the first model; its name is that of its stage."""
 
     name: str
@@ -54,9 +58,6 @@ class ModelScores:
     gain_ood: Number = None
     generalization_factor: Number = None
     intervals: Intervals = field(default_factory=dict)
-
-    def interval(self, gain: str) -> Interval | None:
-        return _interval(self.intervals, gain)
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,6 @@ RESULTS = RecordFile("results.json", Results, RUN_AGAIN)
 
 
 def read_results(folder: Path) -> Results | None:
-    """The results of a run; None before its end.
-
-    Raises:
-        NoRunError: it is not the folder of a run.
-    """
+    """The results of a run, None before its end; `NoRunError` where the folder is not one's."""
     read_run(folder)
     return RESULTS.read(folder)
-
-
-def _interval(intervals: Mapping[str, tuple[float | None, float | None] | None], name: str) -> Interval | None:
-    low, high = intervals.get(name) or (None, None)
-    return None if low is None or high is None else (low, high)

@@ -52,12 +52,10 @@ class StageRecord:
     """A stage of a run.
 
     Args:
-        stage: its name.
         kind: `fit`, `distill`, or `evaluate` of a model that is taken as it is.
         status: `running`; `trained`, of which only the evaluation is left to do; `finished`.
         seconds: of the attempt that finished it.
         cpu_seconds: likewise, of all its processes.
-        attempts: how often it was begun.
         fingerprint: of `settings`.
         settings: all that its result depends on.
         model: the folder or name of its model, if it has one.
@@ -81,15 +79,10 @@ STAGE = RecordFile("stage.json", StageRecord, REDO_STAGE)
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of a run.
-
-    Raises:
-        NoRunError: the folder holds none.
-    """
-    found = RUN.read(folder)
-    if found is None:
-        raise NoRunError(
-            f"{folder / RUN.name} is missing, so {folder} is not the folder of a run: "
-            f"give the folder that `specs run` wrote (the one with {RUN.name} in it)"
-        )
-    return found
+    """The record of a run; `NoRunError` where the folder holds none."""
+    if (found := RUN.read(folder)) is not None:
+        return found
+    raise NoRunError(
+        f"{folder / RUN.name} is missing, so {folder} is not the folder of a run: "
+        f"give the folder that `specs run` wrote (the one with {RUN.name} in it)"
+    )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampledText:
-    """A completion as it was sampled, with its rewards; None, and NaN before it is written, could not be given.
+    """A completion as it was sampled; a reward that is None, or NaN before it is written, could not be given.
 
     `logprob` is the sum over its tokens, by the policy that sampled it, in nats.
     """

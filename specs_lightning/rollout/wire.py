@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import os
-from pathlib import Path
 from typing import Any
 
+from specs_lightning.groups import image_bytes
 from specs_lightning.rollout.sampler import SampleRequest
 from specs_lightning.settings.nested import NOT_SET, changes, flatten
 
@@ -26,7 +26,7 @@ def read_token(variable: str) -> str | None:
 
 def request_to_json(request: SampleRequest) -> dict[str, Any]:
     """Reads the images that are files."""
-    images = [image.read_bytes() if isinstance(image, Path) else image for image in request.images]
+    images = [image_bytes(image) for image in request.images]
     return {
         "prompt_id": request.prompt_id,
         "template_ids": request.template_ids,

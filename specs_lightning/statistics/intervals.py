@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Z_95 = 1.959963984540054
@@ -19,16 +19,18 @@ class Estimate:
 
 
 def wilson(share: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's interval for a share of `n` trials, which stays within 0 and 1 and holds at shares of 0 and 1 too.
-
-    Raises:
-        ValueError: `n` is not positive, or `share` does not lie between 0 and 1.
-    """
+    """Wilson's interval for a share of `n` trials, which stays within 0 and 1 and holds at shares of 0 and 1 too."""
     if n <= 0 or not 0.0 <= share <= 1.0:
         raise ValueError(f"need a share between 0 and 1 and at least one trial, got share={share}, n={n}")
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_known(values: Iterable[float]) -> float:
+    """The mean of those that are not NaN; NaN without any."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def estimate(share: float, n: int) -> Estimate:
@@ -40,10 +42,7 @@ def clustered(groups: Sequence[Sequence[float]]) -> Estimate | None:
 
     Wilson's interval for as many independent trials as would vary as much (Kish's design effect): as many as there are
     groups where the values of each are alike, and as there are values where those of a group are no more alike than
-    others. With one value a group it is Wilson's own. Values that are NaN have no part.
-
-    Returns:
-        with the number of groups as n; None without any value.
+    others. With one value a group it is Wilson's own. Values that are NaN have no part; n is the number of groups.
     """
     known = [values for group in groups if (values := [value for value in group if not math.isnan(value)])]
     total = sum(map(len, known))

@@ -42,12 +42,7 @@ def mean_over_seeds(values: Sequence[float]) -> Estimate | None:
 
 
 def paired_by_seed(values: Sequence[float], others: Sequence[float]) -> Difference | None:
-    """How much higher `values` are than `others`, pair by pair: the paired t-test.
-
-    Args:
-        values: of one way of training, a value a seed.
-        others: of the other way, in the same order of seeds.
-    """
+    """How much higher `values` of one way of training are than `others`, seed by seed: the paired t-test."""
     differences = [value - other for value, other in zip(values, others, strict=True)]
     mean = mean_over_seeds(differences)
     if mean is None:
@@ -66,10 +61,7 @@ def paired_by_prompt(differences: Sequence[float], resamples: int = 9999, seed: 
     If two models were alike, each prompt's difference might as well have had the other sign: p is the share of signs
     that give a sum as far from 0.
 
-    Args:
-        differences: of each prompt, what it adds to the difference.
-        resamples: how many random signs are tried; all that there are, where these are fewer.
-        seed: of the signs.
+    So many `resamples` are tried; all signs that there are, where these are fewer.
     """
     if not len(differences):
         return None

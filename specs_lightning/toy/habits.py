@@ -28,7 +28,7 @@ def respond(question: SceneQuestion, asked: str, rng: random.Random) -> str:
     else:
         slipped = _slip(question, rng)
         thought = reasoning(slipped)
-        answer = slipped.conclude(slipped.steps[-1][1])
+        answer = slipped.answer
     if rng.random() < CONTRADICTS:
         answer = guess(question, rng)
     return _in_some_format(thought, answer, answer_format(asked), rng)

@@ -24,7 +24,6 @@ def resolve(path: str | Path) -> Path | str:
     base = Path(__file__).parent / "base_model"
     if name == "base":
         return base
-
     known = (*scenes.DATA_SETS, "deep", "lessons")
     if name not in known:
         raise ValueError(f"unknown toy resource {text!r}; there are: toy:base, toy:" + ", toy:".join(known))
@@ -33,9 +32,8 @@ def resolve(path: str | Path) -> Path | str:
     if not place.exists():
         if name in scenes.DATA_SETS:
             scenes.write_data_set(name, place)
+        elif name == "deep":
+            teacher.write_deeper(base, place)
         else:
-            if name == "deep":
-                teacher.write_deeper(base, place)
-            else:
-                teacher.write_lessons(place)
+            teacher.write_lessons(place)
     return place

@@ -7,7 +7,6 @@ imitate (badly, see `habits.py`) and which no training stage of the method ever 
 
 from __future__ import annotations
 
-import io
 import os
 import random
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
+
+from specs_lightning.prompts.images import png
 
 VERSION = 1
 """Raised whenever the same seed gives other data. A set that is added changes no other."""
@@ -41,22 +42,21 @@ class SceneQuestion:
     """A question about a scene, its answer, and the steps that lead to it.
 
     Args:
-        text: the question.
-        answer: the right answer; a letter for multiple choice.
-        answer_type: as in `rewards.accuracy`.
         task: which kind of question it is.
         steps: what is said of each thing looked at, and the count after it ("a1 red circle is red yes", 1).
-        choices: the options of a multiple-choice question.
-        conclude: the answer that follows from the last counts.
+        conclude: the answer that follows from counts; a letter for multiple choice.
     """
 
     text: str
-    answer: str
     answer_type: str
     task: str
     steps: Steps
     conclude: Callable[[tuple[int, ...]], str]
     choices: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        return self.conclude(self.steps[-1][1])
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,9 @@ def paint(scene: Scene, rng: random.Random, style: Style = USUAL) -> Image.Image
         elif shape == "square":
             pen.rectangle(box, fill=style.shades[colour])
         else:
-            pen.polygon(
-                [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill=style.shades[colour]
-            )
+            corners = [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)]
+            pen.polygon(corners, fill=style.shades[colour])
     return image
-
-
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------------------------------------------- questions
@@ -143,38 +136,33 @@ def _criterion(rng: random.Random, scene: Scene) -> Criterion:
 def count(scene: Scene, rng: random.Random) -> SceneQuestion:
     criterion = _criterion(rng, scene)
     steps = _looked_at(scene, criterion)
-    return SceneQuestion(
-        f"How many things match {criterion[0]}?", str(steps[-1][1][0]), "number", "count", steps, _first
-    )
+    return SceneQuestion(f"How many things match {criterion[0]}?", "number", "count", steps, _first)
 
 
 def subtract(scene: Scene, rng: random.Random) -> SceneQuestion:
     criterion = _criterion(rng, scene)
     steps = _looked_at(scene, criterion, invert=True)
     text = f"Remove what matches {criterion[0]}. How many things are left?"
-    return SceneQuestion(text, str(steps[-1][1][0]), "number", "subtract", steps, _first)
+    return SceneQuestion(text, "number", "subtract", steps, _first)
 
 
 def compare(scene: Scene, rng: random.Random) -> SceneQuestion:
     one, other = rng.sample(list(COLOURS), 2) if rng.random() < 0.5 else rng.sample(SHAPES, 2)
     steps = _looked_at(scene, (one, lambda thing: one in thing), (other, lambda thing: other in thing))
-    text = f"Do more things match {one} than {other}?"
-    return SceneQuestion(text, _more(steps[-1][1]), "text", "compare", steps, _more)
+    return SceneQuestion(f"Do more things match {one} than {other}?", "text", "compare", steps, _more)
 
 
 def choose(scene: Scene, rng: random.Random) -> SceneQuestion:
     i = rng.randrange(9)
     right = " ".join(scene[i] or ("nothing",))
     options = {right, *(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES), "nothing"}
-    wrong = rng.sample(sorted(options - {right}), 3)
-    choices = [right, *wrong]
+    choices = [right, *rng.sample(sorted(options - {right}), 3)]
     rng.shuffle(choices)
     letter = "ABCD"[choices.index(right)]
     checks = [f"{option} {text} no" for option, text in zip("ABCD", choices[: choices.index(right)], strict=False)]
     step = (" ".join([CELLS[i], right, *checks, letter, right, "yes"]), (choices.index(right),))
-    return SceneQuestion(
-        f"What is at {CELLS[i]}?", letter, "choice", "choose", (step,), lambda c: "ABCD"[c[0] % 4], tuple(choices)
-    )
+    text = f"What is at {CELLS[i]}?"
+    return SceneQuestion(text, "choice", "choose", (step,), lambda c: "ABCD"[c[0] % 4], tuple(choices))
 
 
 def row(scene: Scene, rng: random.Random) -> SceneQuestion:
@@ -185,7 +173,7 @@ def row(scene: Scene, rng: random.Random) -> SceneQuestion:
     for cell, thing in _things(scene):
         counts += cell in in_row
         steps.append((f"{cell} {' '.join(thing)} is {name} {'yes' if cell in in_row else 'no'}", (counts,)))
-    return SceneQuestion(f"How many things are in the {name} row?", str(counts), "number", "row", tuple(steps), _first)
+    return SceneQuestion(f"How many things are in the {name} row?", "number", "row", tuple(steps), _first)
 
 
 def _first(counts: tuple[int, ...]) -> str:
@@ -209,7 +197,7 @@ def reasoning(question: SceneQuestion) -> str:
         if counts != told and not question.choices:
             said += map(str, counts)
             told = counts
-    return " ".join([*said, "so", question.conclude(question.steps[-1][1])])
+    return " ".join([*said, "so", question.answer])
 
 
 # ---------------------------------------------------------------------------------------------------- data sets

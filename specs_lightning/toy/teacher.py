@@ -16,6 +16,7 @@ import torch
 import transformers
 
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.images import png
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.scoring.answer_formats import answer_format
@@ -34,7 +35,7 @@ def explain(question: scenes.SceneQuestion) -> str:
         looked = re.sub(r"\byes\b", "match", what.replace(" is ", ", "))
         told = [] if question.choices else map(str, counts)
         said.append(" ".join(["at", looked, *told]))
-    return "; ".join(said) + f"\nThe answer is {question.conclude(question.steps[-1][1])}"
+    return "; ".join(said) + f"\nThe answer is {question.answer}"
 
 
 def write_lessons(file: Path) -> None:
@@ -44,7 +45,7 @@ def write_lessons(file: Path) -> None:
     for i, (image, question) in enumerate(scenes.examples(SEED, SIZE)):
         messages = build_messages(question.text, 1, question.choices, ASKED)
         prompt = Prompt(
-            f"{SEED}-{i}", messages, (scenes.png(image),), question.answer, question.answer_type, answer_format=ASKED
+            f"{SEED}-{i}", messages, (png(image),), question.answer, question.answer_type, answer_format=ASKED
         )
         chosen = answer_format(ASKED).write(explain(question), question.answer)
         pairs.append(PreferencePair(prompt, chosen, habits.respond(question, ASKED, rng)))

@@ -27,20 +27,13 @@ from transformers import (
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
+from specs_lightning.prompts.messages import choice_lines
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format
 from specs_lightning.system.memory import keep_freed_memory
 from specs_lightning.toy import habits, scenes
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
+_NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
+SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _NAMES)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}"
@@ -97,8 +90,7 @@ def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[
         listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
         return CAPTION, " ".join(listed)
     question = rng.choice([*scenes.TASKS, scenes.row])(scene, rng)
-    choices = [f"({letter}) {text}" for letter, text in zip("ABCD", question.choices, strict=False)]
-    lines = [question.text, *choices]
+    lines = [question.text, *choice_lines(question.choices)]
     if lesson.plain:
         return "\n".join(lines), scenes.reasoning(question)
     asked = rng.choice(list(FORMATS))
@@ -174,13 +166,9 @@ def build_untrained(folder: Path, seed: int = 0) -> Path:
     )
     model.save_pretrained(folder)
     # At most 336 × 336 pixels: the toy's own images stay as they are, and real ones fit a laptop.
-    images = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=336 * 336)
-    Qwen2_5_VLProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    ).save_pretrained(folder)
+    images, videos = Qwen2VLImageProcessor(min_pixels=56 * 56, max_pixels=336 * 336), Qwen2VLVideoProcessor()
+    processor = Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=CHAT_TEMPLATE)
+    processor.save_pretrained(folder)
     return folder
 
 
