@@ -163,10 +163,9 @@ def memory() -> Iterator[Finding]:
 
     found = psutil.virtual_memory()
     said = f"{found.available / GIB:.1f} of {found.total / GIB:.1f} GiB free"
-    if found.available < LITTLE_MEMORY:
-        yield Finding("memory", "warning", said, "enough for the toy; `specs plan` says what a run needs")
-    else:
-        yield Finding("memory", "ok", said)
+    little = found.available < LITTLE_MEMORY
+    remedy = "enough for the toy; `specs plan` says what a run needs" if little else ""
+    yield Finding("memory", "warning" if little else "ok", said, remedy)
 
 
 def disk() -> Iterator[Finding]:

@@ -121,15 +121,11 @@ class SpecsCLI(LightningCLI):
         with refused_settings():
             super().instantiate_classes()
 
-    def before_validate(self) -> None:
-        self._print_no_table()
-
     def before_test(self) -> None:
-        self._print_no_table()
-
-    def _print_no_table(self) -> None:
-        """Lightning's table of what was logged has no intervals; the module prints one that has."""
+        """Lightning's table of what was logged has no intervals; `test` prints one that has."""
         self.config_init[self.subcommand]["verbose"] = False
+
+    before_validate = before_test
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -171,15 +167,9 @@ class SpecsCLI(LightningCLI):
                     f"nothing to do: {ckpt_path} is at the end of its training; for more, start from its model"
                 )
 
-    def validate(self, **kwargs: Any) -> None:
-        self._evaluate("validate", **kwargs)
-
     def test(self, **kwargs: Any) -> None:
-        self._evaluate("test", **kwargs)
-
-    def _evaluate(self, command: str, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
-        folder = Path(self.trainer.default_root_dir)
+        command, folder = str(self.subcommand), Path(self.trainer.default_root_dir)
         with only_writer(folder):
             getattr(self.trainer, command)(**kwargs)
         outcome = self.model.outcome
@@ -196,15 +186,12 @@ class SpecsCLI(LightningCLI):
             if apart:
                 console.print(differences_table(apart))
                 self._add_differences(folder / f"{command}.json", base, apart)
-            self._write_page(folder / f"{command}.html", models, apart)
+            page, sets = folder / f"{command}.html", self.model.evaluation_sets
+            write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
+            if not self.is_stage:
+                console.print(f"page: {page}", soft_wrap=True)
 
-    def _write_page(
-        self, page: Path, models: Sequence[EvaluatedModel], apart: Mapping[str, Mapping[str, PairedDifference]]
-    ) -> None:
-        sets = self.model.evaluation_sets
-        write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
-        if not self.is_stage:
-            console.print(f"page: {page}", soft_wrap=True)
+    validate = test
 
     @property
     def is_stage(self) -> bool:

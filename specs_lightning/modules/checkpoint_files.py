@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.settings.nested import NOT_SET, Change, changes
+from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, partial_path, remove
 
 log = logging.getLogger(__name__)
@@ -181,12 +181,11 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> None:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """A line for each setting that both know and that differs; a version of the package may know more of them."""
-    known = [
-        Change(name.replace(".init_args", ""), before, after)
-        for name, before, after in changes(old, new)
-        if before is not NOT_SET and after is not NOT_SET
+    return [
+        f"  {name}: {before} -> {after}"
+        for dotted, before, after in changes(old, new)
+        if not (name := dotted.replace(".init_args", "")).startswith(MAY_DIFFER) and NOT_SET not in (before, after)
     ]
-    return [f"  {name}: {before} -> {after}" for name, before, after in known if not name.startswith(MAY_DIFFER)]
 
 
 def _read_file(file: Path) -> Any:

@@ -319,17 +319,13 @@ class PolicyModule(LightningModule, ABC):
             self.outcome.write(Path(self.trainer.default_root_dir), sets.prompts)
         return self.outcome
 
-    def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._ask(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict(logged(self._finish().scores))
-
     def test_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._ask(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(logged(self._finish().scores))
+
+    validation_step, on_validation_epoch_end = test_step, on_test_epoch_end
 
     def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         # As rows: Lightning moves what it is given to the CPU, and refuses frozen dataclasses.
