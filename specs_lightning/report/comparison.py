@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,23 +23,16 @@ from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.records.run import read_run
 from specs_lightning.report.figures import Drawing, draw_curves, draw_shares
 from specs_lightning.report.loading import read_stage
-from specs_lightning.report.page import environment, flat
+from specs_lightning.report.page import flat, write_page
 from specs_lightning.report.panels import Curves, Panel
-from specs_lightning.report.scores import mean_share, percent
+from specs_lightning.report.scores import mean_share, percent, title_of
 from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
-from specs_lightning.system.files import write_atomically
 
 GAMMA = "generalization_factor"
-TITLES = {
-    **{
-        f"{measure}_{where}": f"{measure.replace('_', ' ').capitalize()} {where.upper()}"
-        for measure in reversed(MEASURES)
-        for where in ("id", "ood")
-    },
-    GAMMA: "GF Γ",
-}
+TITLES = {f"{one}_{where}": title_of(one, where) for one in reversed(MEASURES) for where in ("id", "ood")}
+TITLES[GAMMA] = "GF Γ"
 Folders = Mapping[str, Mapping[int, Path]]
 """The folders of runs, by experiment and seed."""
 
@@ -63,27 +57,25 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
         runs: finished runs; the first experiment is what the others are compared with.
         failures: why runs have no results, by their names.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = _common_settings(runs)
-    stages = [_stage(name, runs, settings) for name in _stage_names(runs)] if settings else []
+    results = {folder: _results(folder) for of_seed in runs.values() for folder in of_seed.values()}
+    settings = _common_settings(results)
+    # Those with a model, in the order of the first experiment that has them.
+    names = dict.fromkeys(model.name for found in results.values() for model in found.models)
+    stages = [_stage(name, runs, settings) for name in names] if settings else []
     folders = {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()}
     COMPARISON.write(folder, ComparisonRecord(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
     tested = [*_tested(settings), GAMMA] if settings else []
-    page = (
-        environment()
-        .get_template("comparison.html.j2")
-        .render(
-            stages=stages,
-            settings=settings,
-            failures=failures,
-            runs=runs,
-            titles=TITLES,
-            tested=tested,
-            differences=_differences(runs),
-        )
+    return write_page(
+        folder / "comparison.html",
+        "comparison",
+        stages=stages,
+        settings=settings,
+        failures=failures,
+        runs=runs,
+        titles=TITLES,
+        tested=tested,
+        differences=_differences(runs),
     )
-    write_atomically(folder / "comparison.html", page)
-    return folder / "comparison.html"
 
 
 def comparison_table(folder: Path) -> Table:
@@ -110,15 +102,6 @@ def _terminal_cell(figure: Estimate | None) -> str:
 # ---------------------------------------------------------------------------------------------------- reading
 
 
-def _stage_names(runs: Folders) -> list[str]:
-    """Of all stages with a model, in the order of the first experiment that has them."""
-    names: dict[str, None] = {}
-    for of_seed in runs.values():
-        for folder in of_seed.values():
-            names |= dict.fromkeys(model.name for model in _results(folder).models)
-    return list(names)
-
-
 def _results(folder: Path) -> Results:
     results = read_results(folder)
     if results is None:
@@ -126,19 +109,16 @@ def _results(folder: Path) -> Results:
     return results
 
 
-def _common_settings(runs: Folders) -> Results | None:
+def _common_settings(results: Mapping[Path, Results]) -> Results | None:
     """What all runs were measured by; those of the first."""
-    first: Results | None = None
-    for of_seed in runs.values():
-        for folder in of_seed.values():
-            found = _results(folder)
-            first = first or found
-            for name in ("measure", "beta", "gain", "id_sets", "ood_sets"):
-                if getattr(found, name) != getattr(first, name):
-                    raise ComparisonError(
-                        f"{folder} was measured otherwise than the first run: {name} is {getattr(found, name)}, "
-                        f"not {getattr(first, name)}"
-                    )
+    first = next(iter(results.values()), None)
+    for folder, found in results.items():
+        for name in ("measure", "beta", "gain", "id_sets", "ood_sets"):
+            own, other = getattr(found, name), getattr(first, name)
+            if own != other:
+                raise ComparisonError(
+                    f"{folder} was measured otherwise than the first run: {name} is {own}, not {other}"
+                )
     return first
 
 
@@ -155,8 +135,7 @@ def _stage(name: str, runs: Folders, settings: Results) -> StageComparison:
     first: ComparisonRow | None = None
     for experiment, *alike in groups.values():
         folders = {seed: folder for seed, folder in runs[experiment].items() if _model(folder, name)}
-        reference = {seed: runs[first.experiment][seed] for seed in first.seeds} if first else {}
-        row = _row(name, experiment, tuple(alike), folders, first, reference, settings)
+        row = _row(name, experiment, tuple(alike), folders, first, runs[first.experiment] if first else {}, settings)
         first = first or row
         rows.append(row)
         curves.append(_curves(experiment, [folder / name for folder in folders.values()], settings))
@@ -185,10 +164,9 @@ def _row(
     estimates = {name: mean_over_seeds(list(of_seed.values())) for name, of_seed in values.items()}
     against = {}
     if first is not None:
-        shared = sorted(set(folders) & set(reference))
         for name, sets in {**_tested(settings), GAMMA: ()}.items():
             mine, others = values[name], first.values.get(name, {})
-            both = [seed for seed in shared if seed in mine and seed in others]
+            both = sorted(mine.keys() & others.keys())
             found = paired_by_seed([mine[seed] for seed in both], [others[seed] for seed in both])
             if found is not None:
                 differences = _prompt_differences(stage, folders, reference, both, sets, settings.measure)
@@ -278,15 +256,12 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     by_label: dict[str, list[dict[int, float]]] = defaultdict(list)
     for stage in stages:
         metrics = read_metrics(stage)
-        sets = {
-            name.split("/")[1]: s
-            for name, s in metrics.items()
-            if name.endswith(f"/{settings.measure}") and name.startswith("gf/")
+        sets = {name.split("/")[1]: metrics[name] for name in fnmatch.filter(metrics, f"gf/*/{settings.measure}")}
+        found = {
+            "ID": [series for name, series in sets.items() if name in settings.id_sets],
+            "OOD": [series for name, series in sets.items() if name not in settings.id_sets],
+            "Γ": [series for name, series in metrics.items() if name == f"gf/{GAMMA}"],
         }
-        ood = [series for name, series in sets.items() if name not in settings.id_sets]
-        found = {"ID": [s for name, s in sets.items() if name in settings.id_sets], "OOD": ood}
-        if f"gf/{GAMMA}" in metrics:
-            found["Γ"] = [metrics[f"gf/{GAMMA}"]]
         for label, several in found.items():
             if several:
                 by_label[label].append(_mean_by_step([dict(zip(s.steps, s.values, strict=True)) for s in several]))
@@ -295,10 +270,10 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     series, bands = {}, {}
     for label, of_seeds in by_label.items():
         mean = _mean_by_step(of_seeds)
-        ends = [{step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max)]
         series[label] = series_of(mean)
         if len(of_seeds) > 1:
-            bands[label] = (series_of(ends[0]), series_of(ends[1]))
+            low, high = ({step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max))
+            bands[label] = (series_of(low), series_of(high))
     panel = Panel(experiment, (), percent=True, limits=(0.0, 1.0))
     return Curves(panel, series, bands, "least and greatest of the seeds")
 

@@ -14,9 +14,8 @@ from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
 from specs_lightning.report.loading import spread
-from specs_lightning.report.page import environment
+from specs_lightning.report.page import write_page
 from specs_lightning.statistics.intervals import Estimate, clustered
-from specs_lightning.system.files import write_atomically
 
 FIGURES = {
     "correct": "Correct",
@@ -87,7 +86,7 @@ def write_evaluation(
     settings: Mapping[str, Any],
     set_aside: SetAside,
 ) -> None:
-    """Write the page.
+    """Write the page of one model, or of one and its base.
 
     Args:
         file: where to.
@@ -102,10 +101,7 @@ def write_evaluation(
         _evaluated(name, asked, [model.answers[name] for model in models], names, differences.get(name, {}))
         for name, asked in prompts.items()
     ]
-    page = environment().get_template("evaluation.html.j2")
-    write_atomically(
-        file, page.render(models=models, names=names, sets=sets, settings=dict(settings), set_aside=set_aside)
-    )
+    write_page(file, "evaluation", models=models, names=names, sets=sets, settings=settings, set_aside=set_aside)
 
 
 def _evaluated(

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from specs_lightning.records.answers import MEASURES
 from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
 
@@ -44,26 +45,26 @@ def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimat
     """The mean of one measure over sets; None unless every set has been measured, so that means stay comparable."""
     estimates = []
     for name in sets:
-        scores = model.sets.get(name)
-        share = getattr(scores, measure) if scores else None
-        if scores is None or share is None:
+        if (scores := model.sets.get(name)) is None or (share := getattr(scores, measure)) is None:
             return None
         interval = scores.interval(measure)
         estimates.append(Estimate(share, scores.n, interval) if interval else estimate(share, scores.n))
     return mean_estimate(estimates)
 
 
+def title_of(measure: str, where: str) -> str:
+    """Of a measure in or out of distribution: `Format kept OOD`."""
+    return f"{measure.replace('_', ' ').capitalize()} {where.upper()}"
+
+
 def results_columns(results: Results) -> list[Column]:
     """The columns of the main table: shares with their intervals, then the gains and the Generalization Factor."""
-
-    def shares(sets: Sequence[str], measure: str) -> Cells:
-        return tuple(mean_share(model, sets, measure) for model in results.models)
-
-    both = (("ID", results.id_sets), ("OOD", results.ood_sets))
     of_measures = [
-        Column(f"{title} {where}", _mean_of(sets), shares(sets, measure))
-        for title, measure in (("Solved", "solved"), ("Correct", "correct"), ("Format kept", "format_kept"))
-        for where, sets in both
+        Column(
+            title_of(measure, where), _mean_of(sets), tuple(mean_share(one, sets, measure) for one in results.models)
+        )
+        for measure in reversed(MEASURES)
+        for where, sets in (("id", results.id_sets), ("ood", results.ood_sets))
     ]
     return [
         *of_measures,

@@ -13,9 +13,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,9 +152,7 @@ def run_stages(
 ) -> None:
     """A run without its report; the arguments are those of `run`.
 
-    Args:
-        store: where stages are kept under their fingerprints, for other runs to find them; the run's folder has links
-            to them then.
+    In a `store`, stages are kept under their fingerprints, for other runs to find them; `folder` has links to them.
     """
     if engine is not None:
         make_engine(engine)  # refused now rather than at its first stage
@@ -261,8 +259,9 @@ def plan_stages(
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
-        overrides = {key: _resolve_references(value, name, plan) for key, value in stage.overrides.items()}
-        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(json.dumps(stage.overrides))))
+        text = json.dumps(stage.overrides, ensure_ascii=False)
+        overrides = json.loads(_REFERENCE.sub(partial(_output, name, plan), text))
+        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(text)))
         settings: dict[str, Any] = {
             "kind": stage.kind,
             "model": stage.model,
@@ -274,8 +273,8 @@ def plan_stages(
         if engine is not None:
             settings["engine"] = engine_class_path(engine)
         if stage.evaluate and stage.kind != "distill":
-            sets = {other: asdict(source) for other, source in evaluation.sets.items()}
-            settings["evaluation"] = {"sets": sets, "sampling": asdict(evaluation.sampling)}
+            data = evaluation.data
+            settings["evaluation"] = {"sets": data["evaluation"], "sampling": data["evaluation_sampling"]}
             if evaluation.judge is not None:
                 settings["evaluation"]["judge"] = evaluation.judge.decisive
         resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
@@ -284,24 +283,16 @@ def plan_stages(
     return list(plan.values())
 
 
-def _resolve_references(value: Any, name: str, done: dict[str, PlannedStage]) -> Any:
-    def replace(match: re.Match[str]) -> str:
-        stage, output = match.groups()
-        if stage not in done or output not in OUTPUTS:
-            raise PipelineError(
-                f"stage {name} asks for {match[0]}: the stages before it are {', '.join(done) or 'none'}, "
-                f"and what can be asked of them is {', '.join(OUTPUTS)}"
-            )
-        source = done[stage]
-        return str(source.model if output == "model" else source.folder / OUTPUTS[output])
-
-    if isinstance(value, str):
-        return _REFERENCE.sub(replace, value)
-    if isinstance(value, dict):
-        return {key: _resolve_references(item, name, done) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolve_references(item, name, done) for item in value]
-    return value
+def _output(name: str, done: dict[str, PlannedStage], reference: re.Match[str]) -> str:
+    """What a stage of this name refers to, as it stands within a string of JSON."""
+    stage, output = reference.groups()
+    if stage not in done or output not in OUTPUTS:
+        raise PipelineError(
+            f"stage {name} asks for {reference[0]}: the stages before it are {', '.join(done) or 'none'}, "
+            f"and what can be asked of them is {', '.join(OUTPUTS)}"
+        )
+    source = done[stage]
+    return json.dumps(str(source.model if output == "model" else source.folder / OUTPUTS[output]))[1:-1]
 
 
 def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
@@ -399,17 +390,20 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         answers = planned.answers()
         if answers is None:
             continue
-        _fill(metric, answers, evaluation)
+        metric.reset()
+        for name in evaluation.sets:
+            of_set = [answer for answer in answers if answer.set == name]
+            scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
+            metric.update(name, scores, [answer.prompt_id for answer in of_set])
         is_base = not models
         if is_base:
             metric.keep_as_baseline()
         found, intervals = metric.compute(), metric.intervals()
         if is_base:
             found["generalization_factor"] = math.nan  # nothing was gained that could generalise
-        sets = {name: SetScores(**scores) for name, scores in score_sets(answers).items()}
-        models.append(
-            ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
-        )
+        sets = {name: SetScores(**of_set) for name, of_set in score_sets(answers).items()}
+        gained = {} if is_base else dict(intervals)
+        models.append(ModelScores(planned.name, planned.name, sets, **found, intervals=gained))
     return Results(
         measure=evaluation.measure,
         beta=evaluation.beta,
@@ -417,15 +411,6 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
         models=tuple(models),
     )
-
-
-def _fill(metric: GeneralizationFactor, answers: Sequence[Answer], evaluation: EvaluationSettings) -> None:
-    """Have the metric hold one model's answers."""
-    metric.reset()
-    for name in evaluation.sets:
-        of_set = [answer for answer in answers if answer.set == name]
-        scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
-        metric.update(name, scores, [answer.prompt_id for answer in of_set])
 
 
 def _read_file(path: str) -> dict[str, Any]:

@@ -34,24 +34,12 @@ def evaluate_stage(
 ) -> float:
     """Answer evaluation sets, in `folder/answers.jsonl`: `specs test` with the settings in `folder/evaluation.yaml`.
 
-    A model that was trained in the folder is evaluated in the same type and on as many devices.
-
-    Args:
-        title: of the progress bar.
-        model: the folder or name of the model.
-        data: settings of an `EvaluationDataModule`.
-        overrides: of `specs test`.
-        folder: of the stage.
-        seed: of the sampling.
-
-    Returns:
-        processor seconds.
+    A model that was trained in the folder is evaluated in the same type and on as many devices. `data` holds the
+    settings of an `EvaluationDataModule`, `overrides` those of `specs test`. Processor seconds.
     """
-    trained = folder / "config.yaml"
-    settings = evaluation_settings(
-        model, data, folder, seed, yaml.safe_load(trained.read_text()) if trained.exists() else {}
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.yaml"
+    trained = yaml.safe_load(file.read_text()) if file.exists() else {}
+    settings = evaluation_settings(model, data, folder, seed, trained)
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
