@@ -90,8 +90,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
         self.metric.to(pl_module.device if trainer.world_size > 1 else "cpu")  # where ranks exchange what they have
         if self.baseline_file is None or self.metric.baseline is not None:
             return
-        answers = self._baseline_answers(Path(self.baseline_file))
-        for name, of_set in answers.items():
+        for name, of_set in self._baseline_answers(Path(self.baseline_file)).items():
             self._update(name, share(of_set))
         self.metric.keep_as_baseline()
 

@@ -39,11 +39,9 @@ from specs_lightning.system.signals import Stopped
 
 def lightning(args: Sequence[str]) -> None:
     """Run one of LightningCLI's commands, which comes first in its arguments."""
+    title = os.environ.get(TITLE)
     try:
-        if title := os.environ.get(TITLE):
-            SpecsCLI.launch(args, callbacks=[StageProgress(title)])
-        else:
-            SpecsCLI.launch(args)
+        SpecsCLI.launch(args, **({"callbacks": [StageProgress(title)]} if title else {}))
     except SIGTERMException as error:
         raise Stopped from error
 

@@ -165,7 +165,8 @@ class PolicyModule(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optimizer = self.optimizer_callable(trained)
-        steps = self._total_steps()
+        # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
+        steps = total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
         warmup = round(self.schedule.warmup_share * steps)
         scheduler = transformers.get_scheduler(
             self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
@@ -222,10 +223,6 @@ class PolicyModule(LightningModule, ABC):
         if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
             return True
         return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-
-    def _total_steps(self) -> int:
-        # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
-        return total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()

@@ -86,15 +86,10 @@ def write_evaluation(
     settings: Mapping[str, Any],
     set_aside: SetAside,
 ) -> None:
-    """Write the page of one model, or of one and its base.
+    """Write the page of a model, and of the base if there is one.
 
-    Args:
-        file: where to.
-        models: the model, and the base if there is one.
-        differences: by set and measure, what the model has over the base.
-        prompts: all that was asked, by set.
-        settings: what the answers depend on, for the page to tell.
-        set_aside: rows that were not asked.
+    `differences` are what the model has over the base, by set and measure; `prompts` all that was asked, by set;
+    `settings` what the answers depend on.
     """
     names = ["model", "base"][: len(models)]
     sets = [

@@ -19,7 +19,7 @@ from specs_lightning.records.results import Results
 from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
 from specs_lightning.report.loading import StageFiles, load_run
 from specs_lightning.report.panels import stage_curves
-from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table, with_interval
 from specs_lightning.settings.nested import flatten
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.system.files import write_atomically
@@ -84,17 +84,12 @@ def headline(results: Results) -> str:
         before, after = (mean_share(model, sets, results.measure) for model in (first, last))
         if before is None or after is None:
             return ""
-        told.append(f"{_with_interval(after)} % {where} (n = {after.n}; {first.name} {_with_interval(before)})")
+        told.append(f"{with_interval(after)} % {where} (n = {after.n}; {first.name} {with_interval(before)})")
     text = f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
     factor, interval = last.generalization_factor, last.interval("generalization_factor")
     if factor is not None:
-        text += f" Generalization Factor: {_with_interval(Estimate(factor, 0, interval))}."
+        text += f" Generalization Factor: {with_interval(Estimate(factor, 0, interval))}."
     return text
-
-
-def _with_interval(one: Estimate) -> str:
-    between = f" [{percent(one.interval[0])} to {percent(one.interval[1])}]" if one.interval else ""
-    return percent(one.value) + between
 
 
 def _stage_figures(stage: StageFiles) -> list[Drawing]:

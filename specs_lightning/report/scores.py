@@ -41,6 +41,13 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
+def with_interval(one: Estimate | None, form: str = "[{} to {}]") -> str:
+    """A share with its interval, if it has one."""
+    if one is None or one.interval is None:
+        return percent(one.value if one else None)
+    return f"{percent(one.value)} {form.format(*map(percent, one.interval))}"
+
+
 def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimate | None:
     """The mean of one measure over sets; None unless every set has been measured, so that means stay comparable."""
     estimates = []

@@ -65,7 +65,11 @@ def compare(
         for experiment in experiments:
             if experiment.settings is not None:
                 console.rule(f"{experiment.name}, seed {seed}")
-                _run(experiment, seed, until, folder, engine, failures)
+                try:
+                    experiment.folders[seed] = _run(experiment, seed, until, folder, engine)
+                except SpecsError as error:  # noted: it does not keep others from being done
+                    failures[f"{experiment.name}, seed {seed}"] = str(error)
+                    console.print(f"failed: {error}", style="red", markup=False)
         page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
     console.print(comparison_table(folder))
     console.print(f"comparison: {page}", soft_wrap=True)
@@ -74,26 +78,14 @@ def compare(
     return page
 
 
-def _run(
-    experiment: Experiment,
-    seed: int,
-    until: str | None,
-    output: Path,
-    engine: EngineSettings | None,
-    failures: dict[str, str],
-) -> None:
-    """Run it, or go on with it. One that cannot be done is noted, so that it does not keep others from being done."""
+def _run(experiment: Experiment, seed: int, until: str | None, output: Path, engine: EngineSettings | None) -> Path:
+    """Run it, or go on with it; the run's folder."""
     from specs_lightning.runs.pipeline import run_stages  # heavy, and not needed to compare finished runs
 
     folder = output / experiment.name / f"seed-{seed}"
     wanted = {**(experiment.settings or {}), "name": experiment.name, "folder": folder, "seed": seed}
-    try:
-        run_stages(**wanted, until=until, engine=engine, store=output / "stages")
-    except SpecsError as error:
-        failures[f"{experiment.name}, seed {seed}"] = str(error)
-        console.print(f"failed: {error}", style="red", markup=False)
-    else:
-        experiment.folders[seed] = folder
+    run_stages(**wanted, until=until, engine=engine, store=output / "stages")
+    return folder
 
 
 def _experiments(runs: Sequence[str]) -> list[Experiment]:

@@ -259,6 +259,10 @@ def plan_stages(
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
+        if stage.config and not Path(stage.config).is_file():
+            raise PipelineError(
+                f"no such configuration file: {stage.config} (paths are relative to the working directory)"
+            )
         text = json.dumps(stage.overrides, ensure_ascii=False)
         overrides = json.loads(_REFERENCE.sub(partial(_output, name, plan), text))
         upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(text)))
@@ -266,7 +270,7 @@ def plan_stages(
             "kind": stage.kind,
             "model": stage.model,
             "overrides": stage.overrides,  # references as such: a run may be moved
-            "file": _read_file(stage.config) if stage.config else None,
+            "file": read_settings(stage.config) if stage.config else None,
             "seed": seed,
             "upstream": {other: plan[other].fingerprint for other in upstream},
         }
@@ -402,8 +406,9 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         if is_base:
             found["generalization_factor"] = math.nan  # nothing was gained that could generalise
         sets = {name: SetScores(**of_set) for name, of_set in score_sets(answers).items()}
-        gained = {} if is_base else dict(intervals)
-        models.append(ModelScores(planned.name, planned.name, sets, **found, intervals=gained))
+        models.append(
+            ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
+        )
     return Results(
         measure=evaluation.measure,
         beta=evaluation.beta,
@@ -411,12 +416,6 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
         models=tuple(models),
     )
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise PipelineError(f"no such configuration file: {path} (paths are relative to the working directory)")
-    return read_settings(path)
 
 
 def _now() -> str:

@@ -137,12 +137,7 @@ def _names(dotted: str) -> list[str]:
 
 
 def hint(message: str, known: Sequence[str]) -> str:
-    """A line that says what would be right; empty if the message is not about a setting that there is not.
-
-    Args:
-        message: the parser's error.
-        known: the names of the parser's own settings.
-    """
+    """A line that says what would be right, of a parser that knows these settings; empty if nothing is unknown."""
     if "\n" in message:  # it holds a hint, or another message
         return ""
     if found := _LEFT_OVER.match(message):

@@ -16,11 +16,7 @@ from specs_lightning.errors import SettingsError
 from specs_lightning.settings.nested import changes
 
 EXTENDS = "extends"
-KINDS = {
-    "run": {"stages", "evaluation"},
-    "fit": {"trainer", "data"},
-    "distill": {"prompts", "zero", "base", "pairs"},
-}
+KINDS = {"run": {"stages", "evaluation"}, "fit": {"trainer", "data"}, "distill": {"prompts", "zero", "base", "pairs"}}
 """What only a file of these commands has at its top, in the order in which one looks."""
 
 

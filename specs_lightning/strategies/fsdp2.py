@@ -78,8 +78,6 @@ class FSDP2(ModelParallelStrategy):
         self.param_dtype, self.reduce_dtype = param_dtype, reduce_dtype
         self.cpu_offload = cpu_offload
 
-    # ------------------------------------------------------------------ models
-
     def setup_environment(self) -> None:
         # Lightning's own mesh: all processes divide the data, and no tensor is divided along with it.
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
@@ -158,8 +156,6 @@ class FSDP2(ModelParallelStrategy):
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.root_device)
-
-    # ------------------------------------------------------------------ checkpoints
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The shards of the weights that are trained; the others are where the model came from. Tied ones come once."""
