@@ -177,12 +177,8 @@ class EvaluationCallback(Callback, ABC):
 
     def _monitors(self, trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
         callbacks = [*trainer.early_stopping_callbacks, *trainer.checkpoint_callbacks]
-        return [
-            callback
-            for callback in callbacks
-            if isinstance(callback, EarlyStopping | ModelCheckpoint)
-            and (callback.monitor or "").startswith(f"{self.name}/")
-        ]
+        monitors = [one for one in callbacks if isinstance(one, EarlyStopping | ModelCheckpoint)]
+        return [one for one in monitors if (one.monitor or "").startswith(f"{self.name}/")]
 
     def _check_monitors(self, trainer: Trainer) -> None:
         """Refuse settings under which Lightning would look at other times than when there is something new to see."""

@@ -73,7 +73,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
             raise ValueError(f"exploration names {', '.join(sorted(unknown))}; there are: {', '.join(EXPLORATION)}")
         if "stuck_rate" in wanted and sampling.completions_per_prompt < 2:
             raise ValueError(
-                "stuck_rate compares the answers to a prompt: sampling.completions_per_prompt must be 2 or more"
+                "stuck_rate compares answers to a prompt: sampling.completions_per_prompt must be 2 or more"
             )
         if "id" in out_of_distribution:
             raise ValueError("`id` is the name of the set in distribution: give the other set another name")

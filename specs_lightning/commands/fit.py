@@ -39,9 +39,11 @@ from specs_lightning.system.signals import Stopped
 
 def lightning(args: Sequence[str]) -> None:
     """Run one of LightningCLI's commands, which comes first in its arguments."""
-    title = os.environ.get(TITLE)
     try:
-        SpecsCLI.launch(args, **({"callbacks": [StageProgress(title)]} if title else {}))
+        if title := os.environ.get(TITLE):
+            SpecsCLI.launch(args, callbacks=[StageProgress(title)])
+        else:
+            SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
 
@@ -107,12 +109,8 @@ class SpecsCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
-            parser.add_argument(
-                "--base",
-                type=str | None,
-                default=None,
-                help="A second model (folder, hub name or toy:base) that answers the same prompts, to compare with.",
-            )
+            does = "A second model (folder, hub name or toy:base) that answers the same prompts, to compare with."
+            parser.add_argument("--base", type=str | None, default=None, help=does)
         return parser
 
     def instantiate_classes(self) -> None:
@@ -161,9 +159,8 @@ class SpecsCLI(LightningCLI):
                 check(Path(ckpt_path), settings)
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
-                console.print(
-                    f"nothing to do: {ckpt_path} is at the end of its training; for more, start from its model"
-                )
+                ended = f"{ckpt_path} is at the end of its training"
+                console.print(f"nothing to do: {ended}; for more, start from its model")
 
     def test(self, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""

@@ -218,10 +218,8 @@ class _Planner:
         }
         notes = []
         if self.settings.completion_tokens is None:
-            notes.append(
-                f"completions are counted at their longest (sampling.max_tokens, {tokens}): --completion_tokens says "
-                "what is usual"
-            )
+            longest = f"at their longest (sampling.max_tokens, {tokens})"
+            notes.append(f"completions are counted {longest}: --completion_tokens says what is usual")
         if data.dynamic_sampling is not None:
             notes.append("dynamic sampling draws further completions: how many depends on the policy")
         return groups, work, notes

@@ -92,27 +92,17 @@ def write_evaluation(
     `settings` what the answers depend on.
     """
     names = ["model", "base"][: len(models)]
-    sets = [
-        _evaluated(name, asked, [model.answers[name] for model in models], names, differences.get(name, {}))
-        for name, asked in prompts.items()
-    ]
+    sets = []
+    for name, asked in prompts.items():
+        answers = [model.answers[name] for model in models]
+        scores, apart = tuple(map(score, answers)), differences.get(name, {})
+        figures = tuple(
+            Figure(title, tuple(_estimate(of_model, measure) for of_model in scores), apart.get(measure))
+            for measure, title in FIGURES.items()
+            if measure in scores[0]
+        )
+        sets.append(EvaluatedSet(name, scores, figures, _tasks(answers), _samples(asked, answers, names)))
     write_page(file, "evaluation", models=models, names=names, sets=sets, settings=settings, set_aside=set_aside)
-
-
-def _evaluated(
-    name: str,
-    prompts: Sequence[Prompt],
-    answers: Sequence[Sequence[Answer]],
-    names: Sequence[str],
-    differences: Mapping[str, PairedDifference],
-) -> EvaluatedSet:
-    scores = tuple(score(of_model) for of_model in answers)
-    figures = [
-        Figure(title, tuple(_estimate(of_model, measure) for of_model in scores), differences.get(measure))
-        for measure, title in FIGURES.items()
-        if measure in scores[0]
-    ]
-    return EvaluatedSet(name, scores, tuple(figures), _tasks(answers), _samples(prompts, answers, names))
 
 
 def _estimate(scores: Scores, measure: str) -> Estimate | None:
@@ -138,9 +128,9 @@ def _samples(
     by_id = {prompt.id: prompt for prompt in prompts}
     firsts = [{prompt: group[0] for prompt, group in by_prompt(of_model).items()} for of_model in answers]
     kinds: dict[str, list[str]] = {}
-    for prompt, first in firsts[0].items():
+    for prompt in firsts[0]:
         if all(prompt in of_model for of_model in firsts):
-            verdicts = [_verdict(first), *(_verdict(of_model[prompt]) for of_model in firsts[1:])]
+            verdicts = [_verdict(of_model[prompt]) for of_model in firsts]
             kinds.setdefault("; ".join(map(" ".join, zip(names, verdicts, strict=True))), []).append(prompt)
 
     def sample(prompt: Prompt) -> AnsweredPrompt:

@@ -159,8 +159,10 @@ def run_stages(
     plan = plan_stages(first_stages(stages, until), evaluation, folder, seed, engine, store)
     with only_writer(folder):
         _set_aside_old(plan, redo or [])
-        if store is not None:
-            _link(plan, folder)
+        for planned in plan if store is not None else ():
+            link = folder / planned.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
         started = time.time()
         record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
         RUN.write(folder, record)
@@ -168,9 +170,6 @@ def run_stages(
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
         RESULTS.write(folder, _results(plan, evaluation))
         RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
-
-
-# ----------------------------------------------------------------------------------------------------- planning
 
 
 @dataclass(frozen=True)
@@ -327,38 +326,17 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
         planned.folder.rename(kept)
 
 
-def _link(plan: list[PlannedStage], folder: Path) -> None:
-    """Let a run's folder show stages that are kept elsewhere."""
-    for planned in plan:
-        link = folder / planned.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-
-
-# ---------------------------------------------------------------------------------------------------- execution
-
-
 def _go_through(
     planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
 ) -> None:
+    """Do what is left to do of a stage."""
     if planned.status == "finished":
         console.print(f"{title}: finished before")
         return
-    start = time.time()
-    planned.write("running" if planned.status is None else planned.status, begins=True)
-    cpu_seconds = _execute(planned, evaluation, title, seed, engine)
-    seconds = round(time.time() - start, 1)
-    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
-    console.print(f"{title}: done in {seconds:.0f} s")
-
-
-def _execute(
-    planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int, engine: EngineSettings | None
-) -> float:
-    """What is left to do of a stage; the processor seconds that it took."""
-    stage, cpu_seconds = planned.stage, 0.0
+    stage, start, cpu_seconds = planned.stage, time.time(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
+    planned.write(planned.status or "running", begins=True)
     if stage.kind == "fit" and planned.status != "trained":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
         cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
@@ -370,19 +348,18 @@ def _execute(
         cpu_seconds += evaluate_stage(
             f"{title}: evaluation",
             planned.model,
-            evaluation.data | ({"engine": engine_class_path(engine)} if engine is not None else {}),
+            {**evaluation.data, **({} if engine is None else {"engine": engine_class_path(engine)})},
             overrides if stage.kind == "model" else [],
             planned.folder,
             seed,
         )
-    return cpu_seconds
+    seconds = round(time.time() - start, 1)
+    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
+    console.print(f"{title}: done in {seconds:.0f} s")
 
 
 def as_argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-# ------------------------------------------------------------------------------------------------------ results
 
 
 def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Results:

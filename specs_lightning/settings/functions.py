@@ -32,8 +32,6 @@ def function_settings(
     """A function's arguments from files and overrides, made; those of `further` classes stand beside them as given.
 
     Args:
-        function: what is called with them.
-        args: of the command line.
         further: dataclasses whose fields are settings, too.
         name: of the command; the function's if not given.
         positional: an argument that is given without its name.
