@@ -68,8 +68,6 @@ class EvaluationCallback(Callback, ABC):
         self._shared_on: torch.device | None = None
         """Where several ranks exchange what they have."""
 
-    # ------------------------------------------------------------------ what a subclass says
-
     @abstractmethod
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         """What is logged, by its name.
@@ -105,8 +103,6 @@ class EvaluationCallback(Callback, ABC):
     def prompts(self) -> dict[str, list[EncodedPrompt]]:
         """What is asked, by set, of all ranks; nothing before training starts."""
         return {} if self._asked is None else self._asked.encoded
-
-    # ------------------------------------------------------------------ when it is measured
 
     @property
     def state_key(self) -> str:
@@ -145,8 +141,6 @@ class EvaluationCallback(Callback, ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.measured_at = state_dict["measured_at"]
-
-    # ------------------------------------------------------------------ how
 
     def _measure(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         if self.measured_at == trainer.global_step:  # the last step may also be an n-th

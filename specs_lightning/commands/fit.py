@@ -165,11 +165,12 @@ class SpecsCLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
         command, folder = str(self.subcommand), Path(self.trainer.default_root_dir)
+        of_a_run = TITLE in os.environ  # which shows its results when all stages are done
         with only_writer(folder):
             getattr(self.trainer, command)(**kwargs)
         outcome = self.model.outcome
         models, apart = [EvaluatedModel(str(outcome.checkpoint or outcome.model), outcome.answers)], {}
-        if rank() == 0 and not self.is_stage:
+        if rank() == 0 and not of_a_run:
             console.print(scores_table(outcome.scores))
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
@@ -183,15 +184,10 @@ class SpecsCLI(LightningCLI):
                 self._add_differences(folder / f"{command}.json", base, apart)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
             write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
-            if not self.is_stage:
+            if not of_a_run:
                 console.print(f"page: {page}", soft_wrap=True)
 
     validate = test
-
-    @property
-    def is_stage(self) -> bool:
-        """Whether it is a stage of a run, which shows its results when all stages are done."""
-        return TITLE in os.environ
 
     def _evaluate_base(self, base: str, folder: Path) -> Mapping[str, Sequence[Answer]]:
         """The same command with another model, in a folder of its own."""

@@ -105,8 +105,6 @@ class PolicyModule(LightningModule, ABC):
         self._random_state: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None
 
-    # ------------------------------------------------------------------ what a subclass says
-
     whole_groups = False
     """Whether the loss compares the completions of a group, so that a group must not be split."""
     keeps_second_model = False
@@ -144,8 +142,6 @@ class PolicyModule(LightningModule, ABC):
     def precision(self) -> AbstractContextManager[Any]:
         """The numeric precision of its steps, for forward passes outside of them."""
         return self.trainer.precision_plugin.forward_context()
-
-    # ------------------------------------------------------------------ training
 
     def setup(self, stage: str) -> None:
         if self.trainer.precision in ("bf16-true", "16-true"):
@@ -293,8 +289,6 @@ class PolicyModule(LightningModule, ABC):
 
     def _over_ranks(self, value: Tensor, reduce_op: JoinedBy = "sum") -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op=reduce_op)
-
-    # ------------------------------------------------------------------ validate, test and predict
 
     @property
     def evaluation_sets(self) -> EvaluationSets:

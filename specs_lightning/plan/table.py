@@ -30,9 +30,8 @@ def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Propos
     table.add_section()
     totals = [f"[{'red' if memory.total(m) > limit else 'green'}]{_gib(memory.total(m))}[/]" for m in moments]
     table.add_row(f"of {limit / GIB:.1f}", *totals, style="bold")
-    return Group(
-        Text(title, "bold"), table, *(Padding(line, (0, 0, 0, 2)) for line in _lines(planned, memory, proposals)), ""
-    )
+    lines = [Padding(line, (0, 0, 0, 2)) for line in _lines(planned, memory, proposals)]
+    return Group(Text(title, "bold"), table, *lines, "")
 
 
 def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> list[Text]:

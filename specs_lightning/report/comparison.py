@@ -103,9 +103,8 @@ def _common_settings(results: Mapping[Path, Results]) -> Results | None:
         for name in ("measure", "beta", "gain", "id_sets", "ood_sets"):
             own, other = getattr(found, name), getattr(first, name)
             if own != other:
-                raise ComparisonError(
-                    f"{folder} was measured otherwise than the first run: {name} is {own}, not {other}"
-                )
+                differing = f"{name} is {own}, not {other}"
+                raise ComparisonError(f"{folder} was measured otherwise than the first run: {differing}")
     return first
 
 
@@ -141,7 +140,7 @@ def _row(
             prompts = sum(scores.n for scores in model.sets.values())
             for figure, value in _figures(model, settings).items():
                 values[figure][seed] = value
-    estimates = {name: mean_over_seeds(list(of_seed.values())) for name, of_seed in values.items()}
+    figures = {name: found for name, of_seed in values.items() if (found := mean_over_seeds([*of_seed.values()]))}
     against = {}
     if first is not None:
         for name, sets in {**_tested(settings), GAMMA: ()}.items():
@@ -152,17 +151,10 @@ def _row(
                 pairs = [(folders[seed], reference[seed]) for seed in both]
                 differences = _prompt_differences(pairs, sets, settings.measure)
                 against[name] = Against(found, paired_by_prompt(differences), len(differences))
-    return ComparisonRow(
-        experiments[0],
-        tuple(experiments[1:]),
-        tuple(sorted(folders)),
-        {name: found for name, found in estimates.items() if found},
-        prompts,
-        dict(values),
-        against,
-        _cost(folders, whole_run=False),
-        _cost(folders, whole_run=True),
-    )
+    costs = [_cost(folders, whole_run) for whole_run in (False, True)]
+    experiment, *alike = experiments
+    seeds = tuple(sorted(folders))
+    return ComparisonRow(experiment, tuple(alike), seeds, figures, prompts, dict(values), against, *costs)
 
 
 def _tested(settings: Results) -> dict[str, tuple[str, ...]]:

@@ -70,7 +70,8 @@ def draw_curves(curves: Curves, stage: str) -> Drawing:
     """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    with _drawing((4.4, 2.6), f"{stage}: {curves.panel.title}") as (figure, axes):
+    panel = curves.panel
+    with _drawing((4.4, 2.6), f"{stage}: {panel.title}") as (figure, axes):
         for colour, (label, series) in zip(cycle(_SERIES), curves.series.items(), strict=False):
             if label in curves.intervals:
                 low, high = curves.intervals[label]
@@ -79,19 +80,14 @@ def draw_curves(curves: Curves, stage: str) -> Drawing:
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        if curves.panel.limits:
-            axes.set_ylim(*curves.panel.limits)
-        if curves.panel.percent:
+        if panel.limits:
+            axes.set_ylim(*panel.limits)
+        if panel.percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         svg = _svg(figure)
-    return Drawing(
-        title=curves.panel.title,
-        svg=svg,
-        legend=tuple(curves.series) if len(curves.series) > 1 else (),
-        note=_note(list(curves.series.values()), curves.bands if curves.intervals else ""),
-        csv=_curves_csv(curves),
-        minor=curves.panel.minor,
-    )
+    legend = tuple(curves.series) if len(curves.series) > 1 else ()
+    note = _note(list(curves.series.values()), curves.bands if curves.intervals else "")
+    return Drawing(panel.title, svg, legend, note, _curves_csv(curves), panel.minor)
 
 
 def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:

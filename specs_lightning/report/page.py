@@ -40,11 +40,7 @@ def report(run_dir: Path) -> None:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report.html` into the folder of a run, finished or not, and return its path.
-
-    Raises:
-        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
-    """
+    """Write `report.html` into the folder of a run, finished or not, and return its path. Errors: `load_run`."""
     run = load_run(run_dir)
     return write_page(
         run_dir / "report.html",

@@ -66,15 +66,13 @@ def title_of(measure: str, where: str) -> str:
 
 def results_columns(results: Results) -> list[Column]:
     """The columns of the main table: shares with their intervals, then the gains and the Generalization Factor."""
-    of_measures = [
-        Column(
-            title_of(measure, where), _mean_of(sets), tuple(mean_share(one, sets, measure) for one in results.models)
-        )
-        for measure in reversed(MEASURES)
-        for where, sets in (("id", results.id_sets), ("ood", results.ood_sets))
-    ]
+    columns = []
+    for measure in reversed(MEASURES):
+        for where, sets in (("id", results.id_sets), ("ood", results.ood_sets)):
+            cells = tuple(mean_share(model, sets, measure) for model in results.models)
+            columns.append(Column(title_of(measure, where), _mean_of(sets), cells))
     return [
-        *of_measures,
+        *columns,
         Column("Gain ID", results.gain, _of_the_gains(results, "gain_id"), False),
         Column("Gain OOD", results.gain, _of_the_gains(results, "gain_ood"), False),
         Column("GF Γ", f"β = {results.beta:g}", _of_the_gains(results, "generalization_factor")),
@@ -82,11 +80,7 @@ def results_columns(results: Results) -> list[Column]:
 
 
 def results_table(run_dir: Path) -> Table:
-    """The results of a run for the terminal, in percent, the best of a column in bold.
-
-    Raises:
-        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
-    """
+    """The results of a run for the terminal, in percent, the best of a column in bold. Errors: `read_results`."""
     results = read_results(run_dir)
     if results is None:
         return Table(title="No model has been evaluated yet")

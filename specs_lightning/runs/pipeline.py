@@ -345,14 +345,9 @@ def _go_through(
         own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
         cpu_seconds += distill_stage(title, str(stage.config), [*overrides, *own], planned.folder)
     if stage.evaluate and planned.model is not None:
-        cpu_seconds += evaluate_stage(
-            f"{title}: evaluation",
-            planned.model,
-            {**evaluation.data, **({} if engine is None else {"engine": engine_class_path(engine)})},
-            overrides if stage.kind == "model" else [],
-            planned.folder,
-            seed,
-        )
+        data = evaluation.data if engine is None else {**evaluation.data, "engine": engine_class_path(engine)}
+        own = overrides if stage.kind == "model" else []
+        cpu_seconds += evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
     seconds = round(time.time() - start, 1)
     planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
     console.print(f"{title}: done in {seconds:.0f} s")
