@@ -68,6 +68,7 @@ class EvaluationCallback(Callback, ABC):
         self._shared_on: torch.device | None = None
         """Where several ranks exchange what they have."""
 
+    # What a subclass says:
     @abstractmethod
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         """What is logged, by its name.

@@ -105,6 +105,7 @@ class PolicyModule(LightningModule, ABC):
         self._random_state: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None
 
+    # What a subclass says:
     whole_groups = False
     """Whether the loss compares the completions of a group, so that a group must not be split."""
     keeps_second_model = False
