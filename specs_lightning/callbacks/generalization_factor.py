@@ -141,8 +141,8 @@ class GeneralizationFactorCallback(EvaluationCallback):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        baseline = {"baseline": self.metric.baseline, "baseline_answers": self.metric.baseline_answers}
-        return {**super().state_dict(), **baseline}
+        metric = self.metric
+        return super().state_dict() | {"baseline": metric.baseline, "baseline_answers": metric.baseline_answers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -175,9 +175,8 @@ class SpecsCLI(LightningCLI):
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
             models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
-            apart = {
-                of: paired_differences(answers, models[1].answers[of]) for of, answers in models[0].answers.items()
-            }
+            own, of_base = (model.answers for model in models)
+            apart = {name: paired_differences(answers, of_base[name]) for name, answers in own.items()}
         if rank() == 0:
             if apart:
                 console.print(differences_table(apart))

@@ -140,7 +140,7 @@ def _row(
             prompts = sum(scores.n for scores in model.sets.values())
             for figure, value in _figures(model, settings).items():
                 values[figure][seed] = value
-    figures = {name: found for name, of_seed in values.items() if (found := mean_over_seeds([*of_seed.values()]))}
+    figures = {name: mean for name, of_seed in values.items() if (mean := mean_over_seeds([*of_seed.values()]))}
     against = {}
     if first is not None:
         for name, sets in {**_tested(settings), GAMMA: ()}.items():

@@ -70,7 +70,8 @@ def results_columns(results: Results) -> list[Column]:
     for measure in reversed(MEASURES):
         for where, sets in (("id", results.id_sets), ("ood", results.ood_sets)):
             cells = tuple(mean_share(model, sets, measure) for model in results.models)
-            columns.append(Column(title_of(measure, where), _mean_of(sets), cells))
+            detail = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
+            columns.append(Column(title_of(measure, where), detail, cells))
     return [
         *columns,
         Column("Gain ID", results.gain, _of_the_gains(results, "gain_id"), False),
@@ -108,7 +109,3 @@ def _of_the_gains(results: Results, name: str) -> Cells:
     """A gain or the factor of each model, on the prompts of all sets."""
     values = [(getattr(model, name), model.interval(name)) for model in results.models]
     return tuple(None if value is None else Estimate(value, 0, interval) for value, interval in values)
-
-
-def _mean_of(sets: Sequence[str]) -> str:
-    return f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)

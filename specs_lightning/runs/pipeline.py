@@ -381,12 +381,9 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         models.append(
             ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
         )
+    asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
     return Results(
-        measure=evaluation.measure,
-        beta=evaluation.beta,
-        gain=evaluation.gain,
-        sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
-        models=tuple(models),
+        measure=evaluation.measure, beta=evaluation.beta, gain=evaluation.gain, sets=asked, models=tuple(models)
     )
 
 

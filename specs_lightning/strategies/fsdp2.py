@@ -99,8 +99,10 @@ class FSDP2(ModelParallelStrategy):
         places = _places(policy)
         for module in [*blocks(policy.model), policy]:
             for parameter in dict.fromkeys(module.parameters()):
-                if parameter in places:
-                    self._receive(parameter, places.pop(parameter))
+                if held := places.pop(parameter, None):
+                    weight = nn.Parameter(self._from_first_process(parameter.detach()), parameter.requires_grad)
+                    for holder, name in held:
+                        setattr(holder, name, weight)
             # The head is used after the forward pass, for one chunk of tokens after the other: it stays gathered.
             free_after_forward = self.reshard_after_forward and module is not policy
             fully_shard(module, reshard_after_forward=free_after_forward, **self._sharding())
@@ -133,11 +135,6 @@ class FSDP2(ModelParallelStrategy):
             for first, other in zip_longest(layouts[0], layout):
                 if first != other:
                     raise SpecsError(f"{policy.source}: its weights are {first}, its configuration says {other}")
-
-    def _receive(self, parameter: nn.Parameter, places: list[tuple[nn.Module, str]]) -> None:
-        weight = nn.Parameter(self._from_first_process(parameter.detach()), requires_grad=parameter.requires_grad)
-        for module, name in places:
-            setattr(module, name, weight)
 
     def _from_first_process(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
