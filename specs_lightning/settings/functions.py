@@ -96,9 +96,8 @@ def _value(arg: str, text: str | None) -> Any:
 def _on_top(stages: dict[str, Any], given: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Arguments for the stages' overrides with those that were given: the others are kept, null removes one."""
     if unknown := set(given) - set(stages):
-        raise SettingsError(
-            f"overrides of stages that there are not: {', '.join(unknown)}; there are: {', '.join(stages)}"
-        )
+        there = f"there are: {', '.join(stages)}"
+        raise SettingsError(f"overrides of stages that there are not: {', '.join(unknown)}; {there}")
     whole = {name: reduce(merged, layers, as_plain(stages[name].overrides)) for name, layers in given.items()}
     return [f"--stages.{name}.overrides={json.dumps(overrides)}" for name, overrides in whole.items()]
 
