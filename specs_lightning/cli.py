@@ -46,32 +46,25 @@ class Command:
         return function
 
 
-def _of_lightning(does: str, goes_on: str = "") -> Command:
-    return Command(does, "commands.fit:lightning", None, goes_on)
-
+LIGHTNING = "commands.fit:lightning"
 
 COMMANDS = {
     "run": Command(
         "the whole method, stage by stage, to a report", "runs.pipeline:run", goes_on=GOES_ON, starts_others=True
     ),
-    "fit": _of_lightning("one training stage", "The same command with --ckpt_path last goes on from there."),
-    "validate": _of_lightning("score a model on its evaluation sets"),
-    "test": _of_lightning("the same, as a final test"),
-    "predict": _of_lightning("answer the evaluation sets' prompts"),
+    "fit": Command("one training stage", LIGHTNING, None, "The same command with --ckpt_path last goes on from there."),
+    "validate": Command("score a model on its evaluation sets", LIGHTNING, None),
+    "test": Command("the same, as a final test", LIGHTNING, None),
+    "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None),
     "distill": Command(
         "make preference pairs from the seed model and the base", "distill.pairs:distill", goes_on=GOES_ON
     ),
     "compare": Command(
-        "runs over several seeds, beside each other",
-        "runs.comparison:compare",
-        {"listed": "runs"},
-        goes_on=GOES_ON,
+        "runs over several seeds, beside each other", "runs.comparison:compare", {"listed": "runs"}, goes_on=GOES_ON
     ),
     "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
     "doctor": Command(
-        "whether this machine and a model are ready for it",
-        "commands.doctor:doctor",
-        {"takes_files": False},
+        "whether this machine and a model are ready for it", "commands.doctor:doctor", {"takes_files": False}
     ),
     "report": Command("write the report of a run again", "report.page:report", {"positional": "run_dir"}),
     "data check": Command(
@@ -135,13 +128,8 @@ def _run(name: str, command: Command, args: Sequence[str]) -> Any:
 
 def usage() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: specs COMMAND [--config FILE …] [--setting.name=value …]",
-            "",
-            *lines,
-            "",
-            "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class.",
-        ]
+    lines = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
+    return (
+        f"usage: specs COMMAND [--config FILE …] [--setting.name=value …]\n\n{lines}\n\n"
+        "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class."
     )

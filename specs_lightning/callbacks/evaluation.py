@@ -68,8 +68,7 @@ class EvaluationCallback(Callback, ABC):
         self._shared_on: torch.device | None = None
         """Where several ranks exchange what they have."""
 
-    # ------------------------------------------------------------------ what a subclass says
-
+    # What a subclass says:
     @abstractmethod
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         """What is logged, by its name.
@@ -105,8 +104,6 @@ class EvaluationCallback(Callback, ABC):
     def prompts(self) -> dict[str, list[EncodedPrompt]]:
         """What is asked, by set, of all ranks; nothing before training starts."""
         return {} if self._asked is None else self._asked.encoded
-
-    # ------------------------------------------------------------------ when it is measured
 
     @property
     def state_key(self) -> str:
@@ -146,8 +143,6 @@ class EvaluationCallback(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.measured_at = state_dict["measured_at"]
 
-    # ------------------------------------------------------------------ how
-
     def _measure(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         if self.measured_at == trainer.global_step:  # the last step may also be an n-th
             return
@@ -177,12 +172,8 @@ class EvaluationCallback(Callback, ABC):
 
     def _monitors(self, trainer: Trainer) -> list[EarlyStopping | ModelCheckpoint]:
         callbacks = [*trainer.early_stopping_callbacks, *trainer.checkpoint_callbacks]
-        return [
-            callback
-            for callback in callbacks
-            if isinstance(callback, EarlyStopping | ModelCheckpoint)
-            and (callback.monitor or "").startswith(f"{self.name}/")
-        ]
+        monitors = [one for one in callbacks if isinstance(one, EarlyStopping | ModelCheckpoint)]
+        return [one for one in monitors if (one.monitor or "").startswith(f"{self.name}/")]
 
     def _check_monitors(self, trainer: Trainer) -> None:
         """Refuse settings under which Lightning would look at other times than when there is something new to see."""

@@ -73,7 +73,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
             raise ValueError(f"exploration names {', '.join(sorted(unknown))}; there are: {', '.join(EXPLORATION)}")
         if "stuck_rate" in wanted and sampling.completions_per_prompt < 2:
             raise ValueError(
-                "stuck_rate compares the answers to a prompt: sampling.completions_per_prompt must be 2 or more"
+                "stuck_rate compares answers to a prompt: sampling.completions_per_prompt must be 2 or more"
             )
         if "id" in out_of_distribution:
             raise ValueError("`id` is the name of the set in distribution: give the other set another name")
@@ -90,8 +90,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
         self.metric.to(pl_module.device if trainer.world_size > 1 else "cpu")  # where ranks exchange what they have
         if self.baseline_file is None or self.metric.baseline is not None:
             return
-        answers = self._baseline_answers(Path(self.baseline_file))
-        for name, of_set in answers.items():
+        for name, of_set in self._baseline_answers(Path(self.baseline_file)).items():
             self._update(name, share(of_set))
         self.metric.keep_as_baseline()
 
@@ -142,8 +141,8 @@ class GeneralizationFactorCallback(EvaluationCallback):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        baseline = {"baseline": self.metric.baseline, "baseline_answers": self.metric.baseline_answers}
-        return {**super().state_dict(), **baseline}
+        metric = self.metric
+        return super().state_dict() | {"baseline": metric.baseline, "baseline_answers": metric.baseline_answers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

@@ -38,7 +38,7 @@ class SampleTable(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:  # what follows belongs to steps that will be done again, or to another training
-            keep_lines(self._file(trainer), self._rows)
+            keep_lines(Path(trainer.default_root_dir) / SAMPLES.name, self._rows)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -48,9 +48,6 @@ class SampleTable(Callback):
             groups = data.groups[: self.groups]
             SAMPLES.append(Path(trainer.default_root_dir), [self._sample(g, trainer.global_step) for g in groups])
             self._rows += len(groups)
-
-    def _file(self, trainer: Trainer) -> Path:
-        return Path(trainer.default_root_dir) / SAMPLES.name
 
     def _sample(self, group: Group, step: int) -> Sample:
         rewards = group.rewards.tolist()

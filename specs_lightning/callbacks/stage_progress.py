@@ -1,4 +1,4 @@
-"""Training steps, or the prompts of an evaluation, on the run's progress display."""
+"""A stage's bar on the progress display of its run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ from specs_lightning.system.progress import progress_bar
 
 
 class StageProgress(ProgressBar):
-    """Training steps, or prompts of an evaluation, on the run's display, in place of Lightning's own bar.
-
-    Args:
-        title: of the bar.
-    """
+    """Training steps, or prompts of an evaluation, on the run's display, in place of Lightning's own bar."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -27,9 +23,6 @@ class StageProgress(ProgressBar):
 
     def disable(self) -> None:
         """Nothing to switch off: the bar is only ever shown by the main process."""
-
-    def enable(self) -> None:
-        """As `disable`."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(int(self.total_train_batches))

@@ -73,9 +73,6 @@ def examined(subject: str, check: Check) -> Iterator[Finding]:
         yield Finding(subject, "broken", f"{type(error).__name__}: {said}", "mend what the message names, or reinstall")
 
 
-# -------------------------------------------------------------------------------------------------------- the machine
-
-
 def packages() -> Iterator[Finding]:
     """Python and every package that this one requires, in versions that it takes."""
     try:
@@ -111,16 +108,14 @@ def devices() -> Iterator[Finding]:
     """GPUs, and whether torch computes on them."""
     import torch
 
-    if not torch.cuda.is_available():
-        if shutil.which("nvidia-smi") is None:
-            yield Finding("CUDA", "ok", "no GPU here: trainings run on the CPU, which is enough for the toy")
-        else:
-            built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-            remedy = "install a torch for this driver's CUDA (nvidia-smi shows it), and look at CUDA_VISIBLE_DEVICES"
-            yield Finding("CUDA", "broken", f"there is a driver, but torch ({built}) finds no GPU", remedy)
-        return
-    for number in range(torch.cuda.device_count()):
-        yield _gpu(number)
+    if torch.cuda.is_available():
+        yield from map(_gpu, range(torch.cuda.device_count()))
+    elif shutil.which("nvidia-smi") is None:
+        yield Finding("CUDA", "ok", "no GPU here: trainings run on the CPU, which is enough for the toy")
+    else:
+        built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+        remedy = "install a torch for this driver's CUDA (nvidia-smi shows it), and look at CUDA_VISIBLE_DEVICES"
+        yield Finding("CUDA", "broken", f"there is a driver, but torch ({built}) finds no GPU", remedy)
 
 
 def _gpu(number: int) -> Finding:
@@ -135,9 +130,8 @@ def _gpu(number: int) -> Finding:
     if free < total / 2:
         return Finding(subject, "warning", found, "another process has most of it: nvidia-smi shows which")
     if torch.cuda.get_device_capability(number) < (8, 0):
-        return Finding(
-            subject, "warning", f"{found}, no bfloat16", "leave trainer.precision and model.policy.dtype alone"
-        )
+        remedy = "leave trainer.precision and model.policy.dtype alone"
+        return Finding(subject, "warning", f"{found}, no bfloat16", remedy)
     return Finding(subject, "ok", found)
 
 
@@ -163,10 +157,9 @@ def memory() -> Iterator[Finding]:
 
     found = psutil.virtual_memory()
     said = f"{found.available / GIB:.1f} of {found.total / GIB:.1f} GiB free"
-    if found.available < LITTLE_MEMORY:
-        yield Finding("memory", "warning", said, "enough for the toy; `specs plan` says what a run needs")
-    else:
-        yield Finding("memory", "ok", said)
+    little = found.available < LITTLE_MEMORY
+    remedy = "enough for the toy; `specs plan` says what a run needs" if little else ""
+    yield Finding("memory", "warning" if little else "ok", said, remedy)
 
 
 def disk() -> Iterator[Finding]:
@@ -179,9 +172,6 @@ def disk() -> Iterator[Finding]:
         yield Finding("disk", "warning" if free > GIB else "broken", said, remedy)
     else:
         yield Finding("disk", "ok", said)
-
-
-# ---------------------------------------------------------------------------------------------------------- the model
 
 
 def model_folder(model: str) -> Iterator[Finding]:

@@ -109,27 +109,19 @@ class SpecsCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand in ("validate", "test"):
-            parser.add_argument(
-                "--base",
-                type=str | None,
-                default=None,
-                help="A second model (folder, hub name or toy:base) that answers the same prompts, to compare with.",
-            )
+            does = "A second model (folder, hub name or toy:base) that answers the same prompts, to compare with."
+            parser.add_argument("--base", type=str | None, default=None, help=does)
         return parser
 
     def instantiate_classes(self) -> None:
         with refused_settings():
             super().instantiate_classes()
 
-    def before_validate(self) -> None:
-        self._print_no_table()
-
     def before_test(self) -> None:
-        self._print_no_table()
-
-    def _print_no_table(self) -> None:
-        """Lightning's table of what was logged has no intervals; the module prints one that has."""
+        """Lightning's table of what was logged has no intervals; `test` prints one that has."""
         self.config_init[self.subcommand]["verbose"] = False
+
+    before_validate = before_test
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
@@ -167,49 +159,34 @@ class SpecsCLI(LightningCLI):
                 check(Path(ckpt_path), settings)
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
-                console.print(
-                    f"nothing to do: {ckpt_path} is at the end of its training; for more, start from its model"
-                )
-
-    def validate(self, **kwargs: Any) -> None:
-        self._evaluate("validate", **kwargs)
+                ended = f"{ckpt_path} is at the end of its training"
+                console.print(f"nothing to do: {ended}; for more, start from its model")
 
     def test(self, **kwargs: Any) -> None:
-        self._evaluate("test", **kwargs)
-
-    def _evaluate(self, command: str, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
-        folder = Path(self.trainer.default_root_dir)
+        command, folder = str(self.subcommand), Path(self.trainer.default_root_dir)
+        of_a_run = TITLE in os.environ  # which shows its results when all stages are done
         with only_writer(folder):
             getattr(self.trainer, command)(**kwargs)
         outcome = self.model.outcome
         models, apart = [EvaluatedModel(str(outcome.checkpoint or outcome.model), outcome.answers)], {}
-        if rank() == 0 and not self.is_stage:
+        if rank() == 0 and not of_a_run:
             console.print(scores_table(outcome.scores))
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
             models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
-            apart = {
-                of: paired_differences(answers, models[1].answers[of]) for of, answers in models[0].answers.items()
-            }
+            own, of_base = (model.answers for model in models)
+            apart = {name: paired_differences(answers, of_base[name]) for name, answers in own.items()}
         if rank() == 0:
             if apart:
                 console.print(differences_table(apart))
                 self._add_differences(folder / f"{command}.json", base, apart)
-            self._write_page(folder / f"{command}.html", models, apart)
+            page, sets = folder / f"{command}.html", self.model.evaluation_sets
+            write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
+            if not of_a_run:
+                console.print(f"page: {page}", soft_wrap=True)
 
-    def _write_page(
-        self, page: Path, models: Sequence[EvaluatedModel], apart: Mapping[str, Mapping[str, PairedDifference]]
-    ) -> None:
-        sets = self.model.evaluation_sets
-        write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
-        if not self.is_stage:
-            console.print(f"page: {page}", soft_wrap=True)
-
-    @property
-    def is_stage(self) -> bool:
-        """Whether it is a stage of a run, which shows its results when all stages are done."""
-        return TITLE in os.environ
+    validate = test
 
     def _evaluate_base(self, base: str, folder: Path) -> Mapping[str, Sequence[Answer]]:
         """The same command with another model, in a folder of its own."""

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.settings.nested import NOT_SET, Change, changes
+from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, partial_path, remove
 
 log = logging.getLogger(__name__)
@@ -71,16 +71,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-# ------------------------------------------------------------------------------------------------------ writing
-
-
 @contextmanager
 def saving(file: Path, first: bool = True) -> Iterator[Path]:
     """As `atomic`, with an error that says what is left.
 
-    Args:
-        file: the checkpoint.
-        first: where several processes write it together, the first one makes it appear, when all have written.
+    Where several processes write it together, the first one makes it appear, when all have written.
 
     Raises:
         CheckpointError: it could not be written.
@@ -89,20 +84,14 @@ def saving(file: Path, first: bool = True) -> Iterator[Path]:
         with atomic(file) if first else nullcontext(partial_path(file)) as partial:
             yield partial
     except (OSError, RuntimeError, CheckpointException) as error:
-        cause = _cause(error)
+        failures = error.failures if isinstance(error, CheckpointException) else {}
+        cause = next(iter(failures.values()))[0] if failures else error  # of what several processes met, the first
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         reason = "the disk is full" if full else f"{type(cause).__name__}: {cause}"
         before = by_age(file.parent)
         left = f"{before[0].name} is whole, and the training can go on from it" if before else "there is none before it"
         remedy = "make room" if full else "see to it"
         raise CheckpointError(f"{file} could not be saved: {reason}. {left}: {remedy}, and start again") from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Of what several processes met, the first."""
-    if isinstance(error, CheckpointException) and error.failures:
-        return next(iter(error.failures.values()))[0]
-    return error
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -125,15 +114,10 @@ def by_age(folder: Path) -> list[Path]:
     return sorted(folder.glob(NAME.format("*")), key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
-# ------------------------------------------------------------------------------------------------------ reading
-
-
 def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path | None:
     """The checkpoint to go on from; none where there is none, or none is whole.
 
-    Args:
-        folder: of checkpoints. One that cannot be used is reported, and the one before it is tried.
-        settings: of the training that is to go on.
+    One that cannot be used, by a training of these settings, is reported, and the one before it is tried.
 
     Raises:
         ForeignCheckpoint: what there is belongs to another training.
@@ -142,22 +126,19 @@ def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path 
     for file in by_age(folder):
         try:
             check(file, settings)
+            return file
         except CheckpointError as error:
             log.warning("checkpoint not used: %s", error)
             foreign = error if isinstance(error, ForeignCheckpoint) else foreign
-        else:
-            return file
     if foreign is not None:
         raise foreign
     return None
 
 
 def check(file: Path, settings: dict[str, Any] | None = None) -> None:
-    """Whether a training can go on from a checkpoint. Of a file, every byte is read.
+    """Whether a training of these settings (any, if not given) can go on from a checkpoint, a file or a folder.
 
-    Args:
-        file: the checkpoint, a folder where several processes wrote it.
-        settings: of the training that is to go on; anything goes if not given.
+    Of a file, every byte is read.
 
     Raises:
         CheckpointError: it is not whole.
@@ -181,12 +162,11 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> None:
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """A line for each setting that both know and that differs; a version of the package may know more of them."""
-    known = [
-        Change(name.replace(".init_args", ""), before, after)
-        for name, before, after in changes(old, new)
-        if before is not NOT_SET and after is not NOT_SET
+    return [
+        f"  {name}: {before} -> {after}"
+        for dotted, before, after in changes(old, new)
+        if not (name := dotted.replace(".init_args", "")).startswith(MAY_DIFFER) and NOT_SET not in (before, after)
     ]
-    return [f"  {name}: {before} -> {after}" for name, before, after in known if not name.startswith(MAY_DIFFER)]
 
 
 def _read_file(file: Path) -> Any:

@@ -16,11 +16,7 @@ from specs_lightning.records.metrics import MetricsTable
 
 
 class MetricsFile(Logger):
-    """A row for each call, with the columns that it has. A row is in the file when `log_metrics` returns.
-
-    Args:
-        file: created with the first row.
-    """
+    """A row for each call, with the columns that it has. A row is in the file when `log_metrics` returns."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -51,11 +47,7 @@ class MetricsFile(Logger):
 
 
 class ResumeMetrics(Callback):
-    """Has the metrics' file go on from the row that the checkpoint was saved at; without one, from the start.
-
-    Args:
-        logger: the file's.
-    """
+    """Has the metrics' file go on from the row that the checkpoint was saved at; without one, from the start."""
 
     def __init__(self, logger: MetricsFile) -> None:
         self.table = logger.table

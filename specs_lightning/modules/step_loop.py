@@ -105,8 +105,7 @@ class PolicyModule(LightningModule, ABC):
         self._random_state: dict[str, Any] = {}
         self._resumed: dict[str, Any] | None = None
 
-    # ------------------------------------------------------------------ what a subclass says
-
+    # What a subclass says:
     whole_groups = False
     """Whether the loss compares the completions of a group, so that a group must not be split."""
     keeps_second_model = False
@@ -145,8 +144,6 @@ class PolicyModule(LightningModule, ABC):
         """The numeric precision of its steps, for forward passes outside of them."""
         return self.trainer.precision_plugin.forward_context()
 
-    # ------------------------------------------------------------------ training
-
     def setup(self, stage: str) -> None:
         if self.trainer.precision in ("bf16-true", "16-true"):
             raise SpecsError(
@@ -165,7 +162,8 @@ class PolicyModule(LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.policy.parameters() if p.requires_grad]
         optimizer = self.optimizer_callable(trained)
-        steps = self._total_steps()
+        # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
+        steps = total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
         warmup = round(self.schedule.warmup_share * steps)
         scheduler = transformers.get_scheduler(
             self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
@@ -222,10 +220,6 @@ class PolicyModule(LightningModule, ABC):
         if trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step:
             return True
         return trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
-
-    def _total_steps(self) -> int:
-        # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
-        return total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
 
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -297,8 +291,6 @@ class PolicyModule(LightningModule, ABC):
     def _over_ranks(self, value: Tensor, reduce_op: JoinedBy = "sum") -> Tensor:
         return self.trainer.strategy.reduce(value, reduce_op=reduce_op)
 
-    # ------------------------------------------------------------------ validate, test and predict
-
     @property
     def evaluation_sets(self) -> EvaluationSets:
         sets = self.data.evaluation_sets
@@ -319,17 +311,13 @@ class PolicyModule(LightningModule, ABC):
             self.outcome.write(Path(self.trainer.default_root_dir), sets.prompts)
         return self.outcome
 
-    def validation_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._ask(batch, dataloader_idx)
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict(logged(self._finish().scores))
-
     def test_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> None:
         self._ask(batch, dataloader_idx)
 
     def on_test_epoch_end(self) -> None:
         self.log_dict(logged(self._finish().scores))
+
+    validation_step, on_validation_epoch_end = test_step, on_test_epoch_end
 
     def predict_step(self, batch: list[EncodedPrompt], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
         # As rows: Lightning moves what it is given to the CPU, and refuses frozen dataclasses.

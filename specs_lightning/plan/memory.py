@@ -192,9 +192,6 @@ def optimizer_bytes(make: Any) -> float:
     return sum(value.nbytes for value in tensors if value.numel() > 1) / weight.numel()
 
 
-# -------------------------------------------------------------------------------------------------------- passes
-
-
 def _activations(job: Job) -> Activations:
     """Of the micro-batch that takes most: the one with most tokens, or with the largest attention masks. Beside them
     what a trained vision tower keeps, in the one with most images."""
@@ -235,9 +232,6 @@ def _once(trace: Callable[..., T], job: Job, *args: Any, key: Any = None) -> T:
         _done[found] = trace(job.config, job.policy, job.devices.computing, *args)
     traced: T = _done[found]
     return traced
-
-
-# ------------------------------------------------------------------------------------------------------- engines
 
 
 def _engine_memory(job: Job, sampling: Sampling, model: ModelSize) -> EngineMemory:

@@ -37,14 +37,7 @@ from specs_lightning.policy.model_files import model_source
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
-from specs_lightning.runs.pipeline import (
-    EvaluationSettings,
-    PlannedStage,
-    as_argument,
-    first_stages,
-    plan_stages,
-    run,
-)
+from specs_lightning.runs.pipeline import EvaluationSettings, PlannedStage, as_argument, first_stages, plan_stages, run
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
 from specs_lightning.strategies import FSDP2
@@ -54,19 +47,14 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 @dataclass(frozen=True)
 class PlannedWork:
-    """A stage: what it needs memory for, and what it will get through.
-
-    Args:
-        name: of the stage or its file.
-        job: what its memory depends on.
-        work: numbers of tokens, completions, steps and rounds, by what they are.
-        notes: what was assumed.
-    """
+    """A stage: what it needs memory for, and what it will get through."""
 
     name: str
     job: Job
     work: dict[str, int]
+    """Numbers of tokens, completions, steps and rounds, by what they are."""
     notes: tuple[str, ...] = ()
+    """What was assumed."""
 
 
 class PlanCLI(SpecsCLI):
@@ -121,8 +109,6 @@ class _Planner:
     @classmethod
     def of(cls, given: Any) -> _Planner:
         return cls(PlanSettings(**{f.name: given[f.name] for f in fields(PlanSettings)}))
-
-    # --------------------------------------------------------------------------------------------------- stages
 
     def run(self, given: dict[str, Any]) -> Iterator[PlannedWork]:
         folder = Path(given["run_dir"] or f"runs/{given['name']}")
@@ -210,8 +196,6 @@ class _Planner:
         devices = self._device(Computing(self.on_gpu))
         return Job(model_shape(source), PolicySettings(model=model), devices, sampling=sampling)
 
-    # ----------------------------------------------------------------------------------------------------- data
-
     def _source(self, model: str) -> str:
         """Where a model's shape is found."""
         return self.settings.shape or self.shapes.get(model, model)
@@ -234,10 +218,8 @@ class _Planner:
         }
         notes = []
         if self.settings.completion_tokens is None:
-            notes.append(
-                f"completions are counted at their longest (sampling.max_tokens, {tokens}): --completion_tokens says "
-                "what is usual"
-            )
+            longest = f"at their longest (sampling.max_tokens, {tokens})"
+            notes.append(f"completions are counted {longest}: --completion_tokens says what is usual")
         if data.dynamic_sampling is not None:
             notes.append("dynamic sampling draws further completions: how many depends on the policy")
         return groups, work, notes
@@ -270,8 +252,6 @@ class _Planner:
             return made_up_prompts(min(rows, source.limit or rows), tokens)
         with _missing("--rows and --prompt_tokens"):
             return read_prompts(source, lambda: _encoder(model, longest), _image_token(model), self.settings.sample)
-
-    # -------------------------------------------------------------------------------------------------- devices
 
     def _devices(self, trainer: Namespace, policy: PolicySettings) -> Devices:
         """How a model lies on the devices, and in what it computes there."""

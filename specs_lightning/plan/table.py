@@ -30,9 +30,8 @@ def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Propos
     table.add_section()
     totals = [f"[{'red' if memory.total(m) > limit else 'green'}]{_gib(memory.total(m))}[/]" for m in moments]
     table.add_row(f"of {limit / GIB:.1f}", *totals, style="bold")
-    return Group(
-        Text(title, "bold"), table, *(Padding(line, (0, 0, 0, 2)) for line in _lines(planned, memory, proposals)), ""
-    )
+    lines = [Padding(line, (0, 0, 0, 2)) for line in _lines(planned, memory, proposals)]
+    return Group(Text(title, "bold"), table, *lines, "")
 
 
 def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> list[Text]:
@@ -48,15 +47,13 @@ def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) 
     if memory.peak > job.devices.memory:
         needed, limit = _gib(memory.peak), _gib(job.devices.memory)
         lines.append(Text(f"does not fit: {memory.fullest} needs {needed} GiB of {limit}", "red"))
-        lines += [Text(_proposal(proposal, job.devices.memory)) for proposal in proposals]
+        for proposal in proposals:
+            fits = proposal.peak <= job.devices.memory
+            verdict = "fits" if fits else "still too much: take more devices, or a smaller model"
+            lines.append(Text(f"-> {' and '.join(proposal.settings)}: {_gib(proposal.peak)} GiB, {verdict}"))
         if not proposals:
             lines.append(Text("no setting makes it smaller: take a device with more memory, or a smaller model"))
     return lines
-
-
-def _proposal(proposal: Proposal, limit: int) -> str:
-    verdict = "fits" if proposal.peak <= limit else "still too much: take more devices, or a smaller model"
-    return f"-> {' and '.join(proposal.settings)}: {_gib(proposal.peak)} GiB, {verdict}"
 
 
 def _gib(size: int) -> str:

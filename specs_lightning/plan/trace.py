@@ -54,11 +54,7 @@ class Computing:
 
 
 class AllocatedBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operators make, while they live.
-
-    Args:
-        known: tensors that exist already and are not counted.
-    """
+    """Counts the bytes of tensors that operators make, while they live; `known` ones exist already."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -88,13 +84,7 @@ class AllocatedBytes(TorchDispatchMode):
 
 
 class TracedModel:
-    """A policy's model without content.
-
-    Args:
-        config: its shape.
-        settings: of the policy: what is trained, adapters, activation checkpointing, types.
-        computing: in what it computes.
-    """
+    """A policy's model without content."""
 
     def __init__(self, config: PretrainedConfig, settings: PolicySettings, computing: Computing) -> None:
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -179,12 +169,10 @@ class TracedModel:
 
         def fake(value: Any) -> Any:
             if isinstance(value, PrefixLayout):
-                fields = {f.name: fake(getattr(value, f.name)) for f in dataclasses.fields(value)}
-                return PrefixLayout(**fields)
-            if not isinstance(value, Tensor):
-                return value
-            value = self.mode.from_tensor(value)
-            memory.count(value)
+                return PrefixLayout(**{f.name: fake(getattr(value, f.name)) for f in dataclasses.fields(value)})
+            if isinstance(value, Tensor):
+                value = self.mode.from_tensor(value)
+                memory.count(value)
             return value
 
         inputs = {name: fake(value) for name, value in packed.items()}
@@ -214,22 +202,12 @@ class TracedModel:
 
 
 def activations(
-    config: PretrainedConfig,
-    settings: PolicySettings,
-    computing: Computing,
-    batch: GroupBatch,
-    reference: bool = False,
+    config: PretrainedConfig, settings: PolicySettings, computing: Computing, batch: GroupBatch, reference: bool = False
 ) -> Activations:
     """Bytes of a forward and backward pass, as the policy runs it on packed rows.
 
-    A deep model of equal layers is run with few of them: each further one keeps as much.
-
-    Args:
-        config: the model's shape.
-        settings: of the policy.
-        computing: in what it computes.
-        batch: the micro-batch, without images.
-        reference: another model of the same shape runs on it, too, without gradient.
+    A deep model of equal layers is run with few of them: each further one keeps as much. The micro-batch has no images;
+    with `reference`, another model of the same shape runs on it, too, without gradient.
     """
     found = [TracedModel(c, settings, computing).training(batch, reference) for c in _shallow(config)]
     if len(found) == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,24 +23,17 @@ from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.records.run import read_run
 from specs_lightning.report.figures import Drawing, draw_curves, draw_shares
 from specs_lightning.report.loading import read_stage
-from specs_lightning.report.page import environment, flat
+from specs_lightning.report.page import flat, write_page
 from specs_lightning.report.panels import Curves, Panel
-from specs_lightning.report.scores import mean_share, percent
+from specs_lightning.report.scores import mean_share, title_of, with_interval
 from specs_lightning.settings.nested import NOT_SET, changes
-from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
-from specs_lightning.system.files import write_atomically
 
 GAMMA = "generalization_factor"
-TITLES = {
-    **{
-        f"{measure}_{where}": f"{measure.replace('_', ' ').capitalize()} {where.upper()}"
-        for measure in reversed(MEASURES)
-        for where in ("id", "ood")
-    },
-    GAMMA: "GF Γ",
-}
-Folders = Mapping[str, Mapping[int, Path]]
+TITLES = {f"{one}_{where}": title_of(one, where) for one in reversed(MEASURES) for where in ("id", "ood")}
+TITLES[GAMMA] = "GF Γ"
+BySeed = Mapping[int, Path]
+Folders = Mapping[str, BySeed]
 """The folders of runs, by experiment and seed."""
 
 
@@ -58,32 +52,27 @@ class StageComparison:
 def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -> Path:
     """Write `comparison.json` and `comparison.html`, and return the page's path.
 
-    Args:
-        folder: where to.
-        runs: finished runs; the first experiment is what the others are compared with.
-        failures: why runs have no results, by their names.
+    The first experiment is what the others are compared with; `failures` says why runs have no results.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = _common_settings(runs)
-    stages = [_stage(name, runs, settings) for name in _stage_names(runs)] if settings else []
+    results = {folder: _results(folder) for of_seed in runs.values() for folder in of_seed.values()}
+    settings = _common_settings(results)
+    # Those with a model, in the order of the first experiment that has them.
+    names = dict.fromkeys(model.name for found in results.values() for model in found.models)
+    stages = [_stage(name, runs, settings) for name in names] if settings else []
     folders = {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()}
     COMPARISON.write(folder, ComparisonRecord(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
     tested = [*_tested(settings), GAMMA] if settings else []
-    page = (
-        environment()
-        .get_template("comparison.html.j2")
-        .render(
-            stages=stages,
-            settings=settings,
-            failures=failures,
-            runs=runs,
-            titles=TITLES,
-            tested=tested,
-            differences=_differences(runs),
-        )
+    return write_page(
+        folder / "comparison.html",
+        "comparison",
+        stages=stages,
+        settings=settings,
+        failures=failures,
+        runs=runs,
+        titles=TITLES,
+        tested=tested,
+        differences=_differences(runs),
     )
-    write_atomically(folder / "comparison.html", page)
-    return folder / "comparison.html"
 
 
 def comparison_table(folder: Path) -> Table:
@@ -94,29 +83,10 @@ def comparison_table(folder: Path) -> Table:
         table.add_column(title, justify="left" if title in ("Stage", "Experiment") else "right", overflow="fold")
     for stage, rows in found.stages.items():
         for row in rows:
-            cells = [_terminal_cell(row.figures.get(name)) for name in TITLES]
+            cells = [with_interval(row.figures.get(name), "({} to {})") for name in TITLES]
             more = f" (+{len(row.alike)})" if row.alike else ""
             table.add_row(Text(stage), Text(row.experiment + more), str(len(row.seeds)), *cells)
     return table
-
-
-def _terminal_cell(figure: Estimate | None) -> str:
-    if figure is None:
-        return percent(None)
-    between = f" ({percent(figure.interval[0])} to {percent(figure.interval[1])})" if figure.interval else ""
-    return percent(figure.value) + between
-
-
-# ---------------------------------------------------------------------------------------------------- reading
-
-
-def _stage_names(runs: Folders) -> list[str]:
-    """Of all stages with a model, in the order of the first experiment that has them."""
-    names: dict[str, None] = {}
-    for of_seed in runs.values():
-        for folder in of_seed.values():
-            names |= dict.fromkeys(model.name for model in _results(folder).models)
-    return list(names)
 
 
 def _results(folder: Path) -> Results:
@@ -126,19 +96,15 @@ def _results(folder: Path) -> Results:
     return results
 
 
-def _common_settings(runs: Folders) -> Results | None:
+def _common_settings(results: Mapping[Path, Results]) -> Results | None:
     """What all runs were measured by; those of the first."""
-    first: Results | None = None
-    for of_seed in runs.values():
-        for folder in of_seed.values():
-            found = _results(folder)
-            first = first or found
-            for name in ("measure", "beta", "gain", "id_sets", "ood_sets"):
-                if getattr(found, name) != getattr(first, name):
-                    raise ComparisonError(
-                        f"{folder} was measured otherwise than the first run: {name} is {getattr(found, name)}, "
-                        f"not {getattr(first, name)}"
-                    )
+    first = next(iter(results.values()), None)
+    for folder, found in results.items():
+        for name in ("measure", "beta", "gain", "id_sets", "ood_sets"):
+            own, other = getattr(found, name), getattr(first, name)
+            if own != other:
+                differing = f"{name} is {own}, not {other}"
+                raise ComparisonError(f"{folder} was measured otherwise than the first run: {differing}")
     return first
 
 
@@ -152,58 +118,43 @@ def _stage(name: str, runs: Folders, settings: Results) -> StageComparison:
             groups[marks].append(experiment)
     rows: list[ComparisonRow] = []
     curves: list[Curves | None] = []
-    first: ComparisonRow | None = None
-    for experiment, *alike in groups.values():
-        folders = {seed: folder for seed, folder in runs[experiment].items() if _model(folder, name)}
-        reference = {seed: runs[first.experiment][seed] for seed in first.seeds} if first else {}
-        row = _row(name, experiment, tuple(alike), folders, first, reference, settings)
-        first = first or row
-        rows.append(row)
-        curves.append(_curves(experiment, [folder / name for folder in folders.values()], settings))
+    reference: BySeed = {}
+    for experiments in groups.values():
+        folders = {seed: folder / name for seed, folder in runs[experiments[0]].items() if _models(folder / name)}
+        rows.append(_row(experiments, folders, rows[0] if rows else None, reference, settings))
+        reference = reference or folders
+        curves.append(_curves(experiments[0], list(folders.values()), settings))
     overview = {TITLES[figure]: [row.figures.get(figure) for row in rows] for figure in (*_tested(settings), GAMMA)}
     drawn = draw_shares(f"After {name}", [row.experiment for row in rows], overview) if len(rows) > 1 else None
     return StageComparison(name, tuple(rows), drawn, tuple(draw_curves(one, name) for one in curves if one))
 
 
 def _row(
-    stage: str,
-    experiment: str,
-    alike: tuple[str, ...],
-    folders: Mapping[int, Path],
-    first: ComparisonRow | None,
-    reference: Mapping[int, Path],
-    settings: Results,
+    experiments: list[str], folders: BySeed, first: ComparisonRow | None, reference: BySeed, settings: Results
 ) -> ComparisonRow:
+    """What a stage in these folders gave, beside the first row, whose stage is in those of `reference`."""
     values: dict[str, dict[int, float]] = defaultdict(dict)
     prompts = 0
     for seed, folder in folders.items():
-        model = _model(folder, stage)
-        assert model is not None  # of folders that have one
-        prompts = sum(scores.n for scores in model.sets.values())
-        for figure, value in _figures(model, settings).items():
-            values[figure][seed] = value
-    estimates = {name: mean_over_seeds(list(of_seed.values())) for name, of_seed in values.items()}
+        for model in _models(folder):
+            prompts = sum(scores.n for scores in model.sets.values())
+            for figure, value in _figures(model, settings).items():
+                values[figure][seed] = value
+    figures = {name: mean for name, of_seed in values.items() if (mean := mean_over_seeds([*of_seed.values()]))}
     against = {}
     if first is not None:
-        shared = sorted(set(folders) & set(reference))
         for name, sets in {**_tested(settings), GAMMA: ()}.items():
             mine, others = values[name], first.values.get(name, {})
-            both = [seed for seed in shared if seed in mine and seed in others]
+            both = sorted(mine.keys() & others.keys())
             found = paired_by_seed([mine[seed] for seed in both], [others[seed] for seed in both])
             if found is not None:
-                differences = _prompt_differences(stage, folders, reference, both, sets, settings.measure)
+                pairs = [(folders[seed], reference[seed]) for seed in both]
+                differences = _prompt_differences(pairs, sets, settings.measure)
                 against[name] = Against(found, paired_by_prompt(differences), len(differences))
-    return ComparisonRow(
-        experiment,
-        alike,
-        tuple(sorted(folders)),
-        {name: found for name, found in estimates.items() if found},
-        prompts,
-        dict(values),
-        against,
-        _cost(folders, stage, whole_run=False),
-        _cost(folders, stage, whole_run=True),
-    )
+    costs = [_cost(folders, whole_run) for whole_run in (False, True)]
+    experiment, *alike = experiments
+    seeds = tuple(sorted(folders))
+    return ComparisonRow(experiment, tuple(alike), seeds, figures, prompts, dict(values), against, *costs)
 
 
 def _tested(settings: Results) -> dict[str, tuple[str, ...]]:
@@ -211,8 +162,9 @@ def _tested(settings: Results) -> dict[str, tuple[str, ...]]:
     return {f"{settings.measure}_id": settings.id_sets, f"{settings.measure}_ood": settings.ood_sets}
 
 
-def _model(folder: Path, stage: str) -> ModelScores | None:
-    return next((model for model in _results(folder).models if model.name == stage), None)
+def _models(stage: Path) -> list[ModelScores]:
+    """The stage's model, if it has one."""
+    return [model for model in _results(stage.parent).models if model.name == stage.name]
 
 
 def _figures(model: ModelScores, settings: Results) -> dict[str, float]:
@@ -226,46 +178,39 @@ def _figures(model: ModelScores, settings: Results) -> dict[str, float]:
     return values | {name: value for name, value in gains.items() if value is not None}
 
 
-def _prompt_differences(
-    stage: str,
-    folders: Mapping[int, Path],
-    reference: Mapping[int, Path],
-    seeds: Sequence[int],
-    sets: Sequence[str],
-    measure: str,
-) -> list[float]:
+def _prompt_differences(stages: Sequence[tuple[Path, Path]], sets: Sequence[str], measure: str) -> list[float]:
     """What each prompt adds to the difference of the mean over sets, over all seeds; one asked in several sets once."""
     by_prompt: dict[str, float] = defaultdict(float)
-    for seed in seeds:
-        mine = _scores(folders[seed] / stage, measure)
-        others = _scores(reference[seed] / stage, measure)
+    for stage, reference in stages:
+        mine, others = _scores(stage, measure), _scores(reference, measure)
         for name in sets:
-            both = mine.get(name, {}).keys() & others.get(name, {}).keys()
+            both = mine[name].keys() & others[name].keys()
             for prompt in both:
                 difference = mine[name][prompt] - others[name][prompt]
-                by_prompt[prompt] += difference / (len(both) * len(sets) * len(seeds))
+                by_prompt[prompt] += difference / (len(both) * len(sets) * len(stages))
     return list(by_prompt.values())
 
 
 def _scores(stage: Path, measure: str) -> dict[str, dict[str, float]]:
     """The mean score of each prompt's answers that could be judged, by set."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for answer in read_answers(stage / ANSWERS):
-        value = getattr(answer, measure)
-        if not math.isnan(value):
-            found[answer.set][answer.prompt_id].append(value)
-    return {name: {p: sum(values) / len(values) for p, values in of.items()} for name, of in found.items()}
+        if not math.isnan(value := getattr(answer, measure)):
+            found[answer.set, answer.prompt_id].append(value)
+    means: dict[str, dict[str, float]] = defaultdict(dict)
+    for (name, prompt), values in found.items():
+        means[name][prompt] = sum(values) / len(values)
+    return means
 
 
-def _cost(folders: Mapping[int, Path], stage: str, whole_run: bool) -> float | None:
+def _cost(folders: BySeed, whole_run: bool) -> float | None:
     """CPU seconds of the stage, or of the run up to it; mean over seeds. None where a stage was stopped and resumed."""
     totals = []
     for folder in folders.values():
-        names = read_run(folder).stages if whole_run else (stage,)
-        if stage not in names:
+        names = read_run(folder.parent).stages if whole_run else (folder.name,)
+        if folder.name not in names:
             return None
-        wanted = names[: names.index(stage) + 1]
-        records = [read_stage(folder / name) for name in wanted]
+        records = [read_stage(folder.with_name(name)) for name in names[: names.index(folder.name) + 1]]
         seconds = [record.cpu_seconds for record in records if record.cpu_seconds is not None and record.attempts == 1]
         if len(seconds) < len(records):
             return None
@@ -278,15 +223,12 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     by_label: dict[str, list[dict[int, float]]] = defaultdict(list)
     for stage in stages:
         metrics = read_metrics(stage)
-        sets = {
-            name.split("/")[1]: s
-            for name, s in metrics.items()
-            if name.endswith(f"/{settings.measure}") and name.startswith("gf/")
+        sets = {name.split("/")[1]: metrics[name] for name in fnmatch.filter(metrics, f"gf/*/{settings.measure}")}
+        found = {
+            "ID": [series for name, series in sets.items() if name in settings.id_sets],
+            "OOD": [series for name, series in sets.items() if name not in settings.id_sets],
+            "Γ": [series for name, series in metrics.items() if name == f"gf/{GAMMA}"],
         }
-        ood = [series for name, series in sets.items() if name not in settings.id_sets]
-        found = {"ID": [s for name, s in sets.items() if name in settings.id_sets], "OOD": ood}
-        if f"gf/{GAMMA}" in metrics:
-            found["Γ"] = [metrics[f"gf/{GAMMA}"]]
         for label, several in found.items():
             if several:
                 by_label[label].append(_mean_by_step([dict(zip(s.steps, s.values, strict=True)) for s in several]))
@@ -295,10 +237,10 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     series, bands = {}, {}
     for label, of_seeds in by_label.items():
         mean = _mean_by_step(of_seeds)
-        ends = [{step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max)]
         series[label] = series_of(mean)
         if len(of_seeds) > 1:
-            bands[label] = (series_of(ends[0]), series_of(ends[1]))
+            low, high = ({step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max))
+            bands[label] = (series_of(low), series_of(high))
     panel = Panel(experiment, (), percent=True, limits=(0.0, 1.0))
     return Curves(panel, series, bands, "least and greatest of the seeds")
 

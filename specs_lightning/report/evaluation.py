@@ -14,9 +14,8 @@ from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
 from specs_lightning.report.loading import spread
-from specs_lightning.report.page import environment
+from specs_lightning.report.page import write_page
 from specs_lightning.statistics.intervals import Estimate, clustered
-from specs_lightning.system.files import write_atomically
 
 FIGURES = {
     "correct": "Correct",
@@ -87,41 +86,23 @@ def write_evaluation(
     settings: Mapping[str, Any],
     set_aside: SetAside,
 ) -> None:
-    """Write the page.
+    """Write the page of a model, and of the base if there is one.
 
-    Args:
-        file: where to.
-        models: the model, and the base if there is one.
-        differences: by set and measure, what the model has over the base.
-        prompts: all that was asked, by set.
-        settings: what the answers depend on, for the page to tell.
-        set_aside: rows that were not asked.
+    `differences` are what the model has over the base, by set and measure; `prompts` all that was asked, by set;
+    `settings` what the answers depend on.
     """
     names = ["model", "base"][: len(models)]
-    sets = [
-        _evaluated(name, asked, [model.answers[name] for model in models], names, differences.get(name, {}))
-        for name, asked in prompts.items()
-    ]
-    page = environment().get_template("evaluation.html.j2")
-    write_atomically(
-        file, page.render(models=models, names=names, sets=sets, settings=dict(settings), set_aside=set_aside)
-    )
-
-
-def _evaluated(
-    name: str,
-    prompts: Sequence[Prompt],
-    answers: Sequence[Sequence[Answer]],
-    names: Sequence[str],
-    differences: Mapping[str, PairedDifference],
-) -> EvaluatedSet:
-    scores = tuple(score(of_model) for of_model in answers)
-    figures = [
-        Figure(title, tuple(_estimate(of_model, measure) for of_model in scores), differences.get(measure))
-        for measure, title in FIGURES.items()
-        if measure in scores[0]
-    ]
-    return EvaluatedSet(name, scores, tuple(figures), _tasks(answers), _samples(prompts, answers, names))
+    sets = []
+    for name, asked in prompts.items():
+        answers = [model.answers[name] for model in models]
+        scores, apart = tuple(map(score, answers)), differences.get(name, {})
+        figures = tuple(
+            Figure(title, tuple(_estimate(of_model, measure) for of_model in scores), apart.get(measure))
+            for measure, title in FIGURES.items()
+            if measure in scores[0]
+        )
+        sets.append(EvaluatedSet(name, scores, figures, _tasks(answers), _samples(asked, answers, names)))
+    write_page(file, "evaluation", models=models, names=names, sets=sets, settings=settings, set_aside=set_aside)
 
 
 def _estimate(scores: Scores, measure: str) -> Estimate | None:
@@ -147,9 +128,9 @@ def _samples(
     by_id = {prompt.id: prompt for prompt in prompts}
     firsts = [{prompt: group[0] for prompt, group in by_prompt(of_model).items()} for of_model in answers]
     kinds: dict[str, list[str]] = {}
-    for prompt, first in firsts[0].items():
+    for prompt in firsts[0]:
         if all(prompt in of_model for of_model in firsts):
-            verdicts = [_verdict(first), *(_verdict(of_model[prompt]) for of_model in firsts[1:])]
+            verdicts = [_verdict(of_model[prompt]) for of_model in firsts]
             kinds.setdefault("; ".join(map(" ".join, zip(names, verdicts, strict=True))), []).append(prompt)
 
     def sample(prompt: Prompt) -> AnsweredPrompt:

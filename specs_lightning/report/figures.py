@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 COLOURS = 8
 SMOOTHED_FROM = 60
 POINTS = 600
-ENDS = ("low", "high")
 _INK, _GRID = "#0d0e0f", "#0d0e1f"
 _SERIES = [f"#a0b0c{i}" for i in range(COLOURS)]
 _STYLE: dict[Any, Any] = {
@@ -70,30 +70,24 @@ def draw_curves(curves: Curves, stage: str) -> Drawing:
     """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    with _drawing((4.4, 2.6), f"{stage}: {curves.panel.title}") as (figure, axes):
-        for i, (label, series) in enumerate(curves.series.items()):
+    panel = curves.panel
+    with _drawing((4.4, 2.6), f"{stage}: {panel.title}") as (figure, axes):
+        for colour, (label, series) in zip(cycle(_SERIES), curves.series.items(), strict=False):
             if label in curves.intervals:
                 low, high = curves.intervals[label]
-                axes.fill_between(
-                    low.steps, low.values, high.values, color=_SERIES[i % COLOURS], alpha=0.18, linewidth=0
-                )
-            _draw_series(axes, series, _SERIES[i % COLOURS])
+                axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.18, linewidth=0)
+            _draw_series(axes, series, colour)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        if curves.panel.limits:
-            axes.set_ylim(*curves.panel.limits)
-        if curves.panel.percent:
+        if panel.limits:
+            axes.set_ylim(*panel.limits)
+        if panel.percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         svg = _svg(figure)
-    return Drawing(
-        title=curves.panel.title,
-        svg=svg,
-        legend=tuple(curves.series) if len(curves.series) > 1 else (),
-        note=_note(list(curves.series.values()), curves.bands if curves.intervals else ""),
-        csv=_curves_csv(_with_ends(curves)),
-        minor=curves.panel.minor,
-    )
+    legend = tuple(curves.series) if len(curves.series) > 1 else ()
+    note = _note(list(curves.series.values()), curves.bands if curves.intervals else "")
+    return Drawing(panel.title, svg, legend, note, _curves_csv(curves), panel.minor)
 
 
 def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:
@@ -171,20 +165,15 @@ def _note(series: Sequence[Series], bands: str) -> str:
     longest = max(len(one.values) for one in series)
     if longest >= SMOOTHED_FROM:
         notes.append(f"Bold: mean over {_window(longest)} logged values.")
-    lost = sum(one.not_finite for one in series)
-    if lost:
+    if lost := sum(one.not_finite for one in series):
         notes.append(f"{lost} values are not finite.")
     return " ".join(notes)
 
 
-def _with_ends(curves: Curves) -> dict[str, Series]:
-    ends = {
-        f"{label} {end}": one for label, pair in curves.intervals.items() for end, one in zip(ENDS, pair, strict=True)
-    }
-    return {**curves.series, **ends}
-
-
-def _curves_csv(series: dict[str, Series]) -> str:
+def _curves_csv(curves: Curves) -> str:
+    series = dict(curves.series)
+    for label, (low, high) in curves.intervals.items():
+        series |= {f"{label} low": low, f"{label} high": high}
     by_step = [dict(zip(one.steps, one.values, strict=True)) for one in series.values()]
     steps = sorted(set().union(*by_step))
     rows = [[str(step), *(str(values.get(step, "")) for values in by_step)] for step in steps]

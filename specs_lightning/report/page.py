@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from specs_lightning.records.results import Results
 from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
-from specs_lightning.report.loading import RunFiles, StageFiles, load_run
+from specs_lightning.report.loading import StageFiles, load_run
 from specs_lightning.report.panels import stage_curves
-from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table, with_interval
 from specs_lightning.settings.nested import flatten
 from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.system.files import write_atomically
@@ -28,13 +27,6 @@ from specs_lightning.system.progress import console
 
 SET_ASIDE_LISTED = 50
 _TAG = re.compile(r"(</?[A-Za-z_]\w*>)")
-
-
-@dataclass(frozen=True)
-class StageFigures:
-    stage: StageFiles
-    main: list[Drawing]
-    minor: list[Drawing]
 
 
 def report(run_dir: Path) -> None:
@@ -48,19 +40,22 @@ def report(run_dir: Path) -> None:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report.html` into the folder of a run, finished or not, and return its path.
+    """Write `report.html` into the folder of a run, finished or not, and return its path. Errors: `load_run`."""
+    run = load_run(run_dir)
+    return write_page(
+        run_dir / "report.html",
+        "report",
+        run=run,
+        columns=results_columns(run.results) if run.results else [],
+        headline=headline(run.results) if run.results else "",
+        shares=_shares_figure(run.results) if run.results else None,
+        figures={stage.name: figures for stage in run.stages if (figures := _stage_figures(stage))},
+        longest=max((stage.record.seconds or 0.0 for stage in run.stages), default=0.0),
+    )
 
-    Raises:
-        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
-    """
-    page = render_page(load_run(run_dir))
-    path = run_dir / "report.html"
-    write_atomically(path, page)
-    return path
 
-
-def environment() -> Environment:
-    """Of the pages' templates: what is put into them is escaped."""
+def write_page(file: Path, template: str, **shown: Any) -> Path:
+    """Write what is shown, all of it escaped, by a template, and return the page's path."""
     made = Environment(
         loader=PackageLoader("specs_lightning", "report"),
         autoescape=True,
@@ -70,22 +65,8 @@ def environment() -> Environment:
     )
     made.filters.update(percent=percent, duration=duration, date=date, number=number, segments=segments, flat=flat)
     made.globals.update(mean_share=mean_share, nothing=NOTHING, colours=COLOURS, listed=SET_ASIDE_LISTED)
-    return made
-
-
-def render_page(run: RunFiles) -> str:
-    return (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            run=run,
-            columns=results_columns(run.results) if run.results else [],
-            headline=headline(run.results) if run.results else "",
-            shares=_shares_figure(run.results) if run.results else None,
-            figures=[figures for stage in run.stages if (figures := _stage_figures(stage))],
-            longest=max((stage.record.seconds or 0.0 for stage in run.stages), default=0.0),
-        )
-    )
+    write_atomically(file, made.get_template(f"{template}.html.j2").render(shown))
+    return file
 
 
 def headline(results: Results) -> str:
@@ -99,23 +80,16 @@ def headline(results: Results) -> str:
         before, after = (mean_share(model, sets, results.measure) for model in (first, last))
         if before is None or after is None:
             return ""
-        told.append(f"{_with_interval(after)} % {where} (n = {after.n}; {first.name} {_with_interval(before)})")
+        told.append(f"{with_interval(after)} % {where} (n = {after.n}; {first.name} {with_interval(before)})")
     text = f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
     factor, interval = last.generalization_factor, last.interval("generalization_factor")
     if factor is not None:
-        text += f" Generalization Factor: {_with_interval(Estimate(factor, 0, interval))}."
+        text += f" Generalization Factor: {with_interval(Estimate(factor, 0, interval))}."
     return text
 
 
-def _with_interval(one: Estimate) -> str:
-    between = f" [{percent(one.interval[0])} to {percent(one.interval[1])}]" if one.interval else ""
-    return percent(one.value) + between
-
-
-def _stage_figures(stage: StageFiles) -> StageFigures | None:
-    drawings = [draw_curves(curves, stage.name) for curves in stage_curves(stage.metrics)]
-    minor = [drawing for drawing in drawings if drawing.minor]
-    return StageFigures(stage, [drawing for drawing in drawings if not drawing.minor], minor) if drawings else None
+def _stage_figures(stage: StageFiles) -> list[Drawing]:
+    return [draw_curves(curves, stage.name) for curves in stage_curves(stage.metrics)]
 
 
 def _shares_figure(results: Results) -> Drawing | None:
@@ -144,12 +118,10 @@ def number(value: Any) -> str:
     """A number of the run as text: whole ones whole, others to four digits; None, and what is not one, said so."""
     if value is None:
         return NOTHING
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        return f"{int(value):,}" if value.is_integer() else f"{value:.4g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
     return value if isinstance(value, str) else json_text(value)
 
 

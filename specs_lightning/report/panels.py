@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import fnmatch
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from specs_lightning.records.metrics import Series
 
@@ -62,7 +61,11 @@ PANELS = (
 def stage_curves(metrics: dict[str, Series]) -> list[Curves]:
     """The panels that a stage has data for, then one for every further metric, so that a user's own appear too."""
     left = dict(metrics)
-    ends = {name: (left.pop(low), left.pop(high)) for name, low, high in _intervals(metrics)}
+    ends = {
+        name: (left.pop(f"{name}_low"), left.pop(f"{name}_high"))
+        for name in metrics
+        if f"{name}_low" in metrics and f"{name}_high" in metrics
+    }
 
     def take(panel: Panel, labels: dict[str, str]) -> Curves:
         series = {label: left.pop(name) for name, label in labels.items()}
@@ -70,22 +73,11 @@ def stage_curves(metrics: dict[str, Series]) -> list[Curves]:
 
     curves = []
     for panel in PANELS:
-        found = {name: _label(name, pattern) for pattern in panel.columns for name in _matches(pattern, left)}
+        found = {name: _label(name, pattern) for pattern in panel.columns for name in fnmatch.filter(left, pattern)}
         if found:
             curves.append(take(panel, found))
     own = [name for name in left if "/" in name]  # others are Lightning's bookkeeping, such as `epoch`
     return curves + [take(Panel(name, (name,), minor=True), {name: _words(name)}) for name in own]
-
-
-def _intervals(metrics: Iterable[str]) -> list[tuple[str, str, str]]:
-    """The metrics whose interval is logged beside them, with the names of its ends."""
-    names = set(metrics)
-    ends = [(name, f"{name}_low", f"{name}_high") for name in metrics]
-    return [(name, low, high) for name, low, high in ends if low in names and high in names]
-
-
-def _matches(pattern: str, names: Iterable[str]) -> list[str]:
-    return [name for name in names if fnmatchcase(name, pattern)]
 
 
 def _label(name: str, pattern: str) -> str:

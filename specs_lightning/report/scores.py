@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from specs_lightning.records.answers import MEASURES
 from specs_lightning.records.results import ModelScores, Results, read_results
 from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
 
@@ -40,33 +41,39 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{round(100 * value, 1) + 0.0:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
+def with_interval(one: Estimate | None, form: str = "[{} to {}]") -> str:
+    """A share with its interval, if it has one."""
+    if one is None or one.interval is None:
+        return percent(one.value if one else None)
+    return f"{percent(one.value)} {form.format(*map(percent, one.interval))}"
+
+
 def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimate | None:
     """The mean of one measure over sets; None unless every set has been measured, so that means stay comparable."""
     estimates = []
     for name in sets:
-        scores = model.sets.get(name)
-        share = getattr(scores, measure) if scores else None
-        if scores is None or share is None:
+        if (scores := model.sets.get(name)) is None or (share := getattr(scores, measure)) is None:
             return None
         interval = scores.interval(measure)
         estimates.append(Estimate(share, scores.n, interval) if interval else estimate(share, scores.n))
     return mean_estimate(estimates)
 
 
+def title_of(measure: str, where: str) -> str:
+    """Of a measure in or out of distribution: `Format kept OOD`."""
+    return f"{measure.replace('_', ' ').capitalize()} {where.upper()}"
+
+
 def results_columns(results: Results) -> list[Column]:
     """The columns of the main table: shares with their intervals, then the gains and the Generalization Factor."""
-
-    def shares(sets: Sequence[str], measure: str) -> Cells:
-        return tuple(mean_share(model, sets, measure) for model in results.models)
-
-    both = (("ID", results.id_sets), ("OOD", results.ood_sets))
-    of_measures = [
-        Column(f"{title} {where}", _mean_of(sets), shares(sets, measure))
-        for title, measure in (("Solved", "solved"), ("Correct", "correct"), ("Format kept", "format_kept"))
-        for where, sets in both
-    ]
+    columns = []
+    for measure in reversed(MEASURES):
+        for where, sets in (("id", results.id_sets), ("ood", results.ood_sets)):
+            cells = tuple(mean_share(model, sets, measure) for model in results.models)
+            detail = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
+            columns.append(Column(title_of(measure, where), detail, cells))
     return [
-        *of_measures,
+        *columns,
         Column("Gain ID", results.gain, _of_the_gains(results, "gain_id"), False),
         Column("Gain OOD", results.gain, _of_the_gains(results, "gain_ood"), False),
         Column("GF Γ", f"β = {results.beta:g}", _of_the_gains(results, "generalization_factor")),
@@ -74,11 +81,7 @@ def results_columns(results: Results) -> list[Column]:
 
 
 def results_table(run_dir: Path) -> Table:
-    """The results of a run for the terminal, in percent, the best of a column in bold.
-
-    Raises:
-        NoRunError: the folder holds no `run.json` (a FileNotFoundError).
-    """
+    """The results of a run for the terminal, in percent, the best of a column in bold. Errors: `read_results`."""
     results = read_results(run_dir)
     if results is None:
         return Table(title="No model has been evaluated yet")
@@ -106,7 +109,3 @@ def _of_the_gains(results: Results, name: str) -> Cells:
     """A gain or the factor of each model, on the prompts of all sets."""
     values = [(getattr(model, name), model.interval(name)) for model in results.models]
     return tuple(None if value is None else Estimate(value, 0, interval) for value, interval in values)
-
-
-def _mean_of(sets: Sequence[str]) -> str:
-    return f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)

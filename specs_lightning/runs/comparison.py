@@ -6,7 +6,7 @@ evaluation, zero, the candidates) is done once a seed, and a stopped comparison 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,18 @@ def compare(
     if not all(Path(given).is_dir() for given in runs):
         warm_up()  # beside this process's own imports
         prepare_process()
-    experiments = _with_stage(_experiments(runs), until)
+    experiments = _experiments(runs, until)
     failures: dict[str, str] = {}
     page = folder / "comparison.html"
     for seed in chosen:  # seed by seed: there is a whole comparison after each
         for experiment in experiments:
             if experiment.settings is not None:
                 console.rule(f"{experiment.name}, seed {seed}")
-                _run(experiment, seed, until, folder, engine, failures)
+                try:
+                    experiment.folders[seed] = _run(experiment, seed, until, folder, engine)
+                except SpecsError as error:  # noted: it does not keep others from being done
+                    failures[f"{experiment.name}, seed {seed}"] = str(error)
+                    console.print(f"failed: {error}", style="red", markup=False)
         page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
     console.print(comparison_table(folder))
     console.print(f"comparison: {page}", soft_wrap=True)
@@ -74,35 +78,28 @@ def compare(
     return page
 
 
-def _run(
-    experiment: Experiment,
-    seed: int,
-    until: str | None,
-    output: Path,
-    engine: EngineSettings | None,
-    failures: dict[str, str],
-) -> None:
-    """Run it, or go on with it. One that cannot be done is noted, so that it does not keep others from being done."""
+def _run(experiment: Experiment, seed: int, until: str | None, output: Path, engine: EngineSettings | None) -> Path:
+    """Run it, or go on with it; the run's folder."""
     from specs_lightning.runs.pipeline import run_stages  # heavy, and not needed to compare finished runs
 
     folder = output / experiment.name / f"seed-{seed}"
     wanted = {**(experiment.settings or {}), "name": experiment.name, "folder": folder, "seed": seed}
-    try:
-        run_stages(**wanted, until=until, engine=engine, store=output / "stages")
-    except SpecsError as error:
-        failures[f"{experiment.name}, seed {seed}"] = str(error)
-        console.print(f"failed: {error}", style="red", markup=False)
-    else:
-        experiment.folders[seed] = folder
+    run_stages(**wanted, until=until, engine=engine, store=output / "stages")
+    return folder
 
 
-def _experiments(runs: Sequence[str]) -> list[Experiment]:
+def _experiments(runs: Sequence[str], until: str | None) -> list[Experiment]:
+    """Those that are named, without any that lacks the last stage to do."""
     found: dict[str, Experiment] = {}
     for path in map(Path, runs):
         if path.is_dir():
             _add_finished(path, found)
         else:
             _add_configured(path, found)
+    for name, experiment in list(found.items()):
+        if until and experiment.settings is not None and until not in experiment.settings["stages"]:
+            console.print(f"left out, since it has no stage {until}: {name}")
+            del found[name]
     return list(found.values())
 
 
@@ -127,13 +124,3 @@ def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
         if other.settings is not None and other.settings["evaluation"] != settings["evaluation"]:
             raise ComparisonError(f"{file}: {name} would be measured otherwise than {other.name} (evaluation)")
     found[name] = Experiment(name, {}, {key: settings[key] for key in ("stages", "evaluation")})
-
-
-def _with_stage(experiments: Iterable[Experiment], until: str | None) -> list[Experiment]:
-    kept = []
-    for experiment in experiments:
-        if until and experiment.settings is not None and until not in experiment.settings["stages"]:
-            console.print(f"left out, since it has no stage {until}: {experiment.name}")
-        else:
-            kept.append(experiment)
-    return kept

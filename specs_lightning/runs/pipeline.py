@@ -13,9 +13,9 @@ import math
 import os
 import re
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,17 +152,17 @@ def run_stages(
 ) -> None:
     """A run without its report; the arguments are those of `run`.
 
-    Args:
-        store: where stages are kept under their fingerprints, for other runs to find them; the run's folder has links
-            to them then.
+    In a `store`, stages are kept under their fingerprints, for other runs to find them; `folder` has links to them.
     """
     if engine is not None:
         make_engine(engine)  # refused now rather than at its first stage
     plan = plan_stages(first_stages(stages, until), evaluation, folder, seed, engine, store)
     with only_writer(folder):
         _set_aside_old(plan, redo or [])
-        if store is not None:
-            _link(plan, folder)
+        for planned in plan if store is not None else ():
+            link = folder / planned.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
         started = time.time()
         record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
         RUN.write(folder, record)
@@ -170,9 +170,6 @@ def run_stages(
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
         RESULTS.write(folder, _results(plan, evaluation))
         RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
-
-
-# ----------------------------------------------------------------------------------------------------- planning
 
 
 @dataclass(frozen=True)
@@ -261,21 +258,26 @@ def plan_stages(
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
-        overrides = {key: _resolve_references(value, name, plan) for key, value in stage.overrides.items()}
-        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(json.dumps(stage.overrides))))
+        if stage.config and not Path(stage.config).is_file():
+            raise PipelineError(
+                f"no such configuration file: {stage.config} (paths are relative to the working directory)"
+            )
+        text = json.dumps(stage.overrides, ensure_ascii=False)
+        overrides = json.loads(_REFERENCE.sub(partial(_output, name, plan), text))
+        upstream = tuple(dict.fromkeys(match[0] for match in _REFERENCE.findall(text)))
         settings: dict[str, Any] = {
             "kind": stage.kind,
             "model": stage.model,
             "overrides": stage.overrides,  # references as such: a run may be moved
-            "file": _read_file(stage.config) if stage.config else None,
+            "file": read_settings(stage.config) if stage.config else None,
             "seed": seed,
             "upstream": {other: plan[other].fingerprint for other in upstream},
         }
         if engine is not None:
             settings["engine"] = engine_class_path(engine)
         if stage.evaluate and stage.kind != "distill":
-            sets = {other: asdict(source) for other, source in evaluation.sets.items()}
-            settings["evaluation"] = {"sets": sets, "sampling": asdict(evaluation.sampling)}
+            data = evaluation.data
+            settings["evaluation"] = {"sets": data["evaluation"], "sampling": data["evaluation_sampling"]}
             if evaluation.judge is not None:
                 settings["evaluation"]["judge"] = evaluation.judge.decisive
         resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
@@ -284,24 +286,16 @@ def plan_stages(
     return list(plan.values())
 
 
-def _resolve_references(value: Any, name: str, done: dict[str, PlannedStage]) -> Any:
-    def replace(match: re.Match[str]) -> str:
-        stage, output = match.groups()
-        if stage not in done or output not in OUTPUTS:
-            raise PipelineError(
-                f"stage {name} asks for {match[0]}: the stages before it are {', '.join(done) or 'none'}, "
-                f"and what can be asked of them is {', '.join(OUTPUTS)}"
-            )
-        source = done[stage]
-        return str(source.model if output == "model" else source.folder / OUTPUTS[output])
-
-    if isinstance(value, str):
-        return _REFERENCE.sub(replace, value)
-    if isinstance(value, dict):
-        return {key: _resolve_references(item, name, done) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolve_references(item, name, done) for item in value]
-    return value
+def _output(name: str, done: dict[str, PlannedStage], reference: re.Match[str]) -> str:
+    """What a stage of this name refers to, as it stands within a string of JSON."""
+    stage, output = reference.groups()
+    if stage not in done or output not in OUTPUTS:
+        raise PipelineError(
+            f"stage {name} asks for {reference[0]}: the stages before it are {', '.join(done) or 'none'}, "
+            f"and what can be asked of them is {', '.join(OUTPUTS)}"
+        )
+    source = done[stage]
+    return json.dumps(str(source.model if output == "model" else source.folder / OUTPUTS[output]))[1:-1]
 
 
 def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
@@ -332,38 +326,17 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
         planned.folder.rename(kept)
 
 
-def _link(plan: list[PlannedStage], folder: Path) -> None:
-    """Let a run's folder show stages that are kept elsewhere."""
-    for planned in plan:
-        link = folder / planned.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-
-
-# ---------------------------------------------------------------------------------------------------- execution
-
-
 def _go_through(
     planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
 ) -> None:
+    """Do what is left to do of a stage."""
     if planned.status == "finished":
         console.print(f"{title}: finished before")
         return
-    start = time.time()
-    planned.write("running" if planned.status is None else planned.status, begins=True)
-    cpu_seconds = _execute(planned, evaluation, title, seed, engine)
-    seconds = round(time.time() - start, 1)
-    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
-    console.print(f"{title}: done in {seconds:.0f} s")
-
-
-def _execute(
-    planned: PlannedStage, evaluation: EvaluationSettings, title: str, seed: int, engine: EngineSettings | None
-) -> float:
-    """What is left to do of a stage; the processor seconds that it took."""
-    stage, cpu_seconds = planned.stage, 0.0
+    stage, start, cpu_seconds = planned.stage, time.time(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
+    planned.write(planned.status or "running", begins=True)
     if stage.kind == "fit" and planned.status != "trained":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
         cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
@@ -372,22 +345,16 @@ def _execute(
         own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
         cpu_seconds += distill_stage(title, str(stage.config), [*overrides, *own], planned.folder)
     if stage.evaluate and planned.model is not None:
-        cpu_seconds += evaluate_stage(
-            f"{title}: evaluation",
-            planned.model,
-            evaluation.data | ({"engine": engine_class_path(engine)} if engine is not None else {}),
-            overrides if stage.kind == "model" else [],
-            planned.folder,
-            seed,
-        )
-    return cpu_seconds
+        data = evaluation.data if engine is None else {**evaluation.data, "engine": engine_class_path(engine)}
+        own = overrides if stage.kind == "model" else []
+        cpu_seconds += evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
+    seconds = round(time.time() - start, 1)
+    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
+    console.print(f"{title}: done in {seconds:.0f} s")
 
 
 def as_argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-# ------------------------------------------------------------------------------------------------------ results
 
 
 def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Results:
@@ -399,39 +366,25 @@ def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Result
         answers = planned.answers()
         if answers is None:
             continue
-        _fill(metric, answers, evaluation)
+        metric.reset()
+        for name in evaluation.sets:
+            of_set = [answer for answer in answers if answer.set == name]
+            scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
+            metric.update(name, scores, [answer.prompt_id for answer in of_set])
         is_base = not models
         if is_base:
             metric.keep_as_baseline()
         found, intervals = metric.compute(), metric.intervals()
         if is_base:
             found["generalization_factor"] = math.nan  # nothing was gained that could generalise
-        sets = {name: SetScores(**scores) for name, scores in score_sets(answers).items()}
+        sets = {name: SetScores(**of_set) for name, of_set in score_sets(answers).items()}
         models.append(
             ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
         )
+    asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
     return Results(
-        measure=evaluation.measure,
-        beta=evaluation.beta,
-        gain=evaluation.gain,
-        sets=tuple(EvaluationSet(name, name == "id") for name in evaluation.sets),
-        models=tuple(models),
+        measure=evaluation.measure, beta=evaluation.beta, gain=evaluation.gain, sets=asked, models=tuple(models)
     )
-
-
-def _fill(metric: GeneralizationFactor, answers: Sequence[Answer], evaluation: EvaluationSettings) -> None:
-    """Have the metric hold one model's answers."""
-    metric.reset()
-    for name in evaluation.sets:
-        of_set = [answer for answer in answers if answer.set == name]
-        scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
-        metric.update(name, scores, [answer.prompt_id for answer in of_set])
-
-
-def _read_file(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise PipelineError(f"no such configuration file: {path} (paths are relative to the working directory)")
-    return read_settings(path)
 
 
 def _now() -> str:

@@ -34,15 +34,12 @@ class CommandFailed(SpecsError, RuntimeError):
 
 @dataclass(frozen=True)
 class Ending:
-    """What a process says when it ends.
-
-    Args:
-        cpu_seconds: of itself and of those that it has waited for.
-        message: of the error that ended it, for whoever watches it to print.
-    """
+    """What a process says when it ends."""
 
     cpu_seconds: float
+    """Of itself and of those that it has waited for."""
     message: str | None = None
+    """Of the error that ended it, for whoever watches it to print."""
 
 
 def warm_up() -> None:
@@ -58,14 +55,8 @@ def warm_up() -> None:
 def run_command(args: Sequence[str], title: str) -> float:
     """Run `specs` with these arguments in a process of its own, to its end.
 
-    SIGTERM and Ctrl-C are handed on to it and to the processes that it has started; a second Ctrl-C kills them.
-
-    Args:
-        args: the command and its arguments, as a person would type them.
-        title: of its progress bar.
-
-    Returns:
-        processor seconds.
+    SIGTERM and Ctrl-C are handed on to it and to the processes that it has started; a second Ctrl-C kills them. Returns
+    processor seconds.
 
     Raises:
         CommandFailed: it ended with an error, which the exception tells or which stands above.
@@ -78,14 +69,16 @@ def run_command(args: Sequence[str], title: str) -> float:
     process.start()
     ending.close()
     _wait(process)
-    told = _told(said)
+    told = Ending(cpu_seconds=0.0)
+    with suppress(EOFError):  # killed, it has said nothing
+        told = said.recv()
     if process.exitcode == STOPPED:
         raise Stopped
     if process.exitcode != 0:
         what = f"exit status {process.exitcode}" if process.exitcode > 0 else f"killed by signal {-process.exitcode}"
-        message = told.message if told and told.message else f"{what}; what it said stands above"
+        message = told.message or f"{what}; what it said stands above"
         raise CommandFailed(f"`{shlex.join(['specs', *args])}`: {message}")
-    return told.cpu_seconds if told else 0.0
+    return told.cpu_seconds
 
 
 def _wait(process: Any) -> None:
@@ -106,14 +99,6 @@ def _signal(process: Any, number: int) -> None:
     """To a process and those that it has started. It may have ended."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-
-
-def _told(said: Connection) -> Ending | None:
-    try:
-        told: Ending = said.recv()
-        return told
-    except EOFError:
-        return None
 
 
 # ------------------------------------------------------------------------------------------- in the new process

@@ -34,24 +34,21 @@ def evaluate_stage(
 ) -> float:
     """Answer evaluation sets, in `folder/answers.jsonl`: `specs test` with the settings in `folder/evaluation.yaml`.
 
-    A model that was trained in the folder is evaluated in the same type and on as many devices.
-
-    Args:
-        title: of the progress bar.
-        model: the folder or name of the model.
-        data: settings of an `EvaluationDataModule`.
-        overrides: of `specs test`.
-        folder: of the stage.
-        seed: of the sampling.
-
-    Returns:
-        processor seconds.
+    A model that was trained in the folder is evaluated in the same type and on as many devices. `data` holds the
+    settings of an `EvaluationDataModule`, `overrides` those of `specs test`. Processor seconds.
     """
-    trained = folder / "config.yaml"
-    settings = evaluation_settings(
-        model, data, folder, seed, yaml.safe_load(trained.read_text()) if trained.exists() else {}
-    )
-    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "config.yaml"
+    trained = yaml.safe_load(file.read_text()) if file.exists() else {}
+    policy = trained["model"]["init_args"]["policy"] if trained else {}
+    trainer = {name: trained["trainer"][name] for name in COMPUTING} if trained else {}
+    # What was exported has its adapters merged in, and is not quantized any more.
+    policy = {**policy, "model": model, "lora": None, "quantization": None}
+    settings = {
+        "seed_everything": seed,
+        "trainer": {**trainer, "default_root_dir": str(folder), "logger": False, "enable_model_summary": False},
+        "model": {"class_path": "specs_lightning.modules.GRPOModule", "init_args": {"policy": policy}},
+        "data": {"class_path": "specs_lightning.data.EvaluationDataModule", "init_args": {**data, "seed": seed}},
+    }
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
@@ -61,19 +58,3 @@ def evaluate_stage(
     else:
         samples.replace(folder / SAMPLES.name)
     return seconds
-
-
-def evaluation_settings(
-    model: str, data: Mapping[str, Any], folder: Path, seed: int, trained: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Settings of `specs test` for a model, given those by which it was trained, if it was."""
-    policy = trained["model"]["init_args"]["policy"] if trained else {}
-    trainer = {name: trained["trainer"][name] for name in COMPUTING} if trained else {}
-    # What was exported has its adapters merged in, and is not quantized any more.
-    policy = {**policy, "model": model, "lora": None, "quantization": None}
-    return {
-        "seed_everything": seed,
-        "trainer": {**trainer, "default_root_dir": str(folder), "logger": False, "enable_model_summary": False},
-        "model": {"class_path": "specs_lightning.modules.GRPOModule", "init_args": {"policy": policy}},
-        "data": {"class_path": "specs_lightning.data.EvaluationDataModule", "init_args": {**data, "seed": seed}},
-    }

@@ -85,9 +85,9 @@ def innermost(message: str, place: tuple[str, ...] = ()) -> Cause:
         return innermost(found["inner"], (*place, *_names(found["name"] or "")))
     if found := _UNION.match(message):
         listed = re.split(r"^- ", textwrap.dedent(found["errors"]), flags=re.MULTILINE)[1:]
-        causes = [innermost(re.sub(r"^  ", "", error, flags=re.MULTILINE), place) for error in listed]
-        telling = [cause for cause in causes if cause.place != place or not cause.vague]
-        return telling[0] if telling else _not_of_type(found["types"], found["value"], place)
+        causes = (innermost(re.sub(r"^  ", "", error, flags=re.MULTILINE), place) for error in listed)
+        telling = (cause for cause in causes if cause.place != place or not cause.vague)
+        return next(telling, None) or _not_of_type(found["types"], found["value"], place)
     return _leaf(message, place)
 
 
@@ -95,7 +95,7 @@ def _leaf(message: str, place: tuple[str, ...]) -> Cause:
     """What a message says that holds no other."""
     hint = found[0] if (found := _HINT.search(message)) else ""
     if found := _UNKNOWN.match(message):
-        return Cause((*place, *_unknown_names(found)), f"there is no such setting{hint}")
+        return Cause((*place, *_names(f"{found['group'] or ''}.{found['name']}")), f"there is no such setting{hint}")
     if found := _LEFT_OVER.match(message):
         return Cause((), f"{found[1]} is not the value of any setting{hint}")
     if found := _REQUIRED.match(message):
@@ -136,24 +136,15 @@ def _names(dotted: str) -> list[str]:
     return [name for name in dotted.split(".") if name not in ("", "init_args")]
 
 
-def _unknown_names(found: re.Match[str]) -> list[str]:
-    return _names(f"{found['group'] or ''}.{found['name']}")
-
-
 def hint(message: str, known: Sequence[str]) -> str:
-    """A line that says what would be right; empty if the message is not about a setting that there is not.
-
-    Args:
-        message: the parser's error.
-        known: the names of the parser's own settings.
-    """
+    """A line that says what would be right, of a parser that knows these settings; empty if nothing is unknown."""
     if "\n" in message:  # it holds a hint, or another message
         return ""
     if found := _LEFT_OVER.match(message):
         return f"\nDid you mean --config {found[1]}?" if "config" in known else ""
     if not (found := _UNKNOWN.match(message)):
         return ""
-    *above, wrong = _unknown_names(found)
+    *above, wrong = _names(f"{found['group'] or ''}.{found['name']}")
     beside = [_names(name)[-1] for name in known if _names(name)[:-1] == above]
     if not beside:
         return _did_you_mean(".".join([*above, wrong]), known)

@@ -32,8 +32,6 @@ def function_settings(
     """A function's arguments from files and overrides, made; those of `further` classes stand beside them as given.
 
     Args:
-        function: what is called with them.
-        args: of the command line.
         further: dataclasses whose fields are settings, too.
         name: of the command; the function's if not given.
         positional: an argument that is given without its name.
@@ -98,9 +96,8 @@ def _value(arg: str, text: str | None) -> Any:
 def _on_top(stages: dict[str, Any], given: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Arguments for the stages' overrides with those that were given: the others are kept, null removes one."""
     if unknown := set(given) - set(stages):
-        raise SettingsError(
-            f"overrides of stages that there are not: {', '.join(unknown)}; there are: {', '.join(stages)}"
-        )
+        there = f"there are: {', '.join(stages)}"
+        raise SettingsError(f"overrides of stages that there are not: {', '.join(unknown)}; {there}")
     whole = {name: reduce(merged, layers, as_plain(stages[name].overrides)) for name, layers in given.items()}
     return [f"--stages.{name}.overrides={json.dumps(overrides)}" for name, overrides in whole.items()]
 

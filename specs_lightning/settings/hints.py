@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import yaml
@@ -31,16 +30,13 @@ class HintingParser(ArgumentParser):
         """A file of settings, on top of those that it extends."""
         try:
             settings = read_settings(str(path))
-            self._check_kind(str(path), settings)
         except SettingsError as error:
             self.error(str(error), error)
+        kind = kind_of(settings)
+        if kind and kind_of(_keys(self)) not in (None, kind):
+            self.error(f"{path} holds the settings of another command: specs {kind} --config {path}")
         parsed: Namespace = self.parse_string(yaml.safe_dump(settings, sort_keys=False), **kwargs)
         return parsed
-
-    def _check_kind(self, file: str, settings: Mapping[str, Any]) -> None:
-        wanted, kind = kind_of(_keys(self)), kind_of(settings)
-        if kind != wanted and kind is not None and wanted is not None:
-            raise SettingsError(f"{file} holds the settings of another command: specs {kind} --config {file}")
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """The one cause, and what would be right; all that the parser says if SPECS_TRACEBACK is set."""

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 NOT_SET = "(not set)"
 """Stands for a setting that one side does not have."""
-
-
-class Change(NamedTuple):
-    """A setting that is another now."""
-
-    name: str
-    old: Any
-    new: Any
 
 
 def flatten(settings: Any, name: str = "") -> dict[str, Any]:
@@ -25,8 +17,8 @@ def flatten(settings: Any, name: str = "") -> dict[str, Any]:
     return {leaf: value for part in inner for leaf, value in part.items()}
 
 
-def changes(old: Any, new: Any, name: str = "") -> Iterator[Change]:
-    """Each value that differs, by its dotted name; one that is not there is NOT_SET on that side."""
+def changes(old: Any, new: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The name of each value that differs, the old and the new one; what is not there is NOT_SET on that side."""
     if old is NOT_SET and isinstance(new, Mapping) and new:
         old = {}
     if new is NOT_SET and isinstance(old, Mapping) and old:
@@ -35,7 +27,7 @@ def changes(old: Any, new: Any, name: str = "") -> Iterator[Change]:
         for key in {**old, **new}:
             yield from changes(old.get(key, NOT_SET), new.get(key, NOT_SET), dotted(name, key))
     elif old != new:
-        yield Change(name, old, new)
+        yield name, old, new
 
 
 def dotted(name: str, key: Any) -> str:

@@ -16,11 +16,7 @@ from specs_lightning.errors import SettingsError
 from specs_lightning.settings.nested import changes
 
 EXTENDS = "extends"
-KINDS = {
-    "run": {"stages", "evaluation"},
-    "fit": {"trainer", "data"},
-    "distill": {"prompts", "zero", "base", "pairs"},
-}
+KINDS = {"run": {"stages", "evaluation"}, "fit": {"trainer", "data"}, "distill": {"prompts", "zero", "base", "pairs"}}
 """What only a file of these commands has at its top, in the order in which one looks."""
 
 
@@ -75,14 +71,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         if value is None:
             found.pop(name, None)
         elif isinstance(value, dict) and isinstance(old, dict):
-            found[name] = _without_nulls(value) if _another_class(old, value) else merged(old, value)
+            same_class = value.get("class_path", old.get("class_path")) == old.get("class_path")
+            found[name] = merged(old, value) if same_class else _without_nulls(value)
         else:
             found[name] = value
     return found
-
-
-def _another_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return bool(new.get("class_path", old.get("class_path")) != old.get("class_path"))
 
 
 def _without_nulls(value: Any) -> Any:

@@ -73,12 +73,9 @@ class FSDP2(ModelParallelStrategy):
         super().__init__(process_group_backend=backend, timeout=timedelta(minutes=timeout_minutes))
         if replicas < 1:
             raise ValueError(f"replicas must be positive, not {replicas}")
-        self.replicas = replicas
+        self.replicas, self.cpu_offload = replicas, cpu_offload
         self.reshard_after_forward = reshard_after_forward
         self.param_dtype, self.reduce_dtype = param_dtype, reduce_dtype
-        self.cpu_offload = cpu_offload
-
-    # ------------------------------------------------------------------ models
 
     def setup_environment(self) -> None:
         # Lightning's own mesh: all processes divide the data, and no tensor is divided along with it.
@@ -87,9 +84,8 @@ class FSDP2(ModelParallelStrategy):
         per_replica, rest = divmod(self.world_size, self.replicas)
         if rest:
             raise SpecsError(f"{self.world_size} processes cannot be divided among {self.replicas} replicas")
-        mesh = init_device_mesh(
-            self.root_device.type, (self.replicas, per_replica), mesh_dim_names=("replicas", "shards")
-        )
+        shape = self.replicas, per_replica
+        mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicas", "shards"))
         self.mesh = mesh if self.replicas > 1 else mesh["shards"]
         assert self.lightning_module is not None
         self.lightning_module.load_policy = self.load_policy  # type: ignore[assignment]
@@ -103,8 +99,10 @@ class FSDP2(ModelParallelStrategy):
         places = _places(policy)
         for module in [*blocks(policy.model), policy]:
             for parameter in dict.fromkeys(module.parameters()):
-                if parameter in places:
-                    self._receive(parameter, places.pop(parameter))
+                if held := places.pop(parameter, None):
+                    weight = nn.Parameter(self._from_first_process(parameter.detach()), parameter.requires_grad)
+                    for holder, name in held:
+                        setattr(holder, name, weight)
             # The head is used after the forward pass, for one chunk of tokens after the other: it stays gathered.
             free_after_forward = self.reshard_after_forward and module is not policy
             fully_shard(module, reshard_after_forward=free_after_forward, **self._sharding())
@@ -138,11 +136,6 @@ class FSDP2(ModelParallelStrategy):
                 if first != other:
                     raise SpecsError(f"{policy.source}: its weights are {first}, its configuration says {other}")
 
-    def _receive(self, parameter: nn.Parameter, places: list[tuple[nn.Module, str]]) -> None:
-        weight = nn.Parameter(self._from_first_process(parameter.detach()), requires_grad=parameter.requires_grad)
-        for module, name in places:
-            setattr(module, name, weight)
-
     def _from_first_process(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta:
             here = torch.empty(tensor.shape, dtype=tensor.dtype, device=self.root_device)
@@ -158,8 +151,6 @@ class FSDP2(ModelParallelStrategy):
         for module in self.model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.root_device)
-
-    # ------------------------------------------------------------------ checkpoints
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The shards of the weights that are trained; the others are where the model came from. Tied ones come once."""
@@ -210,13 +201,9 @@ class FSDP2(ModelParallelStrategy):
         whole = StateDictOptions(full_state_dict=True, strict=False)
         set_model_state_dict(self.model, weights, options=whole)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
-            by_name: dict[str, Any] = {
-                "state": {names[number]: values for number, values in state["state"].items()},
-                "param_groups": [
-                    {**group, "params": [names[number] for number in group["params"]]}
-                    for group in state["param_groups"]
-                ],
-            }
+            states = {names[number]: values for number, values in state["state"].items()}
+            groups = [{**group, "params": [names[n] for n in group["params"]]} for group in state["param_groups"]]
+            by_name: dict[str, Any] = {"state": states, "param_groups": groups}
             set_optimizer_state_dict(self.model, optimizer, by_name, options=whole)
 
 
@@ -226,9 +213,8 @@ def blocks(model: transformers.PreTrainedModel) -> list[nn.Module]:
     found: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in model.modules():  # an outer one comes before what is inside it
-        if module not in inside and (
-            isinstance(module, transformers.GradientCheckpointingLayer) or type(module).__name__ in names
-        ):
+        is_block = isinstance(module, transformers.GradientCheckpointingLayer) or type(module).__name__ in names
+        if is_block and module not in inside:
             found.append(module)
             inside.update(module.modules())
     return found
