@@ -196,10 +196,7 @@ class GroupBatch:
 
     @classmethod
     def from_token_ids(
-        cls,
-        prompts: Sequence[EncodedPrompt],
-        completions: Sequence[Sequence[Sequence[int]]],
-        **tensors: Any,
+        cls, prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[Sequence[int]]], **tensors: Any
     ) -> GroupBatch:
         """Pack `completions[g]`, the token ids of each completion of `prompts[g]`. Every token counts in the loss."""
         flat = [torch.as_tensor(ids, dtype=torch.long) for group in completions for ids in group]

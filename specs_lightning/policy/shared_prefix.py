@@ -19,11 +19,7 @@ from specs_lightning.policy.attention import PrefixLayout
 
 
 def pack_rows(
-    batch: GroupBatch,
-    positions: Callable[[EncodedPrompt], Tensor],
-    *,
-    shared_prefix: bool = True,
-    pad_id: int = 0,
+    batch: GroupBatch, positions: Callable[[EncodedPrompt], Tensor], *, shared_prefix: bool = True, pad_id: int = 0
 ) -> tuple[dict[str, Any], Tensor]:
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 

@@ -55,12 +55,7 @@ class TagFormat(AnswerFormat):
     @property
     def tags(self) -> tuple[str, str, str, str]:
         """The four tags, in the order in which they must stand."""
-        return (
-            f"<{self.reasoning_tag}>",
-            f"</{self.reasoning_tag}>",
-            f"<{self.answer_tag}>",
-            f"</{self.answer_tag}>",
-        )
+        return (f"<{self.reasoning_tag}>", f"</{self.reasoning_tag}>", f"<{self.answer_tag}>", f"</{self.answer_tag}>")
 
     def write(self, reasoning: str, answer: str) -> str:
         think, end_think, open_answer, end_answer = self.tags
@@ -194,10 +189,7 @@ def restore_latex(text: str) -> str:
 
 
 def _unquoted(quoted: str) -> str:
-    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX.
-
-    To JSON `\frac` is a form feed and "rac", and `\sqrt` is an error.
-    """
+    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX, such as `\sqrt`."""
     if re.search(r"(?<!\\)(?:\\\\)*\\[bfnrt][a-z]", quoted):
         return quoted[1:-1]
     try:

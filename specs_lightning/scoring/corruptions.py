@@ -32,22 +32,12 @@ def announce_answer(text: str, tags: TagFormat) -> str:
 
 CORRUPTIONS: dict[str, Callable[[str, TagFormat], str]] = {
     function.__name__: function
-    for function in (
-        strip_all_tags,
-        strip_answer_tags,
-        strip_reasoning_tags,
-        close_reasoning_last,
-        announce_answer,
-    )
+    for function in (strip_all_tags, strip_answer_tags, strip_reasoning_tags, close_reasoning_last, announce_answer)
 }
 
 
 def corrupt(text: str, tags: TagFormat, rng: random.Random, names: list[str] | None = None) -> tuple[str, str]:
-    """One of the corruptions, drawn at random, and its name.
-
-    Args:
-        text: a response that keeps the format.
-        names: those to draw from; all five when not given.
+    """One of the corruptions, drawn at random from those of these names (all five when not given), and its name.
 
     Raises:
         ValueError: `text` does not keep the format, so that there is nothing to corrupt.

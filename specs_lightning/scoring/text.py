@@ -9,16 +9,8 @@ from __future__ import annotations
 import re
 
 _UNICODE = str.maketrans(
-    {
-        "\u2212": "-",
-        "\u2013": "-",
-        "\u00d7": r"\times ",
-        "·": r"\cdot ",
-        "π": r"\pi ",
-        "²": "^2",
-        "³": "^3",
-        "≈": r"\approx ",
-    }
+    {"\u2212": "-", "\u2013": "-", "²": "^2", "³": "^3"}
+    | {"\u00d7": r"\times ", "·": r"\cdot ", "π": r"\pi ", "≈": r"\approx "}
 )
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence)\b[\s,:]*)?(?:(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)?"

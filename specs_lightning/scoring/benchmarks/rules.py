@@ -96,31 +96,19 @@ def distance(left: str, right: str) -> int:
 def mmmu(response: str, prompt: Prompt) -> Judged:
     """MMMU: the last option that is named, by letter or by text; numbers to two decimals; text as a part."""
     text = said(response, prompt)
-    golds = [prompt.answer or "", *json.loads(prompt.metadata.get("alternatives") or "[]")]
     if prompt.choices:
         return Verdict(_mmmu_option(text, prompt.choices) == (prompt.answer or "").strip().upper())
-    spoken = _mmmu_keys(text)
-    for gold in golds:
-        if (number := _float(gold)) is not None:
-            if any(number == other for key in spoken for other in _floats(key)):
-                return Verdict(True)
-        elif any(_padded(gold, key) for key in spoken):
-            return Verdict(True)
-    return Verdict(False)
+    golds = [prompt.answer or "", *json.loads(prompt.metadata.get("alternatives") or "[]")]
+    return Verdict(any(_holds(key, gold) for gold in golds for key in _mmmu_keys(text)))
 
 
 def _mmmu_option(text: str, choices: Sequence[str]) -> str | None:
     text = f" {text.strip(',.!?;: ')} "
     letters = LETTERS[: len(choices)]
-    for form in ("({})", " {} "):
-        places = {letter: text.rfind(form.format(letter)) for letter in letters}
-        if max(places.values(), default=-1) >= 0:
-            return max(places, key=lambda letter: places[letter])
+    named = [[text.rfind(form.format(letter)) for letter in letters] for form in ("({})", " {} ")]
     if len(text.split()) > 5:
-        places = {letter: text.lower().rfind(c.lower()) for letter, c in zip(letters, choices, strict=True)}
-        if max(places.values(), default=-1) >= 0:
-            return max(places, key=lambda letter: places[letter])
-    return None
+        named.append([text.lower().rfind(choice.lower()) for choice in choices])
+    return next((letters[places.index(max(places))] for places in named if max(places) >= 0), None)
 
 
 def _mmmu_keys(text: str) -> list[str]:
@@ -136,8 +124,10 @@ def _mmmu_keys(text: str) -> list[str]:
     return keys or [text.lower()]
 
 
-def _padded(gold: str, key: str) -> bool:
-    """A single letter counts as a word of its own only."""
+def _holds(key: str, gold: str) -> bool:
+    """A number among others, a text as a part; a single letter counts as a word of its own only."""
+    if (number := _float(gold)) is not None:
+        return number in _floats(key)
     gold = gold.strip().lower()
     return bool(gold) and (gold in key if len(gold) > 1 else re.search(rf"\b{re.escape(gold)}\b", key) is not None)
 
