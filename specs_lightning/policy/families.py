@@ -108,20 +108,18 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
     """
     text = config.get_text_config()
     if changed := [name for name in _LOGIT_CHANGES if getattr(text, name, None) not in (None, 1, 1.0)]:
-        raise UnsupportedModel(
-            f"model type {config.model_type!r} changes its logits ({', '.join(changed)}): unsupported"
-        )
+        how = ", ".join(changed)
+        raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
     family = FAMILIES.get(config.model_type)
     if family is None:
-        log.warning(
-            "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)",
-            config.model_type,
-        )
-    elif family.shared_prefix and _has_windows(text):
+        unknown = "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)"
+        log.warning(unknown, config.model_type)
+        return _PADDED
+    if family.shared_prefix and _has_windows(text):
         family = replace(family, shared_prefix=False)
-    if family is not None and not family.shared_prefix:
+    if not family.shared_prefix:
         log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
-    return family or _PADDED
+    return family
 
 
 def _has_windows(text: PretrainedConfig) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from specs_lightning.errors import RewardError
 from specs_lightning.groups import Completion, Prompt
+from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.system.ranks import gather, rank
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ class Scored(NamedTuple):
 
     values_N: Tensor
     causes: list[str | None]
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Scored:
+        """1 for right, 0 for wrong."""
+        values = [math.nan if verdict.correct is None else float(verdict.correct) for verdict in verdicts]
+        return cls(torch.tensor(values, dtype=torch.float32), [verdict.cause for verdict in verdicts])
 
 
 class Reward(ABC):

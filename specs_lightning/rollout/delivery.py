@@ -49,9 +49,7 @@ class Delivery(Protocol):
 class FolderDelivery:
     """Safetensors files on storage that all machines see. They stay until the next: for servers that come back.
 
-    Args:
-        folder: where they are written, each training in a folder of its own; a temporary one if not given.
-        timeout_s: how long a server may take.
+    Each training writes into a folder of its own within `folder`, or into a temporary one.
     """
 
     def __init__(self, folder: str | None, timeout_s: float) -> None:
@@ -89,11 +87,7 @@ class FolderDelivery:
 
 
 class BroadcastDelivery:
-    """One weight after the other through a process group for each server.
-
-    Args:
-        timeout_s: how long a server may take to join, and to receive everything.
-    """
+    """One weight after the other through a process group for each server: `timeout_s` to join, as long to receive."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
@@ -146,13 +140,8 @@ class BroadcastDelivery:
         backend: Backend = "nccl" if server.backend == "nccl" and policy.device.type == "cuda" else "gloo"
         address = own_address(server.host, server.port)
         store = open_store(address)
-        message = {
-            "host": address,
-            "port": store.port,
-            "backend": backend,
-            "timeout_s": self.timeout_s,
-            "architecture": architecture(policy.model.config),
-        }
+        place = {"host": address, "port": store.port, "backend": backend, "timeout_s": self.timeout_s}
+        message = place | {"architecture": architecture(policy.model.config)}
         with ThreadPoolExecutor(1) as thread:
             joined = thread.submit(server.post, "/weights/group", message, self.timeout_s)
             while arrived(store) < server.workers and not joined.done():

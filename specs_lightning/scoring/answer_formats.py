@@ -47,10 +47,8 @@ class TagFormat(AnswerFormat):
 
     @property
     def instruction(self) -> str:
-        return (
-            f"Reason inside <{self.reasoning_tag}> </{self.reasoning_tag}>, "
-            f"then answer inside <{self.answer_tag}> </{self.answer_tag}>."
-        )
+        think, end_think, open_answer, end_answer = self.tags
+        return f"Reason inside {think} {end_think}, then answer inside {open_answer} {end_answer}."
 
     @property
     def tags(self) -> tuple[str, str, str, str]:

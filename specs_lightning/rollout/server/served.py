@@ -17,12 +17,7 @@ T = TypeVar("T")
 
 
 class Refused(EngineError):
-    """A request that is not served.
-
-    Args:
-        status: of the HTTP answer.
-        message: what was wrong.
-    """
+    """A request that is not served, with the status of the HTTP answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -123,12 +118,7 @@ class ServedSampler:
 
 
 class FolderRule:
-    """Which folders weights are read from.
-
-    Args:
-        root: the folder that they must lie in.
-        local: whether only this machine can ask; without a root, any folder will then do, and else none.
-    """
+    """Which folders weights are read from: those in `root`; without one, any if only this machine can ask (`local`)."""
 
     def __init__(self, root: Path | None, local: bool) -> None:
         self.root = root.resolve() if root else None

@@ -76,9 +76,6 @@ def _joined(scores: Mapping[str, float], joined: Mapping[str, Any]) -> Judged:
     return sum(weights.get(name, 1.0) * score for name, score in scores.items()) / total
 
 
-# ------------------------------------------------------------------------------------------------------- reading
-
-
 def _behind_answer(text: str) -> str:
     text = _out_of_its_block(re.split(r"\*{0,2}[Aa]nswer:\*{0,2}", text)[-1].strip())
     value = _literal(text)
@@ -181,9 +178,6 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("no number")
     return value
-
-
-# ------------------------------------------------------------------------------------------------------- metrics
 
 
 def _exact(answer: Any, gold: Any) -> float:

@@ -71,15 +71,15 @@ def mathvista(response: str, prompt: Prompt) -> Judged:
             return Verdict(prompt.choices[LETTERS.index(answer)] == gold)
         return Verdict(bool(answer) and min(prompt.choices, key=lambda option: distance(answer, option)) == gold)
     kind = prompt.metadata.get("published_answer_type")
-    values = read_quantity(gold), read_quantity(answer)
-    if kind in ("integer", "float"):
-        if values[0] is None or values[1] is None:
-            return Verdict(False)
-        if kind == "integer":
-            return Verdict(int(values[0].value) == int(values[1].value))
-        places = prompt.precision or 0
-        return Verdict(round(values[0].value, places) == round(values[1].value, places))
-    return Verdict(answer == gold)
+    if kind not in ("integer", "float"):
+        return Verdict(answer == gold)
+    right, given = read_quantity(gold), read_quantity(answer)
+    if right is None or given is None:
+        return Verdict(False)
+    if kind == "integer":
+        return Verdict(int(right.value) == int(given.value))
+    places = prompt.precision or 0
+    return Verdict(round(right.value, places) == round(given.value, places))
 
 
 def distance(left: str, right: str) -> int:
