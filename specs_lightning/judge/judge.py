@@ -1,6 +1,7 @@
 """The judge: questions to an OpenAI-compatible endpoint, many at once, none paid for twice, within a budget.
 
-Every fault of the endpoint ends in a retry or in an unscored completion with its cause, never in a score.
+Every fault of the endpoint ends in a retry or in an unscored completion with its cause, never in a score. One file of
+more than 400 lines, since budget, retries and pauses act on each other.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ A family is added by a line in `FAMILIES`. One that is not listed is trained on 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,16 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VISION_ID_FIELDS = (
-    "image_token_id",
-    "image_token_index",
-    "video_token_id",
-    "video_token_index",
-    "vision_start_token_id",
-    "vision_end_token_id",
-    "boi_token_index",
-    "eoi_token_index",
-)
+_VISION_ID = re.compile(r"(image|video)_token_(id|index)|vision_(start|end)_token_id|[be]oi_token_index")
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 _VISION_MODULES = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector")
 
@@ -132,9 +124,8 @@ def _has_windows(text: PretrainedConfig) -> bool:
 
 def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
     """The ids that stand for images in a prompt: never to be sampled, since a completion has no image behind them."""
-    values = config.to_dict()
-    ids = (values.get(field) for field in _VISION_ID_FIELDS)
-    return tuple(sorted({token_id for token_id in ids if isinstance(token_id, int)}))
+    ids = {value for name, value in config.to_dict().items() if _VISION_ID.fullmatch(name) and isinstance(value, int)}
+    return tuple(sorted(ids))
 
 
 def vision_modules(model: PreTrainedModel) -> list[nn.Module]:

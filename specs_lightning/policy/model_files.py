@@ -69,13 +69,11 @@ def usable(source: str, part: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         said = " ".join(str(error).split())
-        if Path(source).is_dir():
-            remedy = REMEDIES[part]
-        else:
-            remedy = (
-                f"{source} is no folder here, so it is looked for on the hub: check the name and the network "
-                "(HF_HUB_OFFLINE forbids it), download it first, or give a folder"
-            )
+        not_here = (
+            f"{source} is no folder here, so it is looked for on the hub: check the name and the network "
+            "(HF_HUB_OFFLINE forbids it), download it first, or give a folder"
+        )
+        remedy = REMEDIES[part] if Path(source).is_dir() else not_here
         raise BadModel(f"the {part} of {source} cannot be used: {said[:300]}. What to do: {remedy}") from error
 
 

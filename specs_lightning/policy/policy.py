@@ -151,16 +151,9 @@ class Policy(nn.Module):
         with_entropy: bool = False,
         observe: Callable[[Tensor], Tensor] | None = None,
     ) -> TokenLogprobs:
-        """The log-probability of each token that the batch's mask marks, zero elsewhere.
+        """The log-probability of each token that the batch's mask marks, zero elsewhere: (N, T) float32, in nats.
 
-        Args:
-            batch: on the policy's device.
-            temperature: at which the completions were sampled.
-            with_entropy: also the entropy of each token's distribution, without gradient.
-            observe: also what this makes of the distributions' logits, (M, V) to (M,), without gradient.
-
-        Returns:
-            (N, T) float32 tensors, in nats.
+        The batch is on the policy's device; the other arguments are those of `policy.token_logprobs.token_logprobs`.
         """
         for layer in self._checkpointed:  # transformers recomputes activations in training mode alone
             layer.training = torch.is_grad_enabled()

@@ -24,7 +24,6 @@ def pack_rows(
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 
     Args:
-        batch: N completions with their prompts.
         positions: a prompt's position ids, (rows, P); text continues from their largest value.
         shared_prefix: a row for each group rather than for each completion.
         pad_id: what fills up the rows.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -36,8 +36,8 @@ class WeightsState:
 class Delivery(Protocol):
     """A way of weights to servers."""
 
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        """Whether the weights must be gathered: the policy has changed, or servers lack what it holds."""
+    weights_stay: ClassVar[bool]
+    """Whether servers that lack weights still find what was sent last: it need not be gathered again for them."""
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         """Bring servers to the policy's weights; those that fail are left out."""
@@ -52,13 +52,12 @@ class FolderDelivery:
     Each training writes into a folder of its own within `folder`, or into a temporary one.
     """
 
+    weights_stay = True
+
     def __init__(self, folder: str | None, timeout_s: float) -> None:
         self.folder, self.timeout_s = folder, timeout_s
         self._room: tempfile.TemporaryDirectory[str] | None = None
         self._written: tuple[str, Path] | None = None
-
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        return changed
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         outdated = None
@@ -89,12 +88,11 @@ class FolderDelivery:
 class BroadcastDelivery:
     """One weight after the other through a process group for each server: `timeout_s` to join, as long to receive."""
 
+    weights_stay = False
+
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.groups: dict[str, WeightGroup] = {}
-
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        return changed or lacking
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         # One that was started again holds no weights, and knows of no group.

@@ -80,7 +80,7 @@ class VLLMServers(RolloutEngine):
         self.prompts_per_request = prompts_per_request
         self.servers: list[Connection] = []
         self.weights_id = ""
-        """Of the weights that servers must hold: versions alone would not tell two trainings apart."""
+        """Of the weights that servers must hold."""
         self._one_at_a_time = threading.Lock()
         self._policy: Callable[[], Policy | None] = lambda: None
         self._model = ""
@@ -138,7 +138,7 @@ class VLLMServers(RolloutEngine):
                 log.warning("rollout server %s is back", server.url)
         if not self._live():
             raise self._none_left()
-        return self.delivery.needs_weights(changed, bool(self._lacking()))
+        return changed or (bool(self._lacking()) and not self.delivery.weights_stay)
 
     def _wait_for(self, missing: list[Connection], seconds: float) -> list[Connection]:
         """Those that are still not there after this time."""
@@ -242,9 +242,7 @@ class VLLMServers(RolloutEngine):
 def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
     """What an action on the first rank gives, or the error that it raises, on every rank.
 
-    Args:
-        action: for the first rank alone.
-        beside: what all ranks must go through together; the action may be what goes through it on the first.
+    All ranks must go through what is `beside` it together; on the first, the action may be what does.
     """
     if not dist.is_initialized():
         return action()

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from specs_lightning.scoring.text import closing_braces
+
 
 class Parts(NamedTuple):
     """What a well-formed response holds."""
@@ -162,13 +164,7 @@ class _Box(NamedTuple):
 
 def _boxes_backwards(text: str) -> Iterator[_Box]:
     r"""Every `\boxed{…}` whose braces balance, the last opening first."""
-    closing: dict[int, int] = {}
-    open_braces: list[int] = []
-    for brace in re.finditer(r"[{}]", text):
-        if brace[0] == "{":
-            open_braces.append(brace.start())
-        elif open_braces:
-            closing[open_braces.pop()] = brace.start()
+    closing = closing_braces(text)
     for opening in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
         if (end := closing.get(opening.end() - 1)) is not None:
             yield _Box(opening.start(), end + 1, text[opening.end() : end])

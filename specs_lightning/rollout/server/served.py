@@ -25,13 +25,10 @@ class Refused(EngineError):
 
 
 class ServedSampler:
-    """A sampler with the one thread that it runs in, since vLLM is not thread-safe, and the weights that it holds.
+    """A sampler with the one thread that it runs in, since vLLM is not thread-safe, and which weights it holds.
 
-    Args:
-        sampler: made in that thread: on a CPU vLLM keeps state by thread.
-        thread: an executor of one thread; requests wait in its queue.
-        model: the folder or hub name that it started from.
-        workers: how many processes share the model; each is a member of a trainer's weight group.
+    The sampler is made in that thread, since vLLM keeps state by thread on a CPU; requests wait in its queue.
+    Each of the workers, which share the model, is a member of a trainer's weight group.
     """
 
     def __init__(self, sampler: VLLMSampler, thread: ThreadPoolExecutor, model: str, workers: int = 1) -> None:
@@ -40,7 +37,6 @@ class ServedSampler:
         self.sampler, self.thread, self.model, self.workers = sampler, thread, model, workers
         self.architecture = architecture(AutoConfig.from_pretrained(model))
         self.weights_id = ""
-        """Which weights it holds; versions alone would not tell two trainings apart."""
         self.busy = False
 
     def health(self) -> Message:
