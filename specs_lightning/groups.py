@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,9 @@ class Prompt:
     @property
     def text(self) -> str:
         """The text of all messages, images left out: for reports and judges."""
-        parts = []
-        for message in self.messages:
-            content = message["content"]
-            if isinstance(content, str):
-                parts.append(content)
-            else:
-                parts += [part["text"] for part in content if part["type"] == "text"]
+        parts: list[str] = []
+        for content in (message["content"] for message in self.messages):
+            parts += [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
         return "\n".join(parts)
 
 
@@ -200,10 +196,7 @@ class GroupBatch:
 
     @classmethod
     def from_token_ids(
-        cls,
-        prompts: Sequence[EncodedPrompt],
-        completions: Sequence[Sequence[Sequence[int]]],
-        **tensors: Any,
+        cls, prompts: Sequence[EncodedPrompt], completions: Sequence[Sequence[Sequence[int]]], **tensors: Any
     ) -> GroupBatch:
         """Pack `completions[g]`, the token ids of each completion of `prompts[g]`. Every token counts in the loss."""
         flat = [torch.as_tensor(ids, dtype=torch.long) for group in completions for ids in group]
@@ -237,13 +230,11 @@ class GroupBatch:
         indices = torch.as_tensor(indices, dtype=torch.long, device=self.group_N.device)
         kept, group_N = torch.unique_consecutive(self.group_N[indices], return_inverse=True)
         length = int(self.lengths_N[indices].max()) if len(indices) else 0
-        changes: dict[str, Any] = {"prompts": [self.prompts[g] for g in kept.tolist()], "group_N": group_N}
-        for name, tensor in self._tensors().items():
-            if name.endswith("_NT"):
-                changes[name] = tensor[indices, :length]
-            elif name != "group_N":
-                changes[name] = tensor[indices]
-        return replace(self, **changes)
+        chosen: dict[str, Any] = {
+            name: tensor[indices, :length] if name.endswith("_NT") else tensor[indices]
+            for name, tensor in self._tensors().items()
+        }
+        return replace(self, **{**chosen, "prompts": [self.prompts[g] for g in kept.tolist()], "group_N": group_N})
 
     def with_dummy_prompt(self) -> GroupBatch:
         """The batch with its dummy prompt as a last group, of one empty completion; without the optional tensors."""
@@ -277,13 +268,7 @@ class GroupBatch:
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be positive, not {max_tokens}")
         groups, lengths = self.group_N.tolist(), self.lengths_N.tolist()
-        units: list[list[int]] = []
-        for n, group in enumerate(groups):
-            if whole_groups and units and groups[units[-1][0]] == group:
-                units[-1].append(n)
-            else:
-                units.append([n])
-
+        units = [list(ns) for _, ns in groupby(range(len(groups)), lambda n: groups[n] if whole_groups else n)]
         batches: list[list[int]] = []
         rows: list[int] = []  # the lengths of the open batch's rows
         open_group = None

@@ -1,7 +1,7 @@
 """A language model as a judge: what rules cannot decide is asked of any OpenAI-compatible endpoint."""
 
 from specs_lightning.judge.judge import BudgetSpent, Judge, JudgeError, JudgeSettings, Usage, record_usage
-from specs_lightning.judge.questions import AnswerQuestion, ConsistencyQuestion, Question
+from specs_lightning.judge.questions import AnswerQuestion, ConsistencyQuestion
 
 __all__ = [
     "AnswerQuestion",
@@ -10,7 +10,6 @@ __all__ = [
     "Judge",
     "JudgeError",
     "JudgeSettings",
-    "Question",
     "Usage",
     "record_usage",
 ]

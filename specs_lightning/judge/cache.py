@@ -17,8 +17,7 @@ class JudgeCacheError(SpecsError, OSError):
 class ReplyCache:
     """An SQLite file of requests and replies, safe to share among processes of one machine. It holds no key.
 
-    Args:
-        file: where it lies; made when it is not there. `None` keeps replies in memory only.
+    Without a file, replies are kept in memory only.
 
     Raises:
         JudgeCacheError: the file is no such cache, or cannot be written.

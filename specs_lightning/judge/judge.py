@@ -1,6 +1,7 @@
 """The judge: questions to an OpenAI-compatible endpoint, many at once, none paid for twice, within a budget.
 
-Every fault of the endpoint ends in a retry or in an unscored completion with its cause, never in a score.
+Every fault of the endpoint ends in a retry or in an unscored completion with its cause, never in a score. One file of
+more than 400 lines, since budget, retries and pauses act on each other.
 """
 
 from __future__ import annotations
@@ -128,13 +129,7 @@ class Usage:
 
 
 class _NoReply(Exception):
-    """No usable reply.
-
-    Args:
-        cause: what happened.
-        again: whether to ask again, and after how many seconds at least.
-        refused: whether every other question would be refused as well.
-    """
+    """No usable reply: whether to ask `again`, and after how many seconds at least; whether all would be `refused`."""
 
     def __init__(self, cause: str, again: float | None = None, refused: bool = False) -> None:
         super().__init__(cause)
@@ -143,9 +138,6 @@ class _NoReply(Exception):
 
 class Judge:
     """Asks questions and reads the verdicts. Usable from any thread; equal questions are asked once.
-
-    Args:
-        settings: the endpoint, its limits and its budget.
 
     Raises:
         JudgeError: OpenAI's endpoint without a key.
@@ -264,8 +256,12 @@ class Judge:
             "json_schema": {"type": "json_schema", "json_schema": response_schema(question)},
             "json_object": {"type": "json_object"},
         }
-        request: dict[str, Any] = {"model": settings.model, "messages": messages(question, self._instructions)}
-        request["max_completion_tokens"] = settings.max_tokens
+        asked = messages(question, self._instructions)
+        request: dict[str, Any] = {
+            "model": settings.model,
+            "messages": asked,
+            "max_completion_tokens": settings.max_tokens,
+        }
         if settings.temperature is not None:
             request["temperature"] = settings.temperature
         if settings.structured in formats:
@@ -306,8 +302,7 @@ class Judge:
                 body = await self._loop().create(request)
         except Exception as error:  # whatever a server that is none makes the client raise
             raise self._failure(error) from error
-        usage = body.get("usage")
-        counts = usage if isinstance(usage, dict) else {}
+        counts = usage if isinstance(usage := body.get("usage"), dict) else {}
         self.usage.prompt_tokens += _count(counts.get("prompt_tokens"))
         self.usage.completion_tokens += _count(counts.get("completion_tokens"))
         return _read_reply(body)

@@ -88,38 +88,23 @@ def token_of(question: Question) -> str:
 
 
 def messages(question: Question, folder: Path | None = None) -> list[dict[str, str]]:
-    """The chat messages that put a question to a judge.
-
-    Args:
-        question: what is asked.
-        folder: instructions of one's own.
-    """
+    """The chat messages that put a question to a judge, with the instructions of one's own folder."""
     token = token_of(question)
     reply = {"request": token, "reason": "…", "verdict": " or ".join(question.verdicts)}
-    system = "\n\n".join(
-        [
-            instructions(question.kind, folder),
-            "The data of a request stands between two lines that carry the request's token, one JSON string a line. "
-            "Reply with one JSON object and nothing else: the request's token, your reason in one sentence, and the "
-            f'verdict, "{question.verdicts[0]}" or "{question.verdicts[1]}".',
-        ]
+    system = (
+        f"{instructions(question.kind, folder)}\n\n"
+        "The data of a request stands between two lines that carry the request's token, one JSON string a line. "
+        "Reply with one JSON object and nothing else: the request's token, your reason in one sentence, and the "
+        f'verdict, "{question.verdicts[0]}" or "{question.verdicts[1]}".'
     )
-    user = "\n".join(
-        [
-            f"BEGIN DATA {token}",
-            *(f"{name}: {quote(text)}" for name, text in question.data.items()),
-            f"END DATA {token}",
-            f"Reply as {json.dumps(reply, ensure_ascii=False)}",
-        ]
-    )
+    data = "\n".join(f"{name}: {quote(text)}" for name, text in question.data.items())
+    asked = f"Reply as {json.dumps(reply, ensure_ascii=False)}"
+    user = f"BEGIN DATA {token}\n{data}\nEND DATA {token}\n{asked}"
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def quote(text: str) -> str:
-    """A text as a JSON string that no chat template or reader takes for anything but text.
-
-    `json.loads` gives the text back.
-    """
+    """A text as a JSON string (`json.loads` gives it back) that no chat template takes for anything but text."""
     quoted = "".join(map(_shown, json.dumps(text, ensure_ascii=False)))
     return _CONTROL_WORD.sub(r"\\u005b", quoted)
 

@@ -29,7 +29,6 @@ def group_advantages(
         group_N: the group of each completion, 0 to G − 1.
         scale: `std` divides by the group's standard deviation (of the sample, over n − 1); `none` does not, which
             does not favour questions that are almost always or almost never answered right (Dr. GRPO).
-        epsilon: added to the deviation.
     """
     scored_N = ~rewards_N.isnan()
     value_N = rewards_N.nan_to_num(0.0)

@@ -16,10 +16,7 @@ Normalization = Literal["mean", "sum"]
 def sft_losses(logprobs_NT: Tensor, mask_NT: Tensor, normalization: Normalization) -> Tensor:
     """Each completion's negative log-likelihood, (N,), in nats.
 
-    Args:
-        logprobs_NT: zero outside the mask.
-        mask_NT: the tokens that count.
-        normalization: `mean` over a completion's tokens, as the paper's training code does; `sum`, as it prints.
+    It is a `mean` over the completion's tokens, as in the paper's training code, or their `sum`, as the paper prints.
     """
     loss_N = -(logprobs_NT * mask_NT).sum(-1)
     return loss_N / mask_NT.sum(-1).clamp(min=1) if normalization == "mean" else loss_N

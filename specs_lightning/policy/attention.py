@@ -50,15 +50,7 @@ class PrefixLayout:
     def of(
         cls, prompt_lengths_R: Tensor, lengths_N: Tensor, row_N: Tensor, start_N: Tensor, length: int
     ) -> PrefixLayout:
-        """The layout of rows of this length.
-
-        Args:
-            prompt_lengths_R: tokens of each row's prompt, which stands first.
-            lengths_N: tokens of each completion.
-            row_N: the row of each.
-            start_N: the column where it begins.
-            length: of a row, padding included.
-        """
+        """The layout of rows of this length, padding included; each completion has a row, and a column to start at."""
         device = row_N.device
         longest_prompt, longest = int(prompt_lengths_R.max()), int(lengths_N.max())
         token_T = torch.arange(longest, device=device)
@@ -83,9 +75,7 @@ class PrefixLayout:
 def use_shared_prefix(config: PretrainedConfig, kernels: str | None = None) -> None:
     """Have a model's language part, loaded with `sdpa`, take layouts; without one it computes as before.
 
-    Args:
-        config: the model's.
-        kernels: the type of device whose kernels it is to compute with; that of its tensors if not given.
+    `kernels` is the type of device whose kernels it is to compute with; that of its tensors if not given.
     """
     name = f"{NAME}_{kernels}" if kernels else NAME
     transformers.AttentionInterface.register(name, partial(attend, kernels=kernels))
@@ -107,14 +97,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention implementation of transformers: (R, heads, L, D) to (R, L, heads, D).
 
-    Args:
-        module: the layer.
-        query: (R, H, L, D); keys and values have a divisor of H as their heads.
-        attention_mask: not looked at where there is a layout.
-        dropout: none, since policies are in evaluation mode.
-        scaling: of the scores.
-        prefix_layout: of shared-prefix rows.
-        kernels: as in `use_shared_prefix`.
+    Keys and values have a divisor of the queries' heads as theirs. Where there is a layout, the mask is not looked at;
+    there is no dropout, since policies are in evaluation mode.
     """
     one_attention = partial(_attend, scaling=scaling, grouped=(kernels or query.device.type) in GROUPED_WITH_MASK)
     if prefix_layout is not None:

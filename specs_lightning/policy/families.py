@@ -6,6 +6,7 @@ A family is added by a line in `FAMILIES`. One that is not listed is trained on 
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,16 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VISION_ID_FIELDS = (
-    "image_token_id",
-    "image_token_index",
-    "video_token_id",
-    "video_token_index",
-    "vision_start_token_id",
-    "vision_end_token_id",
-    "boi_token_index",
-    "eoi_token_index",
-)
+_VISION_ID = re.compile(r"(image|video)_token_(id|index)|vision_(start|end)_token_id|[be]oi_token_index")
 _LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 _VISION_MODULES = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector")
 
@@ -108,20 +100,18 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
     """
     text = config.get_text_config()
     if changed := [name for name in _LOGIT_CHANGES if getattr(text, name, None) not in (None, 1, 1.0)]:
-        raise UnsupportedModel(
-            f"model type {config.model_type!r} changes its logits ({', '.join(changed)}): unsupported"
-        )
+        how = ", ".join(changed)
+        raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
     family = FAMILIES.get(config.model_type)
     if family is None:
-        log.warning(
-            "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)",
-            config.model_type,
-        )
-    elif family.shared_prefix and _has_windows(text):
+        unknown = "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)"
+        log.warning(unknown, config.model_type)
+        return _PADDED
+    if family.shared_prefix and _has_windows(text):
         family = replace(family, shared_prefix=False)
-    if family is not None and not family.shared_prefix:
+    if not family.shared_prefix:
         log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
-    return family or _PADDED
+    return family
 
 
 def _has_windows(text: PretrainedConfig) -> bool:
@@ -134,9 +124,8 @@ def _has_windows(text: PretrainedConfig) -> bool:
 
 def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
     """The ids that stand for images in a prompt: never to be sampled, since a completion has no image behind them."""
-    values = config.to_dict()
-    ids = (values.get(field) for field in _VISION_ID_FIELDS)
-    return tuple(sorted({token_id for token_id in ids if isinstance(token_id, int)}))
+    ids = {value for name, value in config.to_dict().items() if _VISION_ID.fullmatch(name) and isinstance(value, int)}
+    return tuple(sorted(ids))
 
 
 def vision_modules(model: PreTrainedModel) -> list[nn.Module]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -70,9 +69,7 @@ class PolicySettings:
 
 def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:
     """A policy's model with the weights of a folder or of a model on the hub."""
-    options = _options(settings)
-    if settings.quantization is not None:
-        options["quantization_config"] = _quantization(config, settings)
+    quantization = {"quantization_config": _quantization(config, settings)} if settings.quantization else {}
     model: PreTrainedModel
     with usable(source, "weights"):
         model, loaded = model_class(config).from_pretrained(
@@ -80,7 +77,8 @@ def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) 
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, by name
-            **options,
+            **_options(settings),
+            **quantization,
         )
     check_loaded(source, loaded["missing_keys"], loaded["mismatched_keys"])
     _prepare(model, settings)
@@ -182,8 +180,7 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
 
 def model_class(config: PretrainedConfig) -> Any:
     """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    kind = transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
-    return kind
+    return transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
 
 
 def takes_images(config: PretrainedConfig) -> bool:

@@ -58,11 +58,7 @@ def _what_is_there(place: Path) -> str:
 
 @contextmanager
 def usable(source: str, part: str) -> Iterator[None]:
-    """Say of which model's files, and what to do, where transformers cannot use them.
-
-    Args:
-        source: the folder or hub name.
-        part: what is read: `configuration`, `weights` or `processor`.
+    """Say of which model's files (a folder's or hub name's), and what to do, where transformers cannot use them.
 
     Raises:
         BadModel: it cannot be read.
@@ -73,13 +69,11 @@ def usable(source: str, part: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, SafetensorError) as error:
         said = " ".join(str(error).split())
-        if Path(source).is_dir():
-            remedy = REMEDIES[part]
-        else:
-            remedy = (
-                f"{source} is no folder here, so it is looked for on the hub: check the name and the network "
-                "(HF_HUB_OFFLINE forbids it), download it first, or give a folder"
-            )
+        not_here = (
+            f"{source} is no folder here, so it is looked for on the hub: check the name and the network "
+            "(HF_HUB_OFFLINE forbids it), download it first, or give a folder"
+        )
+        remedy = REMEDIES[part] if Path(source).is_dir() else not_here
         raise BadModel(f"the {part} of {source} cannot be used: {said[:300]}. What to do: {remedy}") from error
 
 
@@ -95,13 +89,8 @@ REMEDIES = {
 def check_loaded(source: str, missing: Collection[str], misshapen: Collection[tuple[Any, ...]]) -> None:
     """That no weight was made up.
 
-    Args:
-        source: the folder or hub name.
-        missing: the weights that are in no file.
-        misshapen: name and shapes, in the file and of the model, of those that differ.
-
     Raises:
-        BadModel: there are some.
+        BadModel: weights are missing in the files, or misshapen: their shapes there are not the model's.
     """
     wrong = [f"{name} is in none of its files" for name in sorted(missing)]
     wrong += [f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in sorted(misshapen, key=str)]

@@ -74,12 +74,10 @@ class Policy(nn.Module):
         self.shared_prefix = shares_prefix(self.family, settings)
         """Whether a row holds a prompt once for several completions."""
         self.banned_ids: Tensor
-        self.register_buffer(
-            "banned_ids", torch.tensor(vision_token_ids(self.model.config), dtype=torch.long), persistent=False
-        )
-        kind = transformers.GradientCheckpointingLayer
-        layers = (layer for layer in self.model.modules() if isinstance(layer, kind))
-        self._checkpointed = list(layers) if settings.gradient_checkpointing else []
+        banned_ids = torch.tensor(vision_token_ids(self.model.config), dtype=torch.long)
+        self.register_buffer("banned_ids", banned_ids, persistent=False)
+        layers = [m for m in self.model.modules() if isinstance(m, transformers.GradientCheckpointingLayer)]
+        self._checkpointed = layers if settings.gradient_checkpointing else []
         self._in_4_bits = layers_in_4_bits(self.model)
         self._dummy_prompts: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
@@ -146,11 +144,6 @@ class Policy(nn.Module):
 
         return {name: module for name, module in self.model.named_modules() if isinstance(module, LoraLayer)}
 
-    @property
-    def trains_vision(self) -> bool:
-        """Whether any weight of the vision tower or its projector is trained."""
-        return trains_vision(self.model)
-
     def token_logprobs(
         self,
         batch: GroupBatch,
@@ -158,16 +151,9 @@ class Policy(nn.Module):
         with_entropy: bool = False,
         observe: Callable[[Tensor], Tensor] | None = None,
     ) -> TokenLogprobs:
-        """The log-probability of each token that the batch's mask marks, zero elsewhere.
+        """The log-probability of each token that the batch's mask marks, zero elsewhere: (N, T) float32, in nats.
 
-        Args:
-            batch: on the policy's device.
-            temperature: at which the completions were sampled.
-            with_entropy: also the entropy of each token's distribution, without gradient.
-            observe: also what this makes of the distributions' logits, (M, V) to (M,), without gradient.
-
-        Returns:
-            (N, T) float32 tensors, in nats.
+        The batch is on the policy's device; the other arguments are those of `policy.token_logprobs.token_logprobs`.
         """
         for layer in self._checkpointed:  # transformers recomputes activations in training mode alone
             layer.training = torch.is_grad_enabled()
@@ -216,7 +202,7 @@ class Policy(nn.Module):
         everyones = gather(have_images)
         mine += [batch.select([])] * (max(map(len, everyones)) - len(mine))
         for i, micro_batch in enumerate(mine):
-            images = self.trains_vision or any(flags[i] for flags in everyones if i < len(flags))
+            images = trains_vision(self.model) or any(flags[i] for flags in everyones if i < len(flags))
             if not len(micro_batch) or (images and not have_images[i]):
                 mine[i] = replace(micro_batch, dummy_prompt=self.dummy_prompt(images))
         return mine
@@ -256,20 +242,14 @@ class Policy(nn.Module):
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type (`bfloat16`) and shape of each of `named_weights`, in their order; nothing is gathered for it."""
         self.free_weights()
-        return [
-            (
-                self._names_in_files[name.replace(".base_layer.", ".")],
-                str(weight.dtype).removeprefix("torch."),
-                tuple(weight.shape),
-            )
-            for name, weight in self._shapes()
-        ]
+        names, weights = self._names_in_files, self._shapes()
+        return [(names[name], str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in weights]
 
     def _shapes(self) -> Iterator[tuple[str, Any]]:
         """What knows each weight's shape and type, adapters left out: of a quantized one its state does."""
         for name, weight in self.model.named_parameters():
             if ".lora_" not in name:
-                yield name, getattr(weight, "quant_state", weight)
+                yield name.replace(".base_layer.", "."), getattr(weight, "quant_state", weight)
 
     @cached_property
     def _names_in_files(self) -> dict[str, str]:
@@ -277,8 +257,7 @@ class Policy(nn.Module):
         from transformers.core_model_loading import revert_weight_conversion  # slow to import
 
         names = {}
-        for in_memory, weight in self._shapes():
-            name = in_memory.replace(".base_layer.", ".")
+        for name, weight in self._shapes():
             empty = torch.empty(weight.shape, device="meta")
             in_files = revert_weight_conversion(self.model, {name: empty})
             # Where several weights were made into one on reading, engines take the one.

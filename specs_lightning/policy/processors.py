@@ -38,11 +38,7 @@ class TextProcessor:
         return self.tokenizer.apply_chat_template([m | {"content": _text(m["content"])} for m in messages], **options)
 
     def __call__(self, text: list[str], images: Sequence[Any] | None = None, **options: Any) -> BatchFeature:
-        """The texts as token ids.
-
-        Raises:
-            ValueError: there are images.
-        """
+        """The texts as token ids; a ValueError where there are images."""
         if images:
             raise ValueError("the model takes no images")
         return BatchFeature(self.tokenizer(text, **options))

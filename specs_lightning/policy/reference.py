@@ -38,15 +38,10 @@ class Reference(Protocol):
 
     def token_logprobs(self, batch: GroupBatch) -> Tensor:
         """(N, T), as the policy's, at the temperature of sampling; without gradient."""
-        ...
 
 
 class FrozenReference:
-    """A second model that never changes. Not an `nn.Module`, so that it stays out of checkpoints and optimizers.
-
-    Args:
-        policy: the model, where it is to stay.
-    """
+    """A second model that never changes. Not an `nn.Module`, so that it stays out of checkpoints and optimizers."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy.eval().requires_grad_(False)
@@ -57,11 +52,7 @@ class FrozenReference:
 
 
 class AdapterOffReference:
-    """The model that the policy's adapters stand beside.
-
-    Args:
-        policy: the one that is trained, with LoRA.
-    """
+    """The model that the adapters of the policy, which is trained with LoRA, stand beside."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy

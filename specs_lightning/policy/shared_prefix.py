@@ -19,16 +19,11 @@ from specs_lightning.policy.attention import PrefixLayout
 
 
 def pack_rows(
-    batch: GroupBatch,
-    positions: Callable[[EncodedPrompt], Tensor],
-    *,
-    shared_prefix: bool = True,
-    pad_id: int = 0,
+    batch: GroupBatch, positions: Callable[[EncodedPrompt], Tensor], *, shared_prefix: bool = True, pad_id: int = 0
 ) -> tuple[dict[str, Any], Tensor]:
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 
     Args:
-        batch: N completions with their prompts.
         positions: a prompt's position ids, (rows, P); text continues from their largest value.
         shared_prefix: a row for each group rather than for each completion.
         pad_id: what fills up the rows.

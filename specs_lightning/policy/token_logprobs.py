@@ -46,7 +46,6 @@ def token_logprobs(
         banned_ids: ids that are never sampled, left out of the distribution.
         with_entropy: also return each distribution's entropy, without gradient.
         observe: also return what this makes of the distributions' logits, (M, V) to (M,), without gradient.
-        logits_in_memory: how many logits may exist at once.
 
     Returns:
         float32 tensors of shape (M,).

@@ -1,14 +1,14 @@
 """Rewards: what a completion is worth, each with a name of its own, and their weighted sum."""
 
 from specs_lightning.errors import RewardError
-from specs_lightning.judge import BudgetSpent, Judge, JudgeError, JudgeSettings
+from specs_lightning.judge import BudgetSpent, Judge, JudgeSettings
 from specs_lightning.rewards.accuracy import AccuracyReward, is_correct
 from specs_lightning.rewards.base import Reward, RewardSum, Scored
 from specs_lightning.rewards.consistency import ConsistencyReward
 from specs_lightning.rewards.format import FormatReward
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
 from specs_lightning.scoring.consistency import is_consistent
-from specs_lightning.scoring.math_verify import MathVerifier, Verdict, VerifierError
+from specs_lightning.scoring.math_verify import MathVerifier
 
 __all__ = [
     "ANSWER_TYPES",
@@ -17,15 +17,12 @@ __all__ = [
     "ConsistencyReward",
     "FormatReward",
     "Judge",
-    "JudgeError",
     "JudgeSettings",
     "MathVerifier",
     "Reward",
     "RewardError",
     "RewardSum",
     "Scored",
-    "Verdict",
-    "VerifierError",
     "check_gold",
     "is_consistent",
     "is_correct",

@@ -8,10 +8,8 @@ unscored, where the framework that the paper trained on gave them 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from specs_lightning.groups import Completion, Prompt
@@ -44,9 +42,7 @@ class AccuracyReward(Reward):
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scored:
         judged = [judge_by_rules(c.text, p) for p, c in zip(prompts, completions, strict=True)]
-        verdicts = decide(judged, prompts, self.verifier, self.judge)
-        values = [math.nan if v.correct is None else float(v.correct) for v in verdicts]
-        return Scored(torch.tensor(values, dtype=torch.float32), [v.cause for v in verdicts])
+        return Scored.of(decide(judged, prompts, self.verifier, self.judge))
 
     def close(self) -> None:
         self.verifier.close()
@@ -65,14 +61,10 @@ def decide(
     judge: Judge | None,
 ) -> list[Verdict]:
     """The verdicts, with those that the rules left open by math-verify and the judge."""
-    verdicts = [j if isinstance(j, Verdict) else Verdict(False) for j in judged]
-    by_value = [i for i, j in enumerate(judged) if isinstance(j, Comparison)]
-    compared = verifier.compare([j for j in judged if isinstance(j, Comparison)])
-    for i, verdict in zip(by_value, compared, strict=True):
-        verdicts[i] = verdict
+    by_value = {i: one for i, one in enumerate(judged) if isinstance(one, Comparison)}
+    found = dict(zip(by_value, verifier.compare(list(by_value.values())), strict=True))
     if judge is not None:
-        by_meaning = [(i, j) for i, j in enumerate(judged) if isinstance(j, OtherWords)]
-        answers = judge.ask([AnswerQuestion(prompts[i].text, words.gold, words.answer) for i, words in by_meaning])
-        for (i, _), verdict in zip(by_meaning, answers, strict=True):
-            verdicts[i] = verdict
-    return verdicts
+        by_meaning = {i: one for i, one in enumerate(judged) if isinstance(one, OtherWords)}
+        questions = [AnswerQuestion(prompts[i].text, one.gold, one.answer) for i, one in by_meaning.items()]
+        found.update(zip(by_meaning, judge.ask(questions), strict=True))
+    return [one if isinstance(one, Verdict) else found.get(i, Verdict(False)) for i, one in enumerate(judged)]

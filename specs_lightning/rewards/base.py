@@ -11,17 +11,16 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from specs_lightning.errors import RewardError
 from specs_lightning.groups import Completion, Prompt
+from specs_lightning.judge import Judge
+from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.system.ranks import gather, rank
-
-if TYPE_CHECKING:
-    from specs_lightning.judge import Judge
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +30,12 @@ class Scored(NamedTuple):
 
     values_N: Tensor
     causes: list[str | None]
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict]) -> Scored:
+        """1 for right, 0 for wrong."""
+        values = [math.nan if verdict.correct is None else float(verdict.correct) for verdict in verdicts]
+        return cls(torch.tensor(values, dtype=torch.float32), [verdict.cause for verdict in verdicts])
 
 
 class Reward(ABC):
@@ -135,28 +140,20 @@ class RewardSum:
         except RewardError:
             raise
         except Exception as error:
-            cause = _describe(error)
-            logger.warning("reward %r failed on %d completions: %s", reward.name, len(completions), cause)
+            cause = f"{type(error).__name__}: {error}"
         if len(completions) == 1:
             return Scored(torch.full((1,), math.nan), [cause])
-        values: list[float] = []
-        causes: list[str | None] = []
-        allowed = self.max_unscored_share * len(completions)
+        logger.warning("reward %r failed on %d completions: %s", reward.name, len(completions), cause)
+        scored: list[Scored] = []
+        failed: list[str] = []
         for prompt, completion in zip(prompts, completions, strict=True):
-            if len(causes) - causes.count(None) > allowed:
+            if len(failed) > self.max_unscored_share * len(completions):
                 # an error by now: a service that is down isn't asked a hundred times more
-                values.append(math.nan)
-                causes.append(next(cause for cause in reversed(causes) if cause is not None))
-                continue
-            try:
-                scored = _checked(reward.score([prompt], [completion]))
-            except RewardError:
-                raise
-            except Exception as error:
-                scored = Scored(torch.full((1,), math.nan), [_describe(error)])
-            values.append(scored.values_N.item())
-            causes += scored.causes
-        return Scored(torch.tensor(values), causes)
+                scored.append(Scored(torch.full((1,), math.nan), [failed[-1]]))
+            else:
+                scored.append(self._score_one(reward, [prompt], [completion]))
+            failed += filter(None, scored[-1].causes)
+        return Scored(torch.cat([values for values, _ in scored]), [cause for _, causes in scored for cause in causes])
 
     def _report(self, total_N: Tensor, by_name: dict[str, Scored]) -> None:
         """What is unscored, on all processes together."""
@@ -187,7 +184,3 @@ def _checked(scored: Scored) -> Scored:
     ]
     scored_N = torch.tensor([cause is None for cause in causes])
     return Scored(values_N.where(scored_N, math.nan), causes)
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -6,10 +6,8 @@ reasoning concludes with the answer; it sees nothing of whether the steps betwee
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from specs_lightning.groups import Completion, Prompt
@@ -42,17 +40,13 @@ class ConsistencyReward(Reward):
         parts = [read_parts(c.text, p.answer_format) for p, c in zip(prompts, completions, strict=True)]
         readable = [(prompt, p) for prompt, p in zip(prompts, parts, strict=True) if p is not None]
         known = iter(check_consistency(readable, self.judge))
-        verdicts = [Verdict(False) if p is None else next(known) for p in parts]
-        values = [math.nan if v.correct is None else float(v.correct) for v in verdicts]
-        return Scored(torch.tensor(values, dtype=torch.float32), [v.cause for v in verdicts])
+        return Scored.of([Verdict(False) if p is None else next(known) for p in parts])
 
 
 def check_consistency(responses: Sequence[tuple[Prompt, Parts]], judge: Judge | None) -> list[Verdict]:
     """Whether each response's reasoning leads to its answer: by the judge, or by rule without one."""
     if judge is not None:
-        return judge.ask(
-            [ConsistencyQuestion(prompt.text, parts.reasoning, parts.answer) for prompt, parts in responses]
-        )
+        return judge.ask([ConsistencyQuestion(prompt.text, *parts) for prompt, parts in responses])
     return [
         Verdict(is_consistent(parts.reasoning, parts.answer, prompt.answer_type, prompt.choices))
         for prompt, parts in responses

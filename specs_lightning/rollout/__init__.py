@@ -14,7 +14,6 @@ from specs_lightning.settings.hints import HintingParser
 __all__ = [
     "ENGINES",
     "EngineError",
-    "EngineSettings",
     "HFEngine",
     "RolloutEngine",
     "SamplingSettings",
@@ -35,9 +34,8 @@ def make_engine(settings: EngineSettings) -> RolloutEngine:
     parser = HintingParser(exit_on_error=False)
     parser.add_subclass_arguments(RolloutEngine, "engine", required=True)
     try:
-        made = parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)}))
+        engine: RolloutEngine = parser.instantiate(parser.parse_object({"engine": engine_class_path(settings)})).engine
     except (ArgumentError, ValueError) as error:
         cause = innermost(str(error))
         raise EngineError(f"no rollout engine {settings!r}; short names are {', '.join(ENGINES)} ({cause})") from error
-    engine: RolloutEngine = made.engine
     return engine

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -22,13 +23,11 @@ class RoomyLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = [
-                states.new_empty(*states.shape[:2], 0, states.shape[3]) for states in (key_states, value_states)
-            ]
+            self._buffers = [key_states[:, :, :0], value_states[:, :, :0]]
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if end > self._buffers[0].shape[-2]:
-            self._buffers = [_with_room(buffer, start, end + ROOM) for buffer in self._buffers]
+            self._buffers = [pad(buffer[:, :, :start], (0, 0, 0, end + ROOM - start)) for buffer in self._buffers]
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
         return self._show(end)
@@ -53,9 +52,3 @@ def make_cache(config: PretrainedConfig) -> DynamicCache:
     cache = DynamicCache(config=config.get_text_config())
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]  # type: ignore[no-untyped-call]
     return cache
-
-
-def _with_room(buffer: Tensor, used: int, room: int) -> Tensor:
-    larger = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
-    larger[:, :, :used] = buffer[:, :, :used]
-    return larger

@@ -21,12 +21,7 @@ FAILURES = 2
 
 
 class ServerFailed(Exception):
-    """A server did not answer as it should; another may.
-
-    Args:
-        cause: what happened.
-        gone: whether it is no use to ask it again.
-    """
+    """A server did not answer as it should; another may. Where it is `gone`, it is no use to ask it again."""
 
     def __init__(self, cause: str, gone: bool = True) -> None:
         super().__init__(cause)
@@ -34,12 +29,7 @@ class ServerFailed(Exception):
 
 
 class Connection:
-    """One server.
-
-    Args:
-        url: of the server, `http://host:port`.
-        token: what it wants to be shown, if anything.
-        token_env: where the token came from, for messages.
+    """One server, at `http://host:port`; `token_env` says in messages where the token that it wants came from.
 
     Raises:
         ValueError: the URL is none, or holds a password.
@@ -98,21 +88,20 @@ class Connection:
 
     def _call(self, method: str, path: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
         try:
-            response = self.client.request(
-                method, path, content=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
-            )
+            limits = httpx.Timeout(timeout_s, connect=CONNECT_S)
+            response = self.client.request(method, path, content=body, timeout=limits)
         except httpx.TimeoutException as error:
             raise ServerFailed(f"no answer within {timeout_s:g} s ({type(error).__name__})") from error
         except httpx.TransportError as error:
             raise ServerFailed(str(error) or type(error).__name__) from error
+        status = response.status_code
         try:
             answer = dict(response.json())
             said = answer.get("error", "")
         except (TypeError, ValueError) as error:
-            if response.status_code < 500:
+            if status < 500:
                 raise ServerFailed("what answers there is not `specs serve`") from error
             said = response.reason_phrase
-        status = response.status_code
         if status == 200:
             return answer
         if status == 401:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -36,8 +36,8 @@ class WeightsState:
 class Delivery(Protocol):
     """A way of weights to servers."""
 
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        """Whether the weights must be gathered: the policy has changed, or servers lack what it holds."""
+    weights_stay: ClassVar[bool]
+    """Whether servers that lack weights still find what was sent last: it need not be gathered again for them."""
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         """Bring servers to the policy's weights; those that fail are left out."""
@@ -49,18 +49,15 @@ class Delivery(Protocol):
 class FolderDelivery:
     """Safetensors files on storage that all machines see. They stay until the next: for servers that come back.
 
-    Args:
-        folder: where they are written, each training in a folder of its own; a temporary one if not given.
-        timeout_s: how long a server may take.
+    Each training writes into a folder of its own within `folder`, or into a temporary one.
     """
+
+    weights_stay = True
 
     def __init__(self, folder: str | None, timeout_s: float) -> None:
         self.folder, self.timeout_s = folder, timeout_s
         self._room: tempfile.TemporaryDirectory[str] | None = None
         self._written: tuple[str, Path] | None = None
-
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        return changed
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         outdated = None
@@ -89,18 +86,13 @@ class FolderDelivery:
 
 
 class BroadcastDelivery:
-    """One weight after the other through a process group for each server.
+    """One weight after the other through a process group for each server: `timeout_s` to join, as long to receive."""
 
-    Args:
-        timeout_s: how long a server may take to join, and to receive everything.
-    """
+    weights_stay = False
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.groups: dict[str, WeightGroup] = {}
-
-    def needs_weights(self, changed: bool, lacking: bool) -> bool:
-        return changed or lacking
 
     def send(self, policy: Policy, named: NamedWeights, servers: Sequence[Connection], state: WeightsState) -> None:
         # One that was started again holds no weights, and knows of no group.
@@ -146,13 +138,8 @@ class BroadcastDelivery:
         backend: Backend = "nccl" if server.backend == "nccl" and policy.device.type == "cuda" else "gloo"
         address = own_address(server.host, server.port)
         store = open_store(address)
-        message = {
-            "host": address,
-            "port": store.port,
-            "backend": backend,
-            "timeout_s": self.timeout_s,
-            "architecture": architecture(policy.model.config),
-        }
+        place = {"host": address, "port": store.port, "backend": backend, "timeout_s": self.timeout_s}
+        message = place | {"architecture": architecture(policy.model.config)}
         with ThreadPoolExecutor(1) as thread:
             joined = thread.submit(server.post, "/weights/group", message, self.timeout_s)
             while arrived(store) < server.workers and not joined.done():

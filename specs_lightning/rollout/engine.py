@@ -53,11 +53,8 @@ class RolloutEngine(ABC):
     ) -> list[list[Completion]]:
         """Completions for each prompt, in order.
 
-        Args:
-            prompts: encoded prompts.
-            sampling: how to draw.
-            seed: with a prompt's id it determines that prompt's completions, whatever else is in the call and
-                whatever was drawn before.
+        The seed and a prompt's id determine that prompt's completions, whatever else is in the call and whatever was
+        drawn before.
         """
 
     def release(self) -> None:
@@ -78,8 +75,6 @@ def prompt_seed(seed: str, prompt_id: str) -> int:
 def stop_ids(policy: Policy) -> list[int]:
     """The ids that end a completion: the generation config's, or the tokenizer's end token."""
     configured = policy.model.generation_config.eos_token_id
-    if configured is None:
-        configured = policy.tokenizer.eos_token_id
-    if configured is None:
+    if configured is None and (configured := policy.tokenizer.eos_token_id) is None:
         raise ValueError(f"{policy.source}: neither its generation config nor its tokenizer names an end token")
     return configured if isinstance(configured, list) else [configured]

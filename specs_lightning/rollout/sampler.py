@@ -13,7 +13,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
@@ -80,12 +80,7 @@ class SampleRequest:
 
 
 class VLLMSampler:
-    """A `vllm.LLM` whose weights can be replaced.
-
-    Args:
-        model: the Hugging Face folder or model name to start from.
-        settings: of vLLM.
-        dtype: of the policy's weights.
+    """A `vllm.LLM` whose weights can be replaced; `dtype` is that of the policy's weights.
 
     Raises:
         EngineError: vLLM is not installed, or in a version that is not supported, or does not run the model faithfully.
@@ -142,8 +137,6 @@ class VLLMSampler:
             arguments |= {"gpu_memory_utilization": settings.gpu_memory_share, "enable_sleep_mode": True}
         return arguments | settings.arguments
 
-    # ------------------------------------------------------------------ weights
-
     def load_weights(self, named_weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Take over weights by their Hugging Face names, in this process."""
         self._load("load_policy_weights", named_weights, version)
@@ -171,8 +164,6 @@ class VLLMSampler:
         """Forget keys, values and image features that older weights made."""
         self.llm.reset_prefix_cache()
         self.llm.llm_engine.reset_encoder_cache()
-
-    # ------------------------------------------------------------------ sampling
 
     def generate(
         self, requests: Sequence[SampleRequest], sampling: SamplingSettings, stop_ids: Sequence[int]
@@ -226,17 +217,9 @@ class VLLMSampler:
     def _completions(self, outputs: Sequence[Any]) -> list[Completion]:
         texts = self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
         return [
-            Completion(
-                token_ids=tuple(output.token_ids),
-                logprobs=tuple(output.logprobs.logprobs),
-                text=text,
-                finished=output.finish_reason == "stop",
-                policy_version=self.version,
-            )
-            for output, text in zip(outputs, texts, strict=True)
+            Completion(tuple(o.token_ids), tuple(o.logprobs.logprobs), text, o.finish_reason == "stop", self.version)
+            for o, text in zip(outputs, texts, strict=True)
         ]
-
-    # ------------------------------------------------------------------ memory
 
     def sleep(self, level: int) -> None:
         """Give GPU memory to the training; nothing on a CPU, which cannot."""
@@ -276,10 +259,8 @@ def check_vllm() -> None:
 def installed_vllm() -> Version | None:
     """The installed version, under whichever name vLLM is published; `None` if it has no metadata."""
     for name in _DISTRIBUTIONS:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             return Version(importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None
 
 
@@ -316,7 +297,6 @@ def process_state_kept() -> Iterator[None]:
 
 
 def _as_prompt(request: SampleRequest) -> dict[str, Any]:
-
     prompt: dict[str, Any] = {"prompt_token_ids": list(request.template_ids)}
     if request.images:
         prompt["multi_modal_data"] = {"image": [load_image(image) for image in request.images]}

@@ -73,23 +73,20 @@ class VLLMServers(RolloutEngine):
         self.urls = [check_url(url) for url in urls]
         if not urls or len(set(self.urls)) < len(urls):
             raise ValueError(f"servers are named once each, and there must be one: {self.urls}")
-        self.delivery: Delivery = (
-            FolderDelivery(folder, timeout_s) if weights == "folder" else BroadcastDelivery(timeout_s)
-        )
+        by_folder = weights == "folder"
+        self.delivery: Delivery = FolderDelivery(folder, timeout_s) if by_folder else BroadcastDelivery(timeout_s)
         self.token_env = token_env
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
         self.prompts_per_request = prompts_per_request
         self.servers: list[Connection] = []
         self.weights_id = ""
-        """Of the weights that servers must hold: versions alone would not tell two trainings apart."""
+        """Of the weights that servers must hold."""
         self._one_at_a_time = threading.Lock()
         self._policy: Callable[[], Policy | None] = lambda: None
         self._model = ""
         self._version = -1
         self._encoder: Any = None
         self._stop_ids: list[int] = []
-
-    # ------------------------------------------------------------------ weights
 
     def sync(self, policy: Policy) -> None:
         """Send the policy's weights to all servers that do not hold them.
@@ -107,14 +104,12 @@ class VLLMServers(RolloutEngine):
                 self._forget()  # until servers hold these: what fails on the way leaves no weights to sample from
             gather = _on_first_rank(lambda: self._look(changed))
             named = policy.named_weights() if gather else iter(())
-            state = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
-            self.weights_id, lost = state
+            self.weights_id, lost = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
             for server, cause in zip(self._connections(), lost, strict=True):
                 server.lost, server.failures = cause, 0
             self._policy, self._version = weakref.ref(policy), policy.version
 
     def _get_to_know(self, policy: Policy) -> None:
-
         # A tokenizer cannot be used by two threads at once: this one is for `generate` alone.
         self._encoder, self._stop_ids = PromptEncoder(copy.deepcopy(policy.processor)), stop_ids(policy)
         self._model = str(policy.source)
@@ -143,7 +138,7 @@ class VLLMServers(RolloutEngine):
                 log.warning("rollout server %s is back", server.url)
         if not self._live():
             raise self._none_left()
-        return self.delivery.needs_weights(changed, bool(self._lacking()))
+        return changed or (bool(self._lacking()) and not self.delivery.weights_stay)
 
     def _wait_for(self, missing: list[Connection], seconds: float) -> list[Connection]:
         """Those that are still not there after this time."""
@@ -165,8 +160,6 @@ class VLLMServers(RolloutEngine):
         if not self._live():
             raise self._none_left()
         return self.weights_id, [server.lost for server in self.servers]
-
-    # ------------------------------------------------------------------ sampling
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
@@ -199,10 +192,8 @@ class VLLMServers(RolloutEngine):
                     server.leave_out()
                 failures += not failure.gone
                 if failures > FAILURES:
-                    names = f"{requests[0].prompt_id} to {requests[-1].prompt_id}"
-                    raise EngineError(
-                        f"prompts {names} failed {failures} times, at last on {server.url}: {failure}"
-                    ) from failure
+                    failed = f"prompts {requests[0].prompt_id} to {requests[-1].prompt_id} failed {failures} times"
+                    raise EngineError(f"{failed}, at last on {server.url}: {failure}") from failure
             finally:
                 if server.lost is None:
                     free.put(server)
@@ -214,13 +205,8 @@ class VLLMServers(RolloutEngine):
     def _ask(
         self, server: Connection, requests: list[SampleRequest], sampling: SamplingSettings
     ) -> list[list[Completion]]:
-        message = {
-            "requests": [request_to_json(request) for request in requests],
-            "sampling": asdict(sampling),
-            "stop_ids": self._stop_ids,
-            "weights_id": self.weights_id,
-            "version": self._version,
-        }
+        message = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)}
+        message |= {"stop_ids": self._stop_ids, "weights_id": self.weights_id, "version": self._version}
         answer = server.post("/generate", message, self.timeout_s)
         try:
             groups = [[Completion.from_row(c) for c in group] for group in answer["groups"]]
@@ -230,8 +216,6 @@ class VLLMServers(RolloutEngine):
             raise ServerFailed(f"it answered {len(groups)} of {len(requests)} prompts")
         server.failures = 0
         return groups
-
-    # ------------------------------------------------------------------ servers
 
     def _live(self) -> list[Connection]:
         return [server for server in self.servers if server.lost is None]
@@ -258,9 +242,7 @@ class VLLMServers(RolloutEngine):
 def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
     """What an action on the first rank gives, or the error that it raises, on every rank.
 
-    Args:
-        action: for the first rank alone.
-        beside: what all ranks must go through together; the action may be what goes through it on the first.
+    All ranks must go through what is `beside` it together; on the first, the action may be what does.
     """
     if not dist.is_initialized():
         return action()

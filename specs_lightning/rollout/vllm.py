@@ -23,11 +23,7 @@ class VLLMEngine(RolloutEngine):
             A CPU has no sleep mode.
     """
 
-    def __init__(
-        self,
-        vllm: VLLMSettings = VLLMSettings(),  # noqa: B008  frozen
-        sleep_level: Literal[0, 1, 2] = 1,
-    ) -> None:
+    def __init__(self, vllm: VLLMSettings = VLLMSettings(), sleep_level: Literal[0, 1, 2] = 1) -> None:  # noqa: B008
         if vllm.tensor_parallel_size != 1:
             raise ValueError("the engine in the training process has one device: for more, start it with `specs serve`")
         self.settings = vllm
@@ -87,13 +83,8 @@ class VLLMEngine(RolloutEngine):
 
 def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> SampleRequest:
     """The request for an encoded prompt."""
-    return SampleRequest(
-        prompt_id=prompt.id,
-        template_ids=tuple(encoder.template_ids(prompt.question)),
-        expanded_ids=tuple(prompt.input_ids.tolist()),
-        images=prompt.question.images,
-        seed=prompt_seed(seed, prompt.id),
-    )
+    template_ids, expanded_ids = tuple(encoder.template_ids(prompt.question)), tuple(prompt.input_ids.tolist())
+    return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, prompt_seed(seed, prompt.id))
 
 
 def _architecture(policy: Policy) -> dict[str, Any]:

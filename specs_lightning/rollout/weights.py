@@ -43,15 +43,9 @@ def write_weights(named_weights: Iterable[tuple[str, Tensor]], folder: Path) -> 
 class WeightGroup:
     """The trainer (rank 0) and one server's workers, apart from either's default process group.
 
-    Each server has a group of its own, so that one that dies does not tear down the others'.
-
-    Args:
-        store: where the members find each other.
-        rank: 0 for the trainer, a worker's own rank plus 1 for a worker.
-        size: members of the group.
-        backend: `nccl` where both sides have GPUs.
-        address: of this machine, as the others reach it.
-        timeout_s: of one weight's transfer.
+    Each server has a group of its own, so that one that dies does not tear down the others'. A worker's rank is its own
+    plus 1, the backend `nccl` where both sides have GPUs, the address this machine's, as the others reach it, and
+    `timeout_s` that of one weight's transfer.
 
     Raises:
         RuntimeError: not all members came within a minute.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import fields
 from typing import Any
 
 from specs_lightning.groups import image_bytes
@@ -15,7 +16,7 @@ PROTOCOL = 1
 TOKEN_ENV = "SPECS_SERVER_TOKEN"
 MAX_REQUEST_BYTES = 512 * 2**20
 
-_FREE_SETTINGS = ("architectures", "transformers_version", "dtype", "torch_dtype", "use_cache")
+_FREE = ("architectures", "transformers_version", "dtype", "torch_dtype", "use_cache")
 _FREE_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # each request says where completions end
 
 
@@ -26,40 +27,28 @@ def read_token(variable: str) -> str | None:
 
 def request_to_json(request: SampleRequest) -> dict[str, Any]:
     """Reads the images that are files."""
-    images = [image_bytes(image) for image in request.images]
-    return {
-        "prompt_id": request.prompt_id,
-        "template_ids": request.template_ids,
-        "expanded_ids": request.expanded_ids,
-        "images": [base64.b64encode(image).decode("ascii") for image in images],
-        "seed": request.seed,
-    }
+    encoded = [base64.b64encode(image_bytes(image)).decode("ascii") for image in request.images]
+    return {each.name: getattr(request, each.name) for each in fields(request)} | {"images": encoded}
 
 
 def request_from_json(message: dict[str, Any]) -> SampleRequest:
-    return SampleRequest(
-        prompt_id=message["prompt_id"],
-        template_ids=tuple(message["template_ids"]),
-        expanded_ids=tuple(message["expanded_ids"]),
-        images=tuple(base64.b64decode(image, validate=True) for image in message["images"]),
-        seed=message["seed"],
-    )
+    template_ids, expanded_ids = tuple(message["template_ids"]), tuple(message["expanded_ids"])
+    images = tuple(base64.b64decode(image, validate=True) for image in message["images"])
+    return SampleRequest(message["prompt_id"], template_ids, expanded_ids, images, message["seed"])
 
 
 def architecture(config: Any) -> dict[str, Any]:
     """What a model's configuration says of its computation, by dotted names: what weights alone do not tell."""
     values = flatten(config.to_dict())
-    return {name: _plain(value) for name, value in values.items() if _decisive(name.rpartition(".")[2])}
+    ends = {name: name.rpartition(".")[2] for name in values}
+    decisive = (name for name, end in ends.items() if not end.startswith("_") and end not in _FREE + _FREE_TOKENS)
+    return {name: _plain(values[name]) for name in decisive}
 
 
 def differences(policy: dict[str, Any], server: dict[str, Any]) -> list[str]:
     """Where two architectures contradict each other; a setting that one side's transformers lacks does not count."""
     found = sorted(changes(policy, server))
     return [f"{name} is {mine}, not {its}" for name, mine, its in found if mine is not NOT_SET and its is not NOT_SET]
-
-
-def _decisive(name: str) -> bool:
-    return not name.startswith("_") and name not in (*_FREE_SETTINGS, *_FREE_TOKENS)
 
 
 def _plain(value: Any) -> Any:

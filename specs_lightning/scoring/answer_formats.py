@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from specs_lightning.scoring.text import closing_braces
+
 
 class Parts(NamedTuple):
     """What a well-formed response holds."""
@@ -47,20 +49,13 @@ class TagFormat(AnswerFormat):
 
     @property
     def instruction(self) -> str:
-        return (
-            f"Reason inside <{self.reasoning_tag}> </{self.reasoning_tag}>, "
-            f"then answer inside <{self.answer_tag}> </{self.answer_tag}>."
-        )
+        think, end_think, open_answer, end_answer = self.tags
+        return f"Reason inside {think} {end_think}, then answer inside {open_answer} {end_answer}."
 
     @property
     def tags(self) -> tuple[str, str, str, str]:
         """The four tags, in the order in which they must stand."""
-        return (
-            f"<{self.reasoning_tag}>",
-            f"</{self.reasoning_tag}>",
-            f"<{self.answer_tag}>",
-            f"</{self.answer_tag}>",
-        )
+        return (f"<{self.reasoning_tag}>", f"</{self.reasoning_tag}>", f"<{self.answer_tag}>", f"</{self.answer_tag}>")
 
     def write(self, reasoning: str, answer: str) -> str:
         think, end_think, open_answer, end_answer = self.tags
@@ -169,13 +164,7 @@ class _Box(NamedTuple):
 
 def _boxes_backwards(text: str) -> Iterator[_Box]:
     r"""Every `\boxed{…}` whose braces balance, the last opening first."""
-    closing: dict[int, int] = {}
-    open_braces: list[int] = []
-    for brace in re.finditer(r"[{}]", text):
-        if brace[0] == "{":
-            open_braces.append(brace.start())
-        elif open_braces:
-            closing[open_braces.pop()] = brace.start()
+    closing = closing_braces(text)
     for opening in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
         if (end := closing.get(opening.end() - 1)) is not None:
             yield _Box(opening.start(), end + 1, text[opening.end() : end])
@@ -194,10 +183,7 @@ def restore_latex(text: str) -> str:
 
 
 def _unquoted(quoted: str) -> str:
-    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX.
-
-    To JSON `\frac` is a form feed and "rac", and `\sqrt` is an error.
-    """
+    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX, such as `\sqrt`."""
     if re.search(r"(?<!\\)(?:\\\\)*\\[bfnrt][a-z]", quoted):
         return quoted[1:-1]
     try:

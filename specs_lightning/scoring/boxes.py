@@ -74,12 +74,9 @@ def read_boxes(text: str) -> list[Found] | None:
 
 
 def _read(row: Any) -> Found | None:
-    if not isinstance(row, Mapping) or not isinstance(row.get("label"), str):
+    if not isinstance(row, Mapping) or not isinstance(row.get("label"), str) or not is_box(row.get("bbox_2d")):
         return None
-    box: Any = row.get("bbox_2d")
-    if not is_box(box):
-        return None
-    return Found(" ".join(row["label"].lower().split()), tuple(map(float, box)))
+    return Found(" ".join(row["label"].lower().split()), tuple(map(float, row["bbox_2d"])))
 
 
 def is_box(value: Any) -> bool:

@@ -23,12 +23,9 @@ def picked_option(answer: str, choices: Sequence[str] = ()) -> int | None:
     that stands beside it. Without `choices`, letters alone are read. `None` where no single option is picked.
     """
     text = plain(answer)
-    if match := _LETTER.fullmatch(text):
-        index = _index(match[1], choices)
-        if index is not None:
-            return index
-    by_text = _only(choices, lambda choice: same_text(choice, text))
-    if by_text is not None:
+    if (match := _LETTER.fullmatch(text)) and (index := _index(match[1], choices)) is not None:
+        return index
+    if (by_text := _only(choices, lambda choice: same_text(choice, text))) is not None:
         return by_text
     if (match := _LABELLED.fullmatch(text)) and not _ANOTHER.match(match[3]):
         return _index(match[1] or match[2], choices)
@@ -39,8 +36,7 @@ def picked_option(answer: str, choices: Sequence[str] = ()) -> int | None:
     named = set(re.findall(r"\(([A-Z])\)", text))
     if len(named) == 1:
         return _index(named.pop(), choices)
-    quantity = read_quantity(text)
-    if quantity is None:
+    if (quantity := read_quantity(text)) is None:
         return None
     return _only(choices, lambda choice: (own := read_quantity(choice)) is not None and same_quantity(own, quantity))
 

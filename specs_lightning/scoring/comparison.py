@@ -34,11 +34,7 @@ def check_gold(
 ) -> str | None:
     """Why a gold answer can't be used; `None` of one that can.
 
-    Args:
-        answer: the gold answer.
-        answer_type: one of `ANSWER_TYPES`.
-        choices: the texts of the options, A first.
-        verifier: with it, math-verify must also be able to parse an expression that the rules can't compare.
+    With a verifier, math-verify must also be able to parse an expression that the rules can't compare.
     """
     if answer_type not in ANSWER_TYPES:
         return f"unknown answer type {answer_type!r}; there are: {', '.join(ANSWER_TYPES)}"
@@ -124,8 +120,7 @@ def _judge_option(answer: str, gold: str, choices: Sequence[str]) -> Verdict | C
 
 
 def _judge_words(answer: str, gold: str) -> Verdict | OtherWords:
-    said = yes_or_no(gold)
-    if said is not None:
+    if (said := yes_or_no(gold)) is not None:
         return Verdict(yes_or_no(answer) is said)
     quantity, gold_quantity = read_quantity(answer), read_quantity(gold)
     if quantity is not None and gold_quantity is not None:

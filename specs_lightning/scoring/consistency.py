@@ -14,47 +14,30 @@ from specs_lightning.scoring.text import plain, same_text, yes_or_no
 
 T = TypeVar("T")
 
-
 _MARKER = re.compile(
     r"\b(?:so|therefore|thus|hence|conclude|conclusion|answer|is|are|equals?|gives?|makes?|making|leaves?|leaving)\b"
     r"|=>|=|≈|\\approx\b|\\boxed\b|→",
     re.IGNORECASE,
 )
 """Words and signs that a conclusion follows."""
-
-
 _STOP = re.compile(r"[;\n!?]|\.(?=\s|$)")
-
-
 _NUMBER = re.compile(
     r"(?<![A-Za-z_\d.])(?:(?<![\w)])-)?"  # neither the 2 of "b2" nor the minus of "5-3"
     r"(?:\d+\s*/\s*\d+|\\[dt]?frac\{-?\d+\}\{\d+\}|\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+)(?:\s*\\?%)?"
 )
-
-
 TAIL = 4000
 """Characters of reasoning, from its end, in which its conclusion is looked for: degenerate text costs little then."""
-
-
 _YES_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
-
-
 _LETTER = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s+([A-Z])\b|(?<![\w'])([A-Z])(?=[.):]|\s*$)")
 
 
 def is_consistent(reasoning: str, answer: str, answer_type: str = "auto", choices: Sequence[str] = ()) -> bool:
-    """Whether the reasoning's conclusion agrees with the answer.
+    """Whether the conclusion of reasoning, given without its tags, agrees with the answer.
 
     The conclusion is what follows the last marker ("so", "is", "=", "answer", …) that something of the answer's kind
     follows within its sentence; without such a marker it is the last number, yes or no, or option. Reasoning that
     comes to no such conclusion is not consistent: it does not reach its answer, and a preference pair made of it
     would teach an answer out of nowhere.
-
-    Args:
-        reasoning: the reasoning, without tags.
-        answer: the answer given.
-        answer_type: the prompt's type of answer.
-        choices: the texts of the options, A first.
     """
     reasoning = reasoning[-TAIL:]
     if not plain(answer) or not reasoning.strip():
@@ -63,11 +46,9 @@ def is_consistent(reasoning: str, answer: str, answer_type: str = "auto", choice
     picked = picked_option(answer, choices) if kind == "choice" else None
     if picked is not None:
         return _conclusion(reasoning, lambda text: _options(text, choices)) == picked
-    said = yes_or_no(answer)
-    if said is not None:
+    if (said := yes_or_no(answer)) is not None:
         return _conclusion(reasoning, lambda text: [yes_or_no(m) for m in _YES_NO.findall(text)]) is said
-    quantity = read_quantity(answer)
-    if quantity is not None:
+    if (quantity := read_quantity(answer)) is not None:
         concluded = _conclusion(reasoning, _NUMBER.findall)
         found = None if concluded is None else read_quantity(concluded)
         return found is not None and same_quantity(quantity, found)
@@ -79,8 +60,7 @@ def read_parts(text: str, asked: str) -> Parts | None:
     for form in (answer_format(asked), *FORMATS.values()):
         if parts := form.read(text):
             return parts
-    answer = find_answer(text, asked)
-    if answer is None:
+    if (answer := find_answer(text, asked)) is None:
         return None
     inside = re.search(r"<(?:think|reasoning)>(.*?)(?:</(?:think|reasoning)>|<(?:answer|solution)>|$)", text, re.DOTALL)
     return Parts((inside[1] if inside else text.rpartition(answer)[0]).strip(), answer)
@@ -105,8 +85,7 @@ def _segments(reasoning: str) -> list[str]:
 
 def _options(text: str, choices: Sequence[str]) -> list[int]:
     """The options that a text names, by letter or in full, in its order."""
-    picked = picked_option(text, choices)
-    if picked is not None:
+    if (picked := picked_option(text, choices)) is not None:
         return [picked]
     text = plain(text)
     named = [(m.start(), -1, LETTERS.index(next(filter(None, m.groups())))) for m in _LETTER.finditer(text)]

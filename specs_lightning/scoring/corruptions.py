@@ -7,47 +7,19 @@ from collections.abc import Callable
 
 from specs_lightning.scoring.answer_formats import TagFormat
 
-
-def strip_all_tags(text: str, tags: TagFormat) -> str:
-    return _without(text, *tags.tags)
-
-
-def strip_answer_tags(text: str, tags: TagFormat) -> str:
-    return _without(text, *tags.tags[2:])
-
-
-def strip_reasoning_tags(text: str, tags: TagFormat) -> str:
-    return _without(text, *tags.tags[:2])
-
-
-def close_reasoning_last(text: str, tags: TagFormat) -> str:
-    """Strip the answer tags and move the closing reasoning tag to the end."""
-    return _without(text, *tags.tags[1:]) + tags.tags[1]
-
-
-def announce_answer(text: str, tags: TagFormat) -> str:
-    """Replace the opening answer tag by "Answer:" and drop the closing one."""
-    return _without(text.replace(tags.tags[2], "Answer: "), tags.tags[3])
-
-
 CORRUPTIONS: dict[str, Callable[[str, TagFormat], str]] = {
-    function.__name__: function
-    for function in (
-        strip_all_tags,
-        strip_answer_tags,
-        strip_reasoning_tags,
-        close_reasoning_last,
-        announce_answer,
-    )
+    "strip_all_tags": lambda text, tags: _without(text, *tags.tags),
+    "strip_answer_tags": lambda text, tags: _without(text, *tags.tags[2:]),
+    "strip_reasoning_tags": lambda text, tags: _without(text, *tags.tags[:2]),
+    # strips the answer tags and moves the closing reasoning tag to the end
+    "close_reasoning_last": lambda text, tags: _without(text, *tags.tags[1:]) + tags.tags[1],
+    # replaces the opening answer tag by "Answer:" and drops the closing one
+    "announce_answer": lambda text, tags: _without(text.replace(tags.tags[2], "Answer: "), tags.tags[3]),
 }
 
 
 def corrupt(text: str, tags: TagFormat, rng: random.Random, names: list[str] | None = None) -> tuple[str, str]:
-    """One of the corruptions, drawn at random, and its name.
-
-    Args:
-        text: a response that keeps the format.
-        names: those to draw from; all five when not given.
+    """One of the corruptions, drawn at random from those of these names (all five when not given), and its name.
 
     Raises:
         ValueError: `text` does not keep the format, so that there is nothing to corrupt.

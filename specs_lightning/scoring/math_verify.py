@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,10 +24,8 @@ from typing import Any, NamedTuple
 TIMED_OUT = "timed out"
 START_SECONDS = 120.0
 """How long a worker may take to start: importing sympy on a busy machine."""
-
 PATIENCE = 5.0
 """How much longer a comparison may take on the clock than in processor time: the machine may be busy."""
-
 _SCRIPT = Path(__file__).with_name("math_verify_worker.py")
 
 
@@ -112,10 +111,9 @@ class MathVerifier:
         try:
             if worker is None:
                 worker = _Worker(self.timeout_seconds)
-            verdict = worker.compare(comparison)
+            return worker.compare(comparison)
         finally:
             self._idle.put(worker if worker is not None and worker.alive else None)
-        return verdict
 
 
 class _Worker:
@@ -152,10 +150,8 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            try:
+            with suppress(OSError):  # what was left to write has no reader any more
                 pipe.close()
-            except OSError:  # what was left to write has no reader any more
-                continue
 
     def _exchange(self, request: str | None, seconds: float) -> tuple[str, bool]:
         """Write a line, read a line: the reply, "" if none came, and whether the time was up."""

@@ -48,10 +48,8 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
         gold_read = read(gold)
         if not gold_read:
             return {"correct": None, "cause": "math-verify cannot parse the gold answer"}
-        answer_read = read(answer)
-        correct = bool(answer_read) and verify(
-            list(gold_read), list(answer_read), timeout_seconds=None, raise_on_error=True
-        )
+        found = list(read(answer))
+        correct = bool(found) and verify(list(gold_read), found, timeout_seconds=None, raise_on_error=True)
     except ImportError:
         raise
     except Exception as error:  # a verdict that could not be reached is reported, whatever the reason
@@ -100,7 +98,9 @@ class Child:
             reply = b""
         if reply.endswith(b"\n"):
             return reply.decode(), True
-        _, status = self._end()
+        os.close(self._requests)
+        os.close(self._replies)
+        _, status = os.waitpid(self._process_id, 0)
         timed_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL)
         cause = TIMED_OUT if timed_out else "the math-verify process died"
         return json.dumps({"correct": None, "cause": cause}) + "\n", False
@@ -116,11 +116,6 @@ class Child:
                 return b""
             reply += part
         return reply
-
-    def _end(self) -> tuple[int, int]:
-        os.close(self._requests)
-        os.close(self._replies)
-        return os.waitpid(self._process_id, 0)
 
 
 def _write(file: int, data: bytes) -> None:
@@ -154,9 +149,7 @@ def serve_by_children(requests: Iterable[str], replies: TextIO, limit: float, pa
 def main(limit: float, patience: float) -> None:
     """Serve until the input ends.
 
-    Args:
-        limit: seconds of processor time that a comparison may take, where processes can fork.
-        patience: seconds on the clock that it may take.
+    A comparison may take `limit` seconds of processor time, where processes can fork, and `patience` on the clock.
     """
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not break the protocol

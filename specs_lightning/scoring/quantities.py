@@ -11,7 +11,6 @@ from specs_lightning.scoring.text import plain
 
 MAX_LENGTH = 200
 """Characters; anything longer isn't a plain number, and Python refuses to read integers of thousands of digits."""
-
 TOLERANCE = Fraction(2, 10**6)
 """Between decimals, relative below 1 and absolute above: 0.333333 is 1/3. Two integers are equal or they are not."""
 
@@ -79,13 +78,9 @@ def read_quantity(text: str) -> Quantity | None:
         return Quantity(Fraction(_SPELLED.index(spelled)))
     if not _SEVERAL.search(text):
         text = _EQUALS.split(text)[-1].strip()
-    match = _NUMBER.fullmatch(text)
-    if match is None:
+    if (match := _NUMBER.fullmatch(text)) is None or (value := _value(match)) is None:
         return None
-    value = _value(match)
     unit = (match["unit"] or "").strip()
-    if value is None:
-        return None
     if not unit:
         return Quantity(value)
     if re.fullmatch(r"%|percent|per cent", unit):
@@ -96,12 +91,8 @@ def read_quantity(text: str) -> Quantity | None:
 def same_quantity(gold: Quantity, answer: Quantity, precision: int | None = None) -> bool:
     """Whether two quantities are equal: units converted where both are known, and left out otherwise.
 
-    "50 %" equals both 50 and 0.5, since golds leave the sign out as often as they divide.
-
-    Args:
-        gold: the gold answer.
-        answer: the other.
-        precision: with it they need only agree to so many decimal places of the gold's unit.
+    "50 %" equals both 50 and 0.5, since golds leave the sign out as often as they divide. With a `precision` they need
+    only agree to so many decimal places of the gold's unit.
     """
     if gold.kind and answer.kind:
         in_gold_unit = answer.value * answer.scale / gold.scale
@@ -159,8 +150,7 @@ def _with_unit(value: Fraction, unit: str, glued: bool) -> Quantity | None:
         if top is None or bottom is None or top.kind is None or bottom.kind is None:
             return None
         return Quantity(value, kind=f"{top.kind}/{bottom.kind}", scale=top.scale / bottom.scale)
-    match = _UNIT.fullmatch(unit)
-    if match is None:
+    if (match := _UNIT.fullmatch(unit)) is None:
         return None
     name = match["name"].casefold()
     known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or _UNITS.get(name.removesuffix("es"))

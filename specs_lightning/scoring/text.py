@@ -9,16 +9,8 @@ from __future__ import annotations
 import re
 
 _UNICODE = str.maketrans(
-    {
-        "\u2212": "-",
-        "\u2013": "-",
-        "\u00d7": r"\times ",
-        "·": r"\cdot ",
-        "π": r"\pi ",
-        "²": "^2",
-        "³": "^3",
-        "≈": r"\approx ",
-    }
+    {"\u2212": "-", "\u2013": "-", "²": "^2", "³": "^3"}
+    | {"\u00d7": r"\times ", "·": r"\cdot ", "π": r"\pi ", "≈": r"\approx "}
 )
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence)\b[\s,:]*)?(?:(?:(?:the|my)\s+)?(?:(?:final|correct|right)\s+)?"
@@ -95,6 +87,18 @@ def is_balanced(text: str) -> bool:
     return depth == 0
 
 
+def closing_braces(text: str) -> dict[int, int]:
+    """Where each brace closes, by where it opens; those that never close are left out."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for brace in re.finditer(r"[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    return closing
+
+
 def _key(text: str) -> str:
     text = re.sub(r"^(?:the|an?)\s+(?=\w{2})", "", plain(text).casefold())
     return re.sub(r"\s+", "", text)
@@ -102,12 +106,6 @@ def _key(text: str) -> str:
 
 def _unbox(text: str) -> str:
     r"""The inside of the last `\boxed{}`; the text as it is where there is none, or its braces never close."""
-    match = list(re.finditer(r"\\boxed\s*\{", text))[-1:]
-    if not match:
-        return text
-    depth = 1
-    for i in range(start := match[0].end(), len(text)):
-        depth += (text[i] == "{") - (text[i] == "}")
-        if depth == 0:
-            return text[start:i]
-    return text
+    start = max((match.end() for match in re.finditer(r"\\boxed\s*\{", text)), default=0)
+    end = closing_braces(text).get(start - 1) if start else None
+    return text if end is None else text[start:end]

@@ -130,11 +130,8 @@ def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]
 class Guard:
     """Turns away who lacks the token, and what is no request of a trainer's, before anything of it is read.
 
-    A web page could have a browser on this machine send to it, but not with this content type.
-
-    Args:
-        app: what is behind it.
-        token: what all but `/health` must show; nothing if not given.
+    All but `/health` must show the token, if there is one. A web page could have a browser on this machine send to it,
+    but not with this content type.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:

@@ -17,12 +17,7 @@ T = TypeVar("T")
 
 
 class Refused(EngineError):
-    """A request that is not served.
-
-    Args:
-        status: of the HTTP answer.
-        message: what was wrong.
-    """
+    """A request that is not served, with the status of the HTTP answer."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -30,13 +25,10 @@ class Refused(EngineError):
 
 
 class ServedSampler:
-    """A sampler with the one thread that it runs in, since vLLM is not thread-safe, and the weights that it holds.
+    """A sampler with the one thread that it runs in, since vLLM is not thread-safe, and which weights it holds.
 
-    Args:
-        sampler: made in that thread: on a CPU vLLM keeps state by thread.
-        thread: an executor of one thread; requests wait in its queue.
-        model: the folder or hub name that it started from.
-        workers: how many processes share the model; each is a member of a trainer's weight group.
+    The sampler is made in that thread, since vLLM keeps state by thread on a CPU; requests wait in its queue.
+    Each of the workers, which share the model, is a member of a trainer's weight group.
     """
 
     def __init__(self, sampler: VLLMSampler, thread: ThreadPoolExecutor, model: str, workers: int = 1) -> None:
@@ -45,7 +37,6 @@ class ServedSampler:
         self.sampler, self.thread, self.model, self.workers = sampler, thread, model, workers
         self.architecture = architecture(AutoConfig.from_pretrained(model))
         self.weights_id = ""
-        """Which weights it holds; versions alone would not tell two trainings apart."""
         self.busy = False
 
     def health(self) -> Message:
@@ -123,12 +114,7 @@ class ServedSampler:
 
 
 class FolderRule:
-    """Which folders weights are read from.
-
-    Args:
-        root: the folder that they must lie in.
-        local: whether only this machine can ask; without a root, any folder will then do, and else none.
-    """
+    """Which folders weights are read from: those in `root`; without one, any if only this machine can ask (`local`)."""
 
     def __init__(self, root: Path | None, local: bool) -> None:
         self.root = root.resolve() if root else None

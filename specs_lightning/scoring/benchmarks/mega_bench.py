@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import math
+import operator
 import re
 import unicodedata
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -26,6 +27,8 @@ LONGEST_COMPARED = 1000
 """Characters that count where edits are counted."""
 NOT_COUNTED = -1.0
 """Of a field that has no part in its question's score."""
+Metric = Callable[[Any, Any], float]
+"""Of an answer and the gold answer."""
 
 
 def mega_bench(response: str, prompt: Prompt) -> Judged:
@@ -35,16 +38,13 @@ def mega_bench(response: str, prompt: Prompt) -> Judged:
     if not isinstance(info, dict):
         return Verdict(None, "metric_info is not readable")
     metrics = info.get("field_score_function", {})
-    if foreign := sorted({str(metrics.get(name)) for name in golds} - FIELD_METRICS.keys() - {POINT_IN_BOX}):
+    # the boxes of this one stand in the row's context, not in the gold answer
+    point_in_box = partial(_point_in_box, context=_literal(prompt.metadata.get("eval_context")))
+    rules = FIELD_METRICS | {"xml_norm_point_in_bbox": point_in_box}
+    if foreign := sorted({str(metrics.get(name)) for name in golds} - rules.keys()):
         return Verdict(None, f"no rule for the metric {' and '.join(foreign)}")
     answers = _fields(said(response, prompt), golds, str(info.get("response_parse_function", "")))
-    context = _literal(prompt.metadata.get("eval_context"))
-    scores = {}
-    for name, gold in golds.items():
-        metric = (
-            partial(_point_in_box, context=context) if metrics[name] == POINT_IN_BOX else FIELD_METRICS[metrics[name]]
-        )
-        scores[name] = _score(metric, answers.get(name), gold)
+    scores = {name: _score(rules[metrics[name]], answers.get(name), gold) for name, gold in golds.items()}
     return _joined({name: score for name, score in scores.items() if score >= 0}, info.get("aggregation") or {})
 
 
@@ -55,7 +55,7 @@ def _fields(text: str, golds: Mapping[str, Any], parse: str) -> Mapping[str, Any
     return fields if isinstance(fields, dict) and fields else dict.fromkeys(golds, text)
 
 
-def _score(metric: Callable[[Any, Any], float], answer: Any, gold: Any) -> float:
+def _score(metric: Metric, answer: Any, gold: Any) -> float:
     """0 of an answer that is missing, or of a kind that the metric cannot take."""
     try:
         score = float(metric(answer, gold)) if answer is not None else 0.0
@@ -76,12 +76,8 @@ def _joined(scores: Mapping[str, float], joined: Mapping[str, Any]) -> Judged:
     return sum(weights.get(name, 1.0) * score for name, score in scores.items()) / total
 
 
-# ------------------------------------------------------------------------------------------------------- reading
-
-
 def _behind_answer(text: str) -> str:
-    text = re.split(r"\*{0,2}[Aa]nswer:\*{0,2}", text)[-1].strip()
-    text = _out_of_its_block(text)
+    text = _out_of_its_block(re.split(r"\*{0,2}[Aa]nswer:\*{0,2}", text)[-1].strip())
     value = _literal(text)
     return value if isinstance(value, str) else text.strip()
 
@@ -144,6 +140,25 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value
 
 
+def _set(value: Any) -> set[Hashable]:
+    return set(_items(value))
+
+
+def _lines(value: Any) -> set[str]:
+    return set(str(value).replace(r"\n", "\n").lower().split("\n"))
+
+
+def _moves(value: Any) -> set[str]:
+    """Of chess, whether or not they are marked as good or mate."""
+    return {str(move).removesuffix("!").removesuffix("#") for move in _items(value)}
+
+
+def _lowered(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.lower()
+    return [_lowered(item) for item in value] if isinstance(value, list | tuple | set) else value
+
+
 def _boxes(value: Any) -> list[Sequence[float]]:
     value = _literal(value)
     if is_box(value):
@@ -151,15 +166,11 @@ def _boxes(value: Any) -> list[Sequence[float]]:
     return [box for box in value if is_box(box)] if isinstance(value, list | tuple) else []
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
-
-
 def _between_tags(tag: str, value: Any) -> list[list[float]]:
     """The numbers between each pair of tags; numbers that stand alone count as one pair's."""
     if isinstance(value, list | tuple):
         return [list(value)]
-    return [_numbers(inside) for inside in re.findall(rf"<{tag}>(.*?)</{tag}>", str(value))]
+    return [list(map(float, inside.split(","))) for inside in re.findall(rf"<{tag}>(.*?)</{tag}>", str(value))]
 
 
 def _number(value: Any) -> float:
@@ -167,9 +178,6 @@ def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("no number")
     return value
-
-
-# ------------------------------------------------------------------------------------------------------- metrics
 
 
 def _exact(answer: Any, gold: Any) -> float:
@@ -232,79 +240,43 @@ def _near_number_in_a_box(answer: Any, gold: Any) -> float:
     return _near_number(*boxed)
 
 
-def _relative_difference(answer: Any, gold: Any) -> float:
-    wanted = _number(gold)
-    return max(0.0, 1 - abs((_number(answer) - wanted) / wanted))
+def _relative_difference(said: float, right: float) -> float:
+    return max(0.0, 1 - abs((said - right) / right))
 
 
 def _positive_integer(answer: Any, gold: Any) -> float:
-    answer, gold = _literal(answer), _literal(gold)
     if not isinstance(answer, int):
         return 0.0
     return NOT_COUNTED if answer <= 0 and gold <= 0 else answer == gold
 
 
-def _close_number(answer: Any, gold: Any) -> float:
-    return 1 - min(abs(_number(answer) - _number(gold)), 0.1) / 0.1
+def _close_number(said: float, right: float) -> float:
+    return 1 - min(abs(said - right), 0.1) / 0.1
 
 
-def _close_angles(answer: Any, gold: Any) -> float:
+def _close_angles(said: list[float], right: list[float]) -> float:
     """1 less a tenth of the mean difference, in degrees."""
-    said, right = (list(map(_number, _items(value))) for value in (answer, gold))
     if len(said) != len(right):
         return 0.0
     return 1 - min(sum(abs(a - b) for a, b in zip(said, right, strict=True)) / len(right), 10.0) / 10
 
 
-def _lower(metric: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
-    return lambda answer, gold: metric(_lowered(answer), _lowered(gold))
-
-
-def _lowered(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.lower()
-    return [_lowered(item) for item in value] if isinstance(value, list | tuple | set) else value
-
-
-def _same_set(answer: Any, gold: Any) -> float:
-    return set(_items(answer)) == set(_items(gold))
-
-
-def _same_lines(answer: Any, gold: Any) -> float:
-    lines = [set(str(value).replace(r"\n", "\n").lower().split("\n")) for value in (answer, gold)]
-    return lines[0] == lines[1]
-
-
-def _same_sequence(answer: Any, gold: Any) -> float:
-    return _items(answer) == _items(gold)
-
-
-def _same_places(answer: Any, gold: Any) -> float:
+def _same_places(said: list[Hashable], right: list[Hashable]) -> float:
     """The share of a list that is right, place by place; 0 of one of another length."""
-    said, right = _items(_lowered(answer)), _items(_lowered(gold))
     return sum(a == b for a, b in zip(said, right, strict=True)) / len(right)
 
 
-def _common_start(answer: Any, gold: Any) -> float:
-    said, right = _items(answer), _items(gold)
+def _common_start(said: list[Hashable], right: list[Hashable]) -> float:
     differing = (i for i, (a, b) in enumerate(zip(said, right, strict=False)) if a != b)
     return next(differing, min(len(said), len(right))) / len(right)
 
 
-def _jaccard(answer: Any, gold: Any) -> float:
-    left, right = set(_items(answer)), set(_items(gold))
-    return len(left & right) / len(left | right) if left | right else 1.0
+def _jaccard(said: set[Hashable], right: set[Hashable]) -> float:
+    return len(said & right) / len(said | right) if said | right else 1.0
 
 
-def _precision(answer: Any, gold: Any) -> float:
-    left, right = set(_items(answer)), set(_items(gold))
-    return len(left & right) / len(left) if left else 1.0
-
-
-def _chess_moves(answer: Any, gold: Any) -> float:
-    """Jaccard's index, whether or not a move is marked as good or mate."""
-    moves = ([str(move).removesuffix("!").removesuffix("#") for move in _items(value)] for value in (answer, gold))
-    return _jaccard(*moves)
+def _precision(said: set[Hashable], right: set[Hashable]) -> float:
+    return len(said & right) / len(said) if said else 1.0
 
 
 def _any_of(answer: Any, gold: Any) -> float:
@@ -315,71 +287,61 @@ def _in_code(answer: Any, gold: Any) -> float:
     return _exact(answer, _out_of_its_block(str(gold)))
 
 
-def _dict_recall(answer: Any, gold: Any) -> float:
-    said, right = _mapping(answer), _mapping(gold)
+def _dict_recall(said: dict[Any, Any], right: dict[Any, Any]) -> float:
     return sum(_exact(said.get(key, ""), value) for key, value in right.items()) / len(right)
 
 
-def _dict_precision(answer: Any, gold: Any) -> float:
-    said, right = _mapping(answer), _mapping(gold)
+def _dict_precision(said: dict[Any, Any], right: dict[Any, Any]) -> float:
     return sum(_exact(value, right[key]) for key, value in said.items() if key in right) / len(said)
 
 
-def _dict_equality(answer: Any, gold: Any) -> float:
-    return _mapping(answer) == _mapping(gold)
-
-
-def _over_keys(metric: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
+def _over_keys(metric: Metric) -> Metric:
     """The mean over the keys of either dictionary; one that the other lacks is empty there."""
 
-    def scored(answer: Any, gold: Any) -> float:
-        said, right = _mapping(answer), _mapping(gold)
+    def scored(said: dict[Any, Any], right: dict[Any, Any]) -> float:
         keys = said.keys() | right.keys()
         return sum(metric(said.get(key, []), right.get(key, [])) for key in keys) / len(keys)
 
-    return scored
+    return _of(_mapping, scored)
 
 
-def _best_overlap(answer: Any, gold: Any) -> float:
+def _best_overlap(said: list[Sequence[float]], right: list[Sequence[float]]) -> float:
     """The mean over the answer's boxes of the IoU with the gold box that each fits best."""
-    said, right = _boxes(answer), _boxes(gold)
     return sum(max((iou(box, other) for other in right), default=0.0) for box in said) / len(said) if said else 0.0
 
 
-def _overlap_in_order(answer: Any, gold: Any) -> float:
-    said, right = _boxes(answer), _boxes(gold)
+def _overlap_in_order(said: list[Sequence[float]], right: list[Sequence[float]]) -> float:
     return sum(iou(a, b) for a, b in zip(said, right, strict=True)) / len(right)
 
 
-def _overlap_in_tags(answer: Any, gold: Any) -> float:
-    return _best_overlap(_between_tags("box", answer), _between_tags("box", gold))
-
-
-def _point_distance(answer: Any, gold: Any) -> float:
-    points = [_between_tags("point", value) for value in (answer, gold)]
-    if any(len(found) != 1 or len(found[0]) != 2 or not all(0 <= x <= 1 for x in found[0]) for found in points):
-        return 0.0
-    return max(0.0, 1 - math.dist(points[0][0], points[1][0]))
+def _point_distance(said: list[list[float]], right: list[list[float]]) -> float:
+    for points in (said, right):
+        if len(points) != 1 or len(points[0]) != 2 or not all(0 <= x <= 1 for x in points[0]):
+            return 0.0
+    return max(0.0, 1 - math.dist(said[0], right[0]))
 
 
 def _point_in_box(answer: Any, gold: Any, context: Any) -> float:
-    (point,) = _between_tags("point", answer)
-    x, y = point
+    ((x, y),) = _between_tags("point", answer)
     boxes = [_boxes(box)[0] for box in context["bounding_boxes"]]
     return any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for box in boxes)
 
 
 def _near_points(answer: Any, gold: Any) -> float:
     """The mean over points of exp(-10 d), with the distance d in diagonals of the image."""
-    said, right = _literal(answer), _literal(gold)
-    return sum(math.exp(-10 * math.dist(a, b) / math.sqrt(2)) for a, b in zip(said, right, strict=True)) / len(right)
+    distances = [math.dist(a, b) / math.sqrt(2) for a, b in zip(answer, gold, strict=True)]
+    return sum(math.exp(-10 * distance) for distance in distances) / len(gold)
 
 
-POINT_IN_BOX = "xml_norm_point_in_bbox"
-"""Its boxes stand in the row's `eval_context`, not in the gold answer."""
-FIELD_METRICS: dict[str, Callable[[Any, Any], float]] = {
+def _of(read: Callable[[Any], Any], metric: Metric) -> Metric:
+    """A metric of what answer and gold answer stand for, as they are read."""
+    return lambda answer, gold: metric(read(answer), read(gold))
+
+
+_OVERLAP = _of(_boxes, _best_overlap)
+FIELD_METRICS: dict[str, Metric] = {
     "exact_str_match": _exact,
-    "exact_str_match_case_insensitive": _lower(_exact),
+    "exact_str_match_case_insensitive": _of(_lowered, _exact),
     "code_result_exact_str_match": _in_code,
     "simple_str_match": _simple,
     "multi_ref_phrase": _any_of,
@@ -387,33 +349,33 @@ FIELD_METRICS: dict[str, Callable[[Any, Any], float]] = {
     "normalized_similarity_damerau_levenshtein": _edit_similarity,
     "general_single_numerical_match": _near_number,
     "boxed_single_numerical_match": _near_number_in_a_box,
-    "number_rel_diff_ratio": _relative_difference,
-    "positive_int_match": _positive_integer,
-    "normalized_rmse": _close_number,
-    "angle_seq_float_rmse": _close_angles,
-    "set_equality": _same_set,
-    "set_equality_case_insensitive": _lower(_same_set),
-    "str_set_equality_comma": _lower(_same_set),
-    "str_set_equality_line_break": _same_lines,
-    "set_precision": _precision,
-    "jaccard_index": _jaccard,
-    "jaccard_index_case_insensitive": _lower(_jaccard),
-    "chess_move_list_jaccard_index": _chess_moves,
-    "sequence_equality": _same_sequence,
-    "sequence_equality_case_insensitive": _lower(_same_sequence),
-    "sequence_accuracy_case_insensitive": _same_places,
-    "longest_common_list_prefix_ratio": _common_start,
-    "sequence_coords_similarity": _near_points,
-    "dict_equality": _dict_equality,
-    "dict_precision": _dict_precision,
-    "dict_exact_str_match_agg_recall": _dict_recall,
-    "dict_set_equality_agg_jaccard": _over_keys(_same_set),
-    "dict_jaccard_agg_jaccard": _over_keys(_jaccard),
-    "nbbox_iou_tuple": _best_overlap,
-    "nbbox_iou_single": _overlap_in_order,
-    "nbbox_iou_sequence": _overlap_in_order,
-    "dict_nbbox_iou_tuple_agg_jaccard": _over_keys(_best_overlap),
-    "xml_nbbox_iou_single": _overlap_in_tags,
-    "xml_norm_point_distance": _point_distance,
+    "number_rel_diff_ratio": _of(_number, _relative_difference),
+    "positive_int_match": _of(_literal, _positive_integer),
+    "normalized_rmse": _of(_number, _close_number),
+    "angle_seq_float_rmse": _of(lambda value: list(map(_number, _items(value))), _close_angles),
+    "set_equality": _of(_set, operator.eq),
+    "set_equality_case_insensitive": _of(_lowered, _of(_set, operator.eq)),
+    "str_set_equality_comma": _of(_lowered, _of(_set, operator.eq)),
+    "str_set_equality_line_break": _of(_lines, operator.eq),
+    "set_precision": _of(_set, _precision),
+    "jaccard_index": _of(_set, _jaccard),
+    "jaccard_index_case_insensitive": _of(_lowered, _of(_set, _jaccard)),
+    "chess_move_list_jaccard_index": _of(_moves, _jaccard),
+    "sequence_equality": _of(_items, operator.eq),
+    "sequence_equality_case_insensitive": _of(_lowered, _of(_items, operator.eq)),
+    "sequence_accuracy_case_insensitive": _of(_lowered, _of(_items, _same_places)),
+    "longest_common_list_prefix_ratio": _of(_items, _common_start),
+    "sequence_coords_similarity": _of(_literal, _near_points),
+    "dict_equality": _of(_mapping, operator.eq),
+    "dict_precision": _of(_mapping, _dict_precision),
+    "dict_exact_str_match_agg_recall": _of(_mapping, _dict_recall),
+    "dict_set_equality_agg_jaccard": _over_keys(_of(_set, operator.eq)),
+    "dict_jaccard_agg_jaccard": _over_keys(_of(_set, _jaccard)),
+    "nbbox_iou_tuple": _OVERLAP,
+    "nbbox_iou_single": _of(_boxes, _overlap_in_order),
+    "nbbox_iou_sequence": _of(_boxes, _overlap_in_order),
+    "dict_nbbox_iou_tuple_agg_jaccard": _over_keys(_OVERLAP),
+    "xml_nbbox_iou_single": _of(partial(_between_tags, "box"), _OVERLAP),
+    "xml_norm_point_distance": _of(partial(_between_tags, "point"), _point_distance),
 }
-"""The metrics of MEGA-Bench that are read here, with `POINT_IN_BOX`."""
+"""The metrics of MEGA-Bench that are read here, with `xml_norm_point_in_bbox`."""

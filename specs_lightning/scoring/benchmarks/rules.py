@@ -71,15 +71,15 @@ def mathvista(response: str, prompt: Prompt) -> Judged:
             return Verdict(prompt.choices[LETTERS.index(answer)] == gold)
         return Verdict(bool(answer) and min(prompt.choices, key=lambda option: distance(answer, option)) == gold)
     kind = prompt.metadata.get("published_answer_type")
-    values = read_quantity(gold), read_quantity(answer)
-    if kind in ("integer", "float"):
-        if values[0] is None or values[1] is None:
-            return Verdict(False)
-        if kind == "integer":
-            return Verdict(int(values[0].value) == int(values[1].value))
-        places = prompt.precision or 0
-        return Verdict(round(values[0].value, places) == round(values[1].value, places))
-    return Verdict(answer == gold)
+    if kind not in ("integer", "float"):
+        return Verdict(answer == gold)
+    right, given = read_quantity(gold), read_quantity(answer)
+    if right is None or given is None:
+        return Verdict(False)
+    if kind == "integer":
+        return Verdict(int(right.value) == int(given.value))
+    places = prompt.precision or 0
+    return Verdict(round(right.value, places) == round(given.value, places))
 
 
 def distance(left: str, right: str) -> int:
@@ -96,31 +96,19 @@ def distance(left: str, right: str) -> int:
 def mmmu(response: str, prompt: Prompt) -> Judged:
     """MMMU: the last option that is named, by letter or by text; numbers to two decimals; text as a part."""
     text = said(response, prompt)
-    golds = [prompt.answer or "", *json.loads(prompt.metadata.get("alternatives") or "[]")]
     if prompt.choices:
         return Verdict(_mmmu_option(text, prompt.choices) == (prompt.answer or "").strip().upper())
-    spoken = _mmmu_keys(text)
-    for gold in golds:
-        if (number := _float(gold)) is not None:
-            if any(number == other for key in spoken for other in _floats(key)):
-                return Verdict(True)
-        elif any(_padded(gold, key) for key in spoken):
-            return Verdict(True)
-    return Verdict(False)
+    golds = [prompt.answer or "", *json.loads(prompt.metadata.get("alternatives") or "[]")]
+    return Verdict(any(_holds(key, gold) for gold in golds for key in _mmmu_keys(text)))
 
 
 def _mmmu_option(text: str, choices: Sequence[str]) -> str | None:
     text = f" {text.strip(',.!?;: ')} "
     letters = LETTERS[: len(choices)]
-    for form in ("({})", " {} "):
-        places = {letter: text.rfind(form.format(letter)) for letter in letters}
-        if max(places.values(), default=-1) >= 0:
-            return max(places, key=lambda letter: places[letter])
+    named = [[text.rfind(form.format(letter)) for letter in letters] for form in ("({})", " {} ")]
     if len(text.split()) > 5:
-        places = {letter: text.lower().rfind(c.lower()) for letter, c in zip(letters, choices, strict=True)}
-        if max(places.values(), default=-1) >= 0:
-            return max(places, key=lambda letter: places[letter])
-    return None
+        named.append([text.lower().rfind(choice.lower()) for choice in choices])
+    return next((letters[places.index(max(places))] for places in named if max(places) >= 0), None)
 
 
 def _mmmu_keys(text: str) -> list[str]:
@@ -136,8 +124,10 @@ def _mmmu_keys(text: str) -> list[str]:
     return keys or [text.lower()]
 
 
-def _padded(gold: str, key: str) -> bool:
-    """A single letter counts as a word of its own only."""
+def _holds(key: str, gold: str) -> bool:
+    """A number among others, a text as a part; a single letter counts as a word of its own only."""
+    if (number := _float(gold)) is not None:
+        return number in _floats(key)
     gold = gold.strip().lower()
     return bool(gold) and (gold in key if len(gold) > 1 else re.search(rf"\b{re.escape(gold)}\b", key) is not None)
 
