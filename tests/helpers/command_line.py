@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from specs_lightning.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -30,3 +32,11 @@ def specs(*args: object, cwd: Path = ROOT) -> None:
     """Run `specs` with these arguments."""
     with working_directory(cwd):
         main([str(arg) for arg in args])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
+    """What the command says as it refuses its arguments."""
+    with pytest.raises(SystemExit) as exit:
+        specs(*args)
+    assert exit.value.code not in (0, None)
+    return capsys.readouterr().err + (exit.value.code if isinstance(exit.value.code, str) else "")

@@ -92,12 +92,12 @@ class Curve(Callback):
 
 
 def small_trainer(folder: Path, *callbacks: Callback, **settings: Any) -> Trainer:
-    """On the CPU, without files unless asked for."""
+    """On the CPU, without files or a progress bar unless asked for."""
     defaults: dict[str, Any] = {"max_epochs": 1, "devices": 1, "logger": False, "enable_checkpointing": False}
+    defaults["enable_progress_bar"] = False
     return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
-        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         callbacks=list(callbacks),

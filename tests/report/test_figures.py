@@ -17,21 +17,6 @@ def csv_of(uri: str) -> str:
     return base64.b64decode(uri.partition("base64,")[2]).decode()
 
 
-def test_metrics_that_belong_together_share_a_panel() -> None:
-    names = ["train/reward", "train/reward/format", "train/reward_chosen", "gf/ood_a/solved", "gf/id/solved"]
-    panels = {one.panel.title: list(one.series) for one in stage_curves({name: series(1.0) for name in names})}
-    assert panels == {
-        "Reward": ["reward", "format"],
-        "Implicit reward": ["reward chosen"],
-        "Solved, by set": ["ood_a", "id"],
-    }
-
-
-def test_a_metric_of_the_users_own_has_a_panel_and_bookkeeping_has_none() -> None:
-    (curves,) = stage_curves({"blank_image/drop": series(1.0), "epoch": series(0.0)})
-    assert (curves.panel.title, curves.panel.minor) == ("blank_image/drop", True)
-
-
 def test_intervals_are_bands_of_their_metric_and_columns_of_its_data() -> None:
     metrics = {f"gf/gain_id{end}": series(value, value) for end, value in (("", 0.5), ("_low", 0.4), ("_high", 0.7))}
     (curves,) = stage_curves({**metrics, "gf/gain_ood": series(0.1, 0.2), "mine/x_low": series(1.0)})[:1]

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 import yaml
 from helpers.stand_in_work import Stopped, Work
-from rich.console import Console
 from scipy import stats
 
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import Answer, write_answers
-from specs_lightning.report.comparison import comparison_table
 from specs_lightning.runs import pipeline
 from specs_lightning.runs.comparison import ComparisonError
 from specs_lightning.runs.comparison import compare as compare_runs
@@ -192,14 +190,3 @@ def test_runs_that_were_measured_otherwise_are_refused(shared: SharedWork) -> No
     compare_runs(**function_settings(compare_runs, ["other.yaml", "--seeds=1", "--output=elsewhere"], listed="runs"))
     with pytest.raises(ComparisonError, match=r"measured otherwise .*: measure is correct, not solved"):
         compare("out/specs/seed-0", "elsewhere/other/seed-0")
-
-
-def test_the_terminal_tells_ranges_of_negative_numbers_in_words(tmp_path: Path) -> None:
-    """A dash between two minus signs cannot be read."""
-    figures = {"generalization_factor": {"value": -0.12, "n": 3, "interval": [-0.176, -0.104]}}
-    row = {"experiment": "dpo", "alike": [], "seeds": [0, 1, 2], "figures": figures}
-    (tmp_path / "comparison.json").write_text(json.dumps({"stages": {"final": [row]}}))
-    console = Console(width=250)
-    with console.capture() as capture:
-        console.print(comparison_table(tmp_path))
-    assert "−12.0 (−17.6 to −10.4)" in capture.get()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,13 +15,6 @@ from helpers.small_runs import write_prompt_file
 
 from specs_lightning.runs.processes import CommandFailed, run_command
 from specs_lightning.system.signals import Stopped
-
-WARM = """
-import json, os
-import specs_lightning.runs.warm, torch
-names = [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
-print(json.dumps({"threads": names, "cuda": torch.cuda.is_initialized()}))
-"""
 
 
 def data_check(prompts: Path, output: Path) -> list[str]:
@@ -64,15 +56,6 @@ def test_a_command_that_is_stopped_alone_ends_the_run(tmp_path: Path, sent: int,
     )
     with working_directory(tmp_path), pytest.raises(raised):
         run_command(["distill", f"--config={config}", f"--output={tmp_path / 'out'}"], "stopping")
-
-
-def test_what_stages_are_forked_from_holds_neither_threads_nor_a_device() -> None:
-    """But for OpenBLAS' and jemalloc's, which these end and begin themselves around a fork."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    said = subprocess.run([sys.executable, "-c", WARM], env=environment, capture_output=True, text=True, check=True)
-    found = json.loads(said.stdout.splitlines()[-1])
-    _, *others = found["threads"]
-    assert set(others) <= {"jemalloc_bg_thd"} and not found["cuda"]
 
 
 @pytest.mark.slow

@@ -6,12 +6,11 @@ strategies/test_two_processes.py.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from helpers.two_threads import two_threads
 
 from specs_lightning.system import ranks
 from specs_lightning.system.ranks import OtherRankFailed, failing_together, gather, gather_shares, share
@@ -19,32 +18,7 @@ from specs_lightning.system.ranks import OtherRankFailed, failing_together, gath
 
 @pytest.fixture
 def on_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], list[Any]]:
-    """Calls a function as each of two ranks; gives what each returned or raised."""
-    here, barrier = threading.local(), threading.Barrier(2)
-    board: list[Any] = [None, None]
-
-    def all_gather_object(values: list[Any], value: Any) -> None:
-        board[here.rank] = value
-        barrier.wait(10)
-        values[:] = board
-        barrier.wait(10)
-
-    monkeypatch.setattr(ranks, "world_size", lambda: 2)
-    monkeypatch.setattr(ranks, "rank", lambda: here.rank)
-    monkeypatch.setattr(ranks.dist, "all_gather_object", all_gather_object)
-
-    def call(function: Callable[[], Any]) -> list[Any]:
-        def one(rank: int) -> Any:
-            here.rank = rank
-            try:
-                return function()
-            except Exception as error:
-                return error
-
-        with ThreadPoolExecutor(2) as threads:
-            return list(threads.map(one, range(2)))
-
-    return call
+    return two_threads(monkeypatch)
 
 
 def test_one_process_has_everything() -> None:
