@@ -28,7 +28,7 @@ def test_help_of_a_training_imports_no_library_that_a_training_alone_needs() -> 
     assert sorted(imported_by("fit", "--help").intersection(SLOW)) == []
 
 
-@pytest.mark.parametrize("command", ["doctor"])
+@pytest.mark.parametrize("command", ["doctor", "report", "compare"])
 def test_help_of_a_command_that_computes_nothing_imports_no_library_for_it(command: str) -> None:
     heavy = {*SLOW, "torch", "lightning", "transformers", "scipy"}
     assert sorted(imported_by(command, "--help") & heavy) == []

@@ -67,7 +67,9 @@ class TestQuantized:
     @pytest.fixture(scope="class")
     def trained(self, settings: PolicySettings, folder: Path) -> tuple[Trainer, ColdStartModule]:
         seed_everything(0)
-        module = ColdStartModule(settings, DPO(), "adapter_off", adam, ScheduleSettings("constant", 0.0))
+        module = ColdStartModule(
+            settings, DPO(), "adapter_off", optimizer=adam, schedule=ScheduleSettings("constant", 0.0)
+        )
         callbacks = Curve(), Checkpoints(every_n_steps=2), ExportHF()
         trainer = small_trainer(folder, *callbacks, enable_checkpointing=True, max_epochs=4)
         data = PreferenceDataModule(str(write_pair_file(folder)), batch_size=4)
