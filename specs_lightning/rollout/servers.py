@@ -73,8 +73,9 @@ class VLLMServers(RolloutEngine):
         self.urls = [check_url(url) for url in urls]
         if not urls or len(set(self.urls)) < len(urls):
             raise ValueError(f"servers are named once each, and there must be one: {self.urls}")
-        by_folder = weights == "folder"
-        self.delivery: Delivery = FolderDelivery(folder, timeout_s) if by_folder else BroadcastDelivery(timeout_s)
+        self.delivery: Delivery = BroadcastDelivery(timeout_s)
+        if weights == "folder":
+            self.delivery = FolderDelivery(folder, timeout_s)
         self.token_env = token_env
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
         self.prompts_per_request = prompts_per_request
@@ -205,7 +206,7 @@ class VLLMServers(RolloutEngine):
     def _ask(
         self, server: Connection, requests: list[SampleRequest], sampling: SamplingSettings
     ) -> list[list[Completion]]:
-        message = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)}
+        message: dict[str, Any] = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)}
         message |= {"stop_ids": self._stop_ids, "weights_id": self.weights_id, "version": self._version}
         answer = server.post("/generate", message, self.timeout_s)
         try:
