@@ -62,8 +62,8 @@ class PromptEncoder:
     def encode(self, prompt: Prompt) -> EncodedPrompt:
         """The prompt's ids, `input_ids` of shape (P,) with image placeholders expanded, and its images' tensors.
 
-        `BadImage` where the processor refuses one (a hundred times as wide as high) or it cannot be read, `PromptTooLong`,
-        and `ValueError` where image parts and images differ in number, or the text holds special tokens.
+        `BadImage` where one cannot be read or the processor refuses it (a hundred times as wide as high),
+        `PromptTooLong`, `ValueError` where image parts and images differ in number, or the text holds special tokens.
         """
         # The content, since two data sets may use the same id; bytes and paths are hashable.
         key = (prompt.id, json.dumps(prompt.messages), prompt.images)
