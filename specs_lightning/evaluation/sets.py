@@ -72,7 +72,8 @@ class EvaluationSets:
         """This process's share of the judged answers to every set, all drawn anew."""
         self.drawn = {name: [] for name in self.prompts}
         answered = {
-            name: [a for batch in self.batches(name) for a in self.ask(policy, name, batch)] for name in self.drawn
+            name: [one for batch in self.batches(name) for one in self.ask(policy, name, batch)]
+            for name in self.prompts
         }
         self.evaluator.engine.release()
         return answered

@@ -59,8 +59,8 @@ class Stage:
     model: str | None = None
     """The model of a `model` stage."""
     overrides: dict[str, Any] = field(default_factory=dict)
-    """Dotted settings on top of the file; values may hold references such as `${zero.model}`. Of a `model` stage: of its
-    evaluation, which is a `specs test`."""
+    """Dotted settings on top of the file; values may hold references such as `${zero.model}`. Of a `model` stage
+    they are those of its evaluation, a `specs test`."""
     evaluate: bool = True
     """Evaluate the stage's model, for the table."""
 
