@@ -52,7 +52,7 @@ class FolderDelivery:
     Each training writes into a folder of its own within `folder`, or into a temporary one.
     """
 
-    weights_stay = True
+    weights_stay: ClassVar[bool] = True
 
     def __init__(self, folder: str | None, timeout_s: float) -> None:
         self.folder, self.timeout_s = folder, timeout_s
@@ -88,7 +88,7 @@ class FolderDelivery:
 class BroadcastDelivery:
     """One weight after the other through a process group for each server: `timeout_s` to join, as long to receive."""
 
-    weights_stay = False
+    weights_stay: ClassVar[bool] = False
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
