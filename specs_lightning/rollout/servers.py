@@ -206,8 +206,8 @@ class VLLMServers(RolloutEngine):
     def _ask(
         self, server: Connection, requests: list[SampleRequest], sampling: SamplingSettings
     ) -> list[list[Completion]]:
-        message: dict[str, Any] = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)}
-        message |= {"stop_ids": self._stop_ids, "weights_id": self.weights_id, "version": self._version}
+        held = {"weights_id": self.weights_id, "version": self._version, "stop_ids": self._stop_ids}
+        message = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)} | held
         answer = server.post("/generate", message, self.timeout_s)
         try:
             groups = [[Completion.from_row(c) for c in group] for group in answer["groups"]]

@@ -141,7 +141,7 @@ def test_every_round_of_a_fast_training_is_sampled_from_its_own_policy(
         even = [sum(i % 2 == 0 for i in c.token_ids) / len(c.token_ids) for group in completions for c in group]
         batch = objective.weigh(replace(batch, rewards_N=torch.tensor(even), finished_N=torch.ones(6).bool()))
         optimizer.zero_grad()
-        objective(policy.token_logprobs(batch, 0.7).logprobs, batch, objective.count(batch)).loss.backward()
+        objective(policy.token_logprobs(batch, 0.7).logprobs, batch, objective.denominator(batch)).loss.backward()
         optimizer.step()
         policy.version += 1
     assert max(gaps) <= BOUND, gaps
