@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from helpers.command_line import ROOT, working_directory
 from helpers.small_runs import write_prompt_file
 
+from specs_lightning.runs import processes
 from specs_lightning.runs.processes import CommandFailed, run_command
 from specs_lightning.system.signals import Stopped
 
@@ -40,10 +43,15 @@ def test_what_went_wrong_is_told_by_whoever_watches(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sent", "raised"), [(signal.SIGTERM, Stopped), (signal.SIGINT, CommandFailed), (signal.SIGKILL, CommandFailed)]
+    ("sent", "raised", "said"),
+    [
+        (signal.SIGTERM, Stopped, ""),
+        (signal.SIGINT, CommandFailed, "exit status 1"),
+        (signal.SIGKILL, CommandFailed, "killed by signal 9"),
+    ],
 )
-def test_a_command_that_is_stopped_alone_ends_the_run(tmp_path: Path, sent: int, raised: type) -> None:
-    """By a person, or by a system that is out of memory: a process of the benchmark's kind, that stops itself."""
+def test_a_command_that_is_stopped_alone_ends_the_run(tmp_path: Path, sent: int, raised: type, said: str) -> None:
+    """By a person, or by a system that is out of memory. It stops itself as it reads its first row."""
     module = tmp_path / "stops.py"
     module.write_text(
         "import os\nfrom specs_lightning.data.schemas import Schema\n"
@@ -54,8 +62,51 @@ def test_a_command_that_is_stopped_alone_ends_the_run(tmp_path: Path, sent: int,
     config.write_text(
         json.dumps({"zero": "toy:base", "base": "toy:base", "prompts": {"path": str(prompts), "schema": "stops.Stops"}})
     )
-    with working_directory(tmp_path), pytest.raises(raised):
+    with working_directory(tmp_path), pytest.raises(raised, match=said):
         run_command(["distill", f"--config={config}", f"--output={tmp_path / 'out'}"], "stopping")
+
+
+class Watched:
+    """Stands in for a process that ends when it is asked to the last time; notes the signals that it is sent."""
+
+    pid, exitcode = 4242, processes.STOPPED
+
+    def __init__(self, *stops: BaseException) -> None:
+        self.stops = list(stops)
+        self.sent: list[int] = []
+
+    def start(self) -> None:
+        """It has."""
+
+    def join(self) -> None:
+        if self.stops:
+            raise self.stops.pop(0)
+
+    def killpg(self, group: int, number: int) -> None:
+        assert group == self.pid
+        self.sent.append(number)
+
+
+@pytest.mark.parametrize(
+    ("stops", "handed_on"),
+    [
+        ([Stopped()], [signal.SIGTERM]),
+        ([KeyboardInterrupt()], [signal.SIGINT]),
+        ([KeyboardInterrupt(), KeyboardInterrupt()], [signal.SIGINT, signal.SIGKILL]),
+        ([Stopped(), KeyboardInterrupt()], [signal.SIGTERM, signal.SIGKILL]),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "Ctrl-C twice", "SIGTERM, then Ctrl-C"],
+)
+def test_what_stops_the_run_is_handed_on_and_the_commands_end_waited_for(
+    monkeypatch: pytest.MonkeyPatch, stops: list[BaseException], handed_on: list[int]
+) -> None:
+    watched, raised = Watched(*stops), type(stops[0])
+    context = SimpleNamespace(get_start_method=lambda: "fork", Pipe=multiprocessing.Pipe, Process=lambda **_: watched)
+    monkeypatch.setattr(processes, "CONTEXT", context)
+    monkeypatch.setattr(processes.os, "killpg", watched.killpg)
+    with pytest.raises(raised):
+        run_command(["fit"], "training")
+    assert watched.sent == handed_on and watched.stops == []
 
 
 @pytest.mark.slow
@@ -71,30 +122,25 @@ if __name__ == "__main__":
     (tmp_path / "waits.py").write_text(
         "import os, pathlib, time\nfrom specs_lightning.data.schemas import Schema\n"
         "class Waits(Schema):\n    def read(self, row):\n"
-        "        pathlib.Path('pid').write_text(str(os.getpid()))\n        time.sleep(300)\n        return row\n"
+        "        pathlib.Path('part').write_text(str(os.getpid()))\n        os.rename('part', 'pid')\n"
+        "        time.sleep(300)\n        return row\n"
     )
     prompts = write_prompt_file(tmp_path / "data", 3)
     (tmp_path / "check.yaml").write_text(json.dumps({"data": {"path": str(prompts), "schema": "waits.Waits"}}))
     command = [sys.executable, "watcher.py", "check.yaml", "check"]
     watching = subprocess.Popen(command, cwd=tmp_path)
     try:
-        stage = _when_there(tmp_path / "pid")
+        while not (tmp_path / "pid").exists():
+            assert watching.poll() is None, "the stage did not start"
+            time.sleep(0.1)
     finally:
         watching.kill()
         watching.wait()
-    for _ in range(100):
-        if not _lives(stage):
-            return
+    stage = int((tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 60
+    while _lives(stage):
+        assert time.monotonic() < deadline, "the stage lives on"
         time.sleep(0.1)
-    raise AssertionError("the stage lives on")
-
-
-def _when_there(file: Path) -> int:
-    for _ in range(1800):
-        if file.exists() and file.read_text():
-            return int(file.read_text())
-        time.sleep(0.1)
-    raise AssertionError("the stage did not start")
 
 
 def _lives(process: int) -> bool:
