@@ -27,7 +27,7 @@ class BreaksDown(ColdStartModule):
 
     def denominator(self, batch: GroupBatch) -> Tensor:
         self.seen += 1
-        return super().count(batch)
+        return super().denominator(batch)
 
     def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         terms = super().loss(batch, denominator)

@@ -11,7 +11,7 @@ from specs_lightning.objectives import DPO, SFT
 
 
 def loss_of(dpo: DPO, logprobs_NT: Tensor, batch: GroupBatch) -> Tensor:
-    return dpo(logprobs_NT, batch, dpo.count(batch)).loss
+    return dpo(logprobs_NT, batch, dpo.denominator(batch)).loss
 
 
 def hand_worked() -> tuple[Tensor, GroupBatch]:
@@ -32,7 +32,7 @@ class TestByHand:
 
     def test_metrics(self) -> None:
         logprobs_NT, batch = hand_worked()
-        metrics = DPO()(logprobs_NT, batch, DPO().count(batch)).metrics
+        metrics = DPO()(logprobs_NT, batch, DPO().denominator(batch)).metrics
         means = {name: (share.total / share.count).item() for name, share in metrics.items()}
         assert means["reward_chosen"] == pytest.approx(0.1)
         assert means["reward_rejected"] == pytest.approx(-0.2)
@@ -69,7 +69,7 @@ class TestGradient:
         chosen = pairs.select([0, 2])
         logprobs_NT = random_logprobs(pairs, 1)
         pairs.reference_logprobs_N = logprobs_NT.sum(-1)
-        expected = SFT()(logprobs_NT[0::2], chosen, SFT().count(chosen)).loss
+        expected = SFT()(logprobs_NT[0::2], chosen, SFT().denominator(chosen)).loss
         measured = loss_of(DPO(sft_weight=1), logprobs_NT, pairs) - math.log(2)
         assert measured.item() == pytest.approx(expected.item())
 
@@ -94,7 +94,7 @@ def test_values_gradients_and_metrics_are_those_of_trl(beta: float, sft_weight: 
         sft_weight=sft_weight,
     )
     dpo = DPO(beta=beta, sft_weight=sft_weight)
-    terms = dpo(logprobs_NT, batch, dpo.count(batch))
+    terms = dpo(logprobs_NT, batch, dpo.denominator(batch))
     torch.testing.assert_close(terms.loss, expected)
     torch.testing.assert_close(
         torch.autograd.grad(terms.loss, logprobs_NT)[0], torch.autograd.grad(expected, logprobs_NT)[0]

@@ -105,4 +105,4 @@ def test_cold_start(policy: Policy, name: str) -> None:
 def test_grpo(policy: Policy, name: str) -> None:
     grpo = GRPO_VARIANTS[name]
     batch = grpo.weigh(step_batch(policy, [4, 2, 3, 6]))
-    check_split(policy, batch, grpo, grpo.count(batch), whole_groups=False)
+    check_split(policy, batch, grpo, grpo.denominator(batch), whole_groups=False)

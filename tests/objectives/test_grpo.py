@@ -19,7 +19,7 @@ NAN = math.nan
 
 
 def loss_of(grpo: GRPO, logprobs_NT: Tensor, batch: GroupBatch) -> Tensor:
-    return grpo(logprobs_NT, batch, grpo.count(batch)).loss
+    return grpo(logprobs_NT, batch, grpo.denominator(batch)).loss
 
 
 def weighed_batch(lengths: list[list[int]], seed: int = 0, spread: float = 0.4) -> tuple[Tensor, GroupBatch]:
@@ -197,7 +197,7 @@ class TestByHand:
     ) -> None:
         batch = batch_of([[1]], advantages_N=torch.tensor([advantage]), old_logprobs_NT=torch.tensor([[-2.0]]))
         logprobs_NT = (batch.old_logprobs_NT + math.log(ratio)).requires_grad_()
-        terms = GRPO()(logprobs_NT, batch, GRPO().count(batch))
+        terms = GRPO()(logprobs_NT, batch, GRPO().denominator(batch))
         terms.loss.backward()
         assert terms.loss.item() == pytest.approx(loss)
         assert logprobs_NT.grad.item() == pytest.approx(slope)
@@ -272,7 +272,7 @@ class TestWeigh:
             self.ready(finished_N=torch.tensor([True, False, True, True, True, False]))
         )
         expected = {"token": 2 + 1 + 4 + 2, "sequence": 4, "constant": 40}[aggregation]
-        assert grpo.count(batch).item() == expected
+        assert grpo.denominator(batch).item() == expected
         logprobs_NT = random_logprobs(batch, 0)
         counted = [0, 2, 3, 4]
         by_hand = {

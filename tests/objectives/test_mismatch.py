@@ -83,7 +83,7 @@ class TestLoss:
         def gradient(grpo: GRPO) -> Tensor:
             """By the log-probabilities of a and b."""
             logprobs_N1 = old_N1.clone().requires_grad_()
-            grpo(logprobs_N1, batch, grpo.count(batch)).loss.backward()
+            grpo(logprobs_N1, batch, grpo.denominator(batch)).loss.backward()
             assert logprobs_N1.grad is not None
             return torch.stack([logprobs_N1.grad[:3].sum(), logprobs_N1.grad[3].sum()])
 
@@ -97,10 +97,10 @@ class TestLoss:
         """As in TRL: the divisor is the number of tokens, whatever they weigh."""
         batch = batch_with_weights([[1.0, 5.0], [0.5]], advantages_N=torch.tensor([1.0, 1.0], dtype=torch.float64))
         grpo = GRPO(mismatch=MismatchCorrection(kind, cap=2.0))
-        assert grpo.count(batch).item() == 3
+        assert grpo.denominator(batch).item() == 3
         assert batch.old_logprobs_NT is not None
         logprobs_NT = batch.old_logprobs_NT.clone().requires_grad_()
-        loss = grpo(logprobs_NT, batch, grpo.count(batch)).loss
+        loss = grpo(logprobs_NT, batch, grpo.denominator(batch)).loss
         assert loss.item() == pytest.approx(-(1 + (2 if kind == "truncated" else 0) + 0.5) / 3)
         loss.backward()
         assert logprobs_NT.grad is not None
@@ -113,7 +113,7 @@ class TestLoss:
 
         def loss(batch: GroupBatch, kind: str) -> float:
             grpo = GRPO(mismatch=MismatchCorrection(kind))
-            return grpo(logprobs_NT, batch, grpo.count(batch)).loss.item()
+            return grpo(logprobs_NT, batch, grpo.denominator(batch)).loss.item()
 
         assert loss(batch, "truncated") == pytest.approx(-(1.1 * 1.25 + 1.1 * 0.5) / 2)
         without = replace(batch, old_logprobs_NT=None)
