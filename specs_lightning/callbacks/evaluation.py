@@ -133,7 +133,7 @@ class EvaluationCallback(Callback, ABC):
 
     def teardown(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if self._asked is not None:  # training may not have started
-            self._asked.evaluator.close()
+            self._asked.close()
         if self.engine is not None:
             self.engine.close()
 

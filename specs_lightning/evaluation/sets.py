@@ -92,6 +92,10 @@ class EvaluationSets:
             found[name] = [answer for prompt in of_set for answer in groups.get(prompt.id, ())]
         return found
 
+    def close(self) -> None:
+        """End the processes that judge. The engine is its owner's to close."""
+        self.evaluator.close()
+
     def _known(self, name: str, prompt: Prompt) -> list[Answer] | None:
         return None if self.cache is None else self.cache.find(name, prompt)
 

@@ -305,7 +305,7 @@ class PolicyModule(LightningModule, ABC):
         """The answers of all processes and earlier starts, put together and written."""
         sets, command = self.evaluation_sets, self.trainer.state.fn.value  # type: ignore[union-attr]  # one is running
         self.outcome = EvaluationOutcome(command, str(self.policy.source), self.trainer.ckpt_path, sets.answers())
-        sets.evaluator.close()
+        sets.close()
         self.data.engine.release()
         if self.trainer.is_global_zero:
             self.outcome.write(Path(self.trainer.default_root_dir), sets.prompts)
