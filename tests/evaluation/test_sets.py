@@ -75,7 +75,7 @@ def make() -> Iterator[Callable[..., EvaluationSets]]:
 
     yield make
     for one in made:
-        one.close()
+        one.evaluator.close()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from helpers.whole_runs import WholeRun
 
 from specs_lightning.records.results import ModelScores, read_results
 from specs_lightning.runs import stages
-from specs_lightning.runs.stages import EVALUATION_FILE, distill_stage, evaluate_stage, evaluation_settings, fit_stage
+from specs_lightning.runs.stages import EVALUATION_FILE, distill_stage, evaluate_stage, fit_stage
 
 DATA = {"evaluation": {"id": {"path": "toy:id", "limit": 4}}, "evaluation_sampling": {"max_tokens": 9}}
 TRAINED = (
@@ -90,15 +90,17 @@ def test_a_trained_model_is_evaluated_in_its_type_on_as_many_devices_without_ada
     assert data["evaluation"]["id"]["limit"] == 4 and data["evaluation_sampling"]["max_tokens"] == 9
 
 
-def test_of_a_training_only_what_it_computes_by_is_taken_over(tmp_path: Path) -> None:
-    trainer = {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "num_nodes": 1, "precision": None}
+def test_of_a_training_only_what_it_computes_by_is_taken_over(commands: Commands, tmp_path: Path) -> None:
+    computing = {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "num_nodes": 1, "precision": None}
     trained = {
-        "trainer": trainer | {"max_steps": 9, "callbacks": ["one"], "limit_test_batches": 1},
+        "trainer": computing | {"max_steps": 9, "callbacks": ["one"], "limit_test_batches": 1},
         "model": {"init_args": {"policy": {"model": "base", "dtype": "bfloat16"}}},
     }
-    found = evaluation_settings("m", DATA, tmp_path, 0, trained)["trainer"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    evaluate_stage("zero", "r/zero/model", DATA, [], tmp_path, seed=0)
+    written = yaml.safe_load((tmp_path / EVALUATION_FILE).read_text())
     own = {"default_root_dir": str(tmp_path), "logger": False, "enable_model_summary": False}
-    assert found == trainer | own
+    assert written["trainer"] == computing | own
 
 
 def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
