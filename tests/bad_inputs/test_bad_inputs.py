@@ -218,7 +218,7 @@ def test_a_bad_setting_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "no data set in"), ("a: {path: x.jsonl, limits: 3}", "no setting 'limits'"), ("a: [1", "is not YAML")],
+    [("", "no data set in"), ("a: {path: x.jsonl, limits: 3}", "no setting 'limits'"), ("a: [1", "line 1: not YAML")],
 )
 def test_a_bad_configuration_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "c.yaml").write_text(text)

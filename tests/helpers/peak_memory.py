@@ -33,13 +33,12 @@ def _status(name: str) -> int:
 
 
 if __name__ == "__main__":
-    from specs_lightning.commands import fit as lightning_cli
-    from specs_lightning.commands.process import prepare_process
-    from specs_lightning.plan import reading  # noqa: F401  imports all that a training does
-    from specs_lightning.system import memory
+    from specs_lightning.commands import process
 
-    memory.keep_freed_memory = lambda: True
-    prepare_process()
+    process.keep_freed_memory = lambda: True
+    from specs_lightning.commands import fit as lightning_cli
+    from specs_lightning.runs import warm  # noqa: F401  imports all that a training does, and prepares the process
+
     peaks = []
     for arguments in json.loads(sys.argv[1]):
         gc.collect()

@@ -30,5 +30,5 @@ def test_what_cannot_be_known_yet_is_asked_for() -> None:
 
 
 def test_a_file_that_is_not_there_is_named() -> None:
-    with pytest.raises(SpecsError, match=r"no such configuration file: none\.yaml"):
+    with pytest.raises(SpecsError, match=r"no such file: none\.yaml"):
         list(read(["--config=none.yaml"]))
