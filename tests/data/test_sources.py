@@ -259,9 +259,9 @@ def test_a_bad_row_is_set_aside_with_its_line_and_reason(tmp_path: Path, row: An
     path = write_jsonl(data, good, row)
     prompts, set_aside = load(path)
     assert [prompt.id for prompt in prompts] == ["good"]
-    ((source, line, said),) = set_aside.rows
-    assert (source, line) == (path, 2)
-    assert said.startswith(reason)
+    (refused,) = set_aside.rows
+    assert (refused.source, refused.row) == (path, 2)
+    assert refused.reason.startswith(reason)
 
 
 class TestErrors:
