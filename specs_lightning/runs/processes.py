@@ -23,8 +23,10 @@ from typing import Any
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.system.progress import TITLE
-from specs_lightning.system.signals import STOPPED, Stopped
+from specs_lightning.system.signals import SIGNALS, STOPPED, Stopped
 
+LONGEST_MESSAGE = 10_000
+"""Characters: what is told must fit into a pipe that is read when the process has ended."""
 CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 
@@ -106,7 +108,7 @@ def _signal(process: Any, number: int) -> None:
 
 def _run(args: list[str], environment: dict[str, str], folder: str, ending: Connection) -> None:
     os.setpgrp()  # signals from the terminal come from whoever watches
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, name="watch", daemon=True).start()
     os.environ.clear()
@@ -119,7 +121,7 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
         runpy.run_module("specs_lightning", run_name="__main__", alter_sys=True)
     except SystemExit as error:
         if isinstance(error.code, str):
-            message = error.code
+            message = error.code[:LONGEST_MESSAGE]
             raise SystemExit(1) from None
         raise
     finally:
