@@ -32,6 +32,8 @@ SAME = ("*.safetensors", "*.jsonl", "*.parquet", "config.yaml", "results.json")
 
 def forking() -> Any:
     """Processes that have imported everything."""
+    # Not torch.set_num_threads, whose pool a process forked from this one would make anew, in several threads at once.
+    os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["specs_lightning.runs.warm", "specs_lightning.runs.pipeline"])
     return context
@@ -42,12 +44,9 @@ def attempt(config: Path, folder: Path) -> None:
     with (folder / "log").open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    import torch
-
     from specs_lightning.cli import main
     from specs_lightning.runs import processes
 
-    torch.set_num_threads(1)
     processes.CONTEXT = multiprocessing.get_context("fork")  # this process is itself one that stages can be forked from
     os.chdir(folder)
     main(["run", f"--config={config}", "--run_dir=run"])

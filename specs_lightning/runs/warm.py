@@ -1,6 +1,7 @@
 """What a run's commands import, imported once: in the process that stages are forked from, and nowhere else.
 
-It must start no thread and touch no device, since a forked process has neither.
+It must start no thread and touch no device, since a forked process has neither; nor call `torch.set_num_threads`: a
+forked process would make its pool anew, in several threads at once.
 """
 
 import importlib
