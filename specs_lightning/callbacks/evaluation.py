@@ -147,7 +147,7 @@ class EvaluationCallback(Callback, ABC):
         if self.measured_at == trainer.global_step:  # the last step may also be an n-th
             return
         self.measured_at = trainer.global_step
-        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+        with isolate_rng(), torch.no_grad(), pl_module.precision():
             assert self._asked is not None  # training has started
             figures = self._figures(self.measure(self._asked.ask_all(pl_module.policy)))
         logged = {f"{self.name}/{name}": value for name, value in figures.items()}

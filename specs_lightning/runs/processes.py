@@ -21,12 +21,15 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
 from specs_lightning.errors import SpecsError
 from specs_lightning.system.progress import TITLE
 from specs_lightning.system.signals import SIGNALS, STOPPED, Stopped
 
 LONGEST_MESSAGE = 10_000
 """Characters: what is told must fit into a pipe that is read when the process has ended."""
+RANKS_END_S = 30.0
 CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 
@@ -125,7 +128,23 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
             raise SystemExit(1) from None
         raise
     finally:
+        _wait_for_ranks()
         ending.send(Ending(sum(os.times()[:4]), message))
+
+
+def _wait_for_ranks() -> None:
+    """For a training's other processes, which Lightning does not wait for: their time counts, and the next stage may
+    need what they hold."""
+    psutil.wait_procs(filter(_is_rank, psutil.Process().children()), timeout=RANKS_END_S)
+
+
+def _is_rank(child: psutil.Process) -> bool:
+    try:
+        return "specs_lightning.__main__" in child.cmdline()
+    except psutil.ZombieProcess:  # it has ended, and nobody has asked for its time yet
+        return True
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _end_with_parent() -> None:

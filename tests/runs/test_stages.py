@@ -12,6 +12,7 @@ from helpers.command_line import ROOT, specs
 from helpers.whole_runs import WholeRun
 
 from specs_lightning.records.results import ModelScores, read_results
+from specs_lightning.records.run import STAGE
 from specs_lightning.runs import stages
 from specs_lightning.runs.stages import EVALUATION_FILE, distill_stage, evaluate_stage, fit_stage
 
@@ -137,6 +138,14 @@ def test_a_stage_on_two_processes_comes_to_what_it_comes_to_on_one(whole_run: Wh
     for found, expected in zip(models(tmp_path / "run"), models(whole_run.folder)[:2], strict=True):
         assert found.name == expected.name
         assert figures(found) == pytest.approx(figures(expected), rel=1e-5, nan_ok=True)
+    second_imports = 3  # seconds at the least, twice
+    assert cpu_seconds(tmp_path / "run") > cpu_seconds(whole_run.folder) + second_imports
+
+
+def cpu_seconds(run: Path) -> float:
+    record = STAGE.read(run / "zero")
+    assert record is not None and record.cpu_seconds is not None
+    return record.cpu_seconds
 
 
 def models(run: Path) -> tuple[ModelScores, ...]:
