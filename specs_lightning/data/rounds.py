@@ -13,8 +13,8 @@ import torch
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import EncodedPrompt, Group, GroupBatch
-from specs_lightning.judge import Usage
 from specs_lightning.policy.policy import Policy
+from specs_lightning.records.judge_usage import Usage
 from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.ranks import failing_together, gather, gather_shares, share

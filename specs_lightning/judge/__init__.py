@@ -1,6 +1,6 @@
 """A language model as a judge: what rules cannot decide is asked of any OpenAI-compatible endpoint."""
 
-from specs_lightning.judge.judge import BudgetSpent, Judge, JudgeError, JudgeSettings, Usage, record_usage
+from specs_lightning.judge.judge import BudgetSpent, Judge, JudgeError, JudgeSettings, record_usage
 from specs_lightning.judge.questions import AnswerQuestion, ConsistencyQuestion
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "Judge",
     "JudgeError",
     "JudgeSettings",
-    "Usage",
     "record_usage",
 ]

@@ -17,7 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ import httpx
 from specs_lightning.errors import RewardError, SpecsError
 from specs_lightning.judge.cache import ReplyCache
 from specs_lightning.judge.questions import Question, messages, read_verdict, response_schema
-from specs_lightning.records.judge_usage import JUDGE, JudgeUsage
+from specs_lightning.records.judge_usage import JUDGE, JudgeUsage, Usage
 from specs_lightning.scoring.math_verify import Verdict
 
 log = logging.getLogger(__name__)
@@ -103,29 +103,6 @@ class JudgeSettings:
                 raise ValueError(
                     f"judge.base_url of {url.host} holds a password or a query: put the key into {self.api_key_env}"
                 )
-
-
-@dataclass
-class Usage:
-    """What a judge has cost so far."""
-
-    questions: int = 0
-    """Asked of it, repetitions within a call left out."""
-    cache_hits: int = 0
-    """Of these, answered without a request."""
-    unscored: int = 0
-    """Of these, left without a verdict."""
-    requests: int = 0
-    """Sent, each attempt counted."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.completion_tokens
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
 
 class _NoReply(Exception):
@@ -451,4 +428,6 @@ def _start(text: str) -> str:
 
 def record_usage(judge: Judge, folder: Path) -> None:
     """Add a line to `judge.jsonl`: which judge it was and what it cost. Processes and resumed runs add their own."""
-    JUDGE.append(folder, [JudgeUsage(judge.settings.model, judge.settings.base_url, **asdict(judge.usage))])
+    JUDGE.append(
+        folder, [JudgeUsage(**asdict(judge.usage), model=judge.settings.model, base_url=judge.settings.base_url)]
+    )
