@@ -135,7 +135,7 @@ class JudgeServer:
             def log_message(self, *unused: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = _PatientServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
@@ -150,6 +150,12 @@ class JudgeServer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class _PatientServer(ThreadingHTTPServer):
+    """Lets more connections wait than a judge opens at once: one that is refused is asked again, and counts."""
+
+    request_queue_size = 128
 
 
 @contextmanager

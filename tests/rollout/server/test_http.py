@@ -14,6 +14,13 @@ from specs_lightning.rollout.server.http import Guard, application, serve
 from specs_lightning.rollout.server.served import FolderRule, ServedSampler
 
 
+@pytest.fixture
+def any_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked before vLLM is needed is refused without it, too."""
+    monkeypatch.setattr("specs_lightning.rollout.server.http.check_vllm", lambda: None)
+
+
+@pytest.mark.usefixtures("any_vllm")
 def test_other_machines_need_a_token(tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", " ")
     for host in ("0.0.0.0", "::", "192.168.1.5", "node7"):
@@ -21,6 +28,7 @@ def test_other_machines_need_a_token(tiny_model_path: Path, monkeypatch: pytest.
             serve(str(tiny_model_path), host=host, token_env="MY_TOKEN")
 
 
+@pytest.mark.usefixtures("any_vllm")
 def test_a_taken_port_is_said_before_anything_is_loaded(tiny_model_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
