@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.choices import LETTERS, picked_option
 from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.scoring.quantities import read_quantity, same_quantity
