@@ -28,12 +28,8 @@ _LETTER_FIRST = re.compile(
     r"(?:is|would\s+be|must\s+be|seems\s+to\s+be)\s+(?:(?:the|most\s+likely|probably)\s+)*"
     r"(?:correct|right|best|answer|true|closest)",
 )
-_CONCLUDED = re.compile(
-    r"(?:^|[.!;,\s])(?:therefore|thus|hence|so)\b[^\n]*?(?:\bis|\bare|\bequals|=|≈)\s*"
-    r"(?P<answer>[-$\\(]*\d[^\n=≈]*)$",
-    re.IGNORECASE,
-)
-"""A line that ends in a number to which it has come."""
+_CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so)\b", re.IGNORECASE)
+_COMES_TO = re.compile(r"(?:\b(?:is|are|equals)\b|[=≈])\s*(?=[-$\\(]*\d)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"']{2})[.!](?=\s|$)|(?<=\d)\.(?=\s|$)|[;?](?=\s|$)")
 _REASON = re.compile(r"[,\s]+(?:because|since|as\s+(?:it|the|they|this|we)|which|due\s+to|so\s+that|given\s+that)\b")
 _STATES = re.compile(r"(?:\b(?:is|are|equals?|gives?|was|were|be|approximately|about)\b|=|≈|\\approx)\s*(?=\S)")
@@ -86,9 +82,12 @@ def _announced(text: str) -> str | None:
     """The last announcement that something follows."""
     found: list[tuple[int, str]] = []
     for line in _lines(text):
-        start = line.start()
-        for pattern in (_ANNOUNCED, _LETTER_FIRST, _CONCLUDED):
-            found += [(start + match.start(), match["answer"]) for match in pattern.finditer(line[0])]
+        for pattern in (_ANNOUNCED, _LETTER_FIRST):
+            found += [(line.start() + match.start(), match["answer"]) for match in pattern.finditer(line[0])]
+        if _CONCLUDES.search(line[0]) and (ends := list(_COMES_TO.finditer(line[0]))):
+            number = line[0][ends[-1].end() :]
+            if "=" not in number:  # a line that ends in a number to which it has come
+                found.append((line.start() + ends[-1].start(), number))
     for _, answer in sorted(found, reverse=True):
         # an announcement within another: "The correct answer is: **Answer:** C"
         if sentence := _first_sentence(answer):
@@ -113,7 +112,7 @@ def last_sentence(text: str) -> str | None:
 def _stated(text: str) -> str | None:
     """What the last line says, if it is short or its last sentence states a value."""
     lines = [line[0].strip() for line in _lines(text) if line[0].strip() and not _COURTESY.search(line[0])]
-    if lines and len(lines[-1].split()) <= _SHORT:
+    if lines and len(lines[-1].split()) <= _SHORT and not _STATES.search(lines[-1]):
         return lines[-1].rstrip(".")
     if (last := last_sentence(text)) is None:
         return None

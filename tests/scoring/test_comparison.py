@@ -1,10 +1,21 @@
 """Answers are compared with the gold answer by rules; what they cannot decide is math-verify's or a judge's."""
 
-import pytest
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from specs_lightning.rewards import ANSWER_TYPES, check_gold
-from specs_lightning.scoring.comparison import judge_answer, resolve_type
-from specs_lightning.scoring.math_verify import Comparison, Verdict
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from specs_lightning.groups import Prompt
+from specs_lightning.rewards.accuracy import decide
+from specs_lightning.scoring.benchmarks import judge_response
+from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold, judge_answer, judge_by_rules, resolve_type
+from specs_lightning.scoring.math_verify import Comparison, MathVerifier, Verdict
+from specs_lightning.scoring.text import is_balanced
 
 
 @pytest.mark.parametrize(
@@ -118,3 +129,93 @@ def test_check_gold_says_why(answer, answer_type, choices, reason):
 def test_auto_decides_by_the_gold_answer(answer, choices, kind):
     assert resolve_type(answer, "auto", choices) == kind
     assert kind in ANSWER_TYPES
+
+
+VERDICTS = [json.loads(line) for line in Path(__file__).with_name("verdicts.jsonl").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(row["kind"] for row in VERDICTS))
+def test_verdicts_of_a_kind(verifier: MathVerifier, kind: str) -> None:
+    """Each line of the table: a gold answer, an answer, and whether it is right."""
+    rows = [row for row in VERDICTS if row["kind"] == kind]
+    prompts = [prompt(row["gold"], row.get("choices", ()), row.get("question", "What is it?")) for row in rows]
+    judged = [judge_by_rules(f"<answer>{row['answer']}</answer>", p) for row, p in zip(rows, prompts, strict=True)]
+    verdicts = decide(judged, prompts, verifier, None)
+    wrong = [
+        (row["gold"], row["answer"], v) for row, v in zip(rows, verdicts, strict=True) if v.correct != row["right"]
+    ]
+    assert wrong == []
+
+
+def test_cases_from_the_field(verifier: MathVerifier) -> None:
+    file = Path(__file__).parents[3] / "shared" / "cases" / "scoring" / "faults.jsonl"
+    if not file.is_file():
+        pytest.skip("the cases are not there")
+    rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    prompts = []
+    for row in rows:
+        asked = prompt(row["gold"], row["choices"], "?", row["type"])
+        published = {"published_answer_type": "integer"} if row["type"] == "number" else {}
+        rule = {} if row["rule"] == "accuracy reward" else {"benchmark": row["rule"], **published}
+        prompts.append(replace(asked, metadata=rule))
+    judged = [judge_response(row["response"], p) for row, p in zip(rows, prompts, strict=True)]
+    verdicts = decide(judged, prompts, verifier, None)
+    other = [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.correct != row["expected"]]
+    assert other == []
+
+
+def prompt(gold: str, choices: Sequence[str], question: str, answer_type: str = "auto") -> Prompt:
+    messages = ({"role": "user", "content": question},)
+    return Prompt("p", messages, answer=gold, answer_type=answer_type, choices=tuple(choices))
+
+
+ANSWERS = st.sampled_from([row["gold"] for row in VERDICTS])
+
+
+@given(ANSWERS, st.sampled_from(["{}", " {} ", "${}$", r"\boxed{{{}}}", "**{}**", "{}.", "The answer is {}"]))
+def test_a_gold_is_right_in_whatever_dress(gold: str, dress: str) -> None:
+    if check_gold(gold, "auto") is None and is_balanced(gold):
+        assert judge_answer(dress.format(gold), gold) == Verdict(True)
+
+
+@given(
+    st.sampled_from("ABCD"),
+    st.sampled_from("ABCD"),
+    st.sampled_from(["{}", "({})", "{}.", "[{}]", "Option {}", "It is {}"]),
+)
+def test_another_label_is_never_right(gold: str, answer: str, dress: str) -> None:
+    verdict = judge_answer(dress.format(answer), gold, "choice", ("1 cm", "2 cm", "3 cm", "4 cm"))
+    assert verdict == Verdict(gold == answer)
+
+
+@given(ANSWERS, ANSWERS)
+def test_rules_are_symmetric(one: str, other: str) -> None:
+    if check_gold(one, "auto") is None and check_gold(other, "auto") is None:
+        types = resolve_type(one, "auto"), resolve_type(other, "auto")
+        judged = judge_answer(one, other), judge_answer(other, one)
+        if types[0] == types[1] and all(isinstance(verdict, Verdict) for verdict in judged):
+            assert judged[0] == judged[1]
+
+
+@pytest.mark.parametrize(
+    "piece", [r"\quad", "~", "1 ", "{", r"\text{", "^{", "(", "is ", "A) ", "x=", "½", "-", "1,", "√(", "a "]
+)
+@pytest.mark.parametrize("gold", ["55°", "x+1", "(1, 2)", "north", "10-20"])
+def test_hostile_answers_cost_no_time(gold: str, piece: str) -> None:
+    start = time.process_time()
+    judge_answer(piece * (20_000 // len(piece)), gold)
+    judge_answer(piece * (1_999 // len(piece)), gold)
+    assert time.process_time() - start < 0.5
+
+
+def test_rules_are_fast() -> None:
+    """5,000 a second are asked for; what is measured includes finding the answer."""
+    rows = [
+        (prompt(row["gold"], row.get("choices", ()), "?"), f"So it is <answer>{row['answer']}</answer>")
+        for row in VERDICTS
+    ]
+    start = time.process_time()
+    for _ in range(5):
+        for asked, response in rows:
+            judge_by_rules(response, asked)
+    assert 5 * len(rows) / (time.process_time() - start) > 2_000  # a busy machine
