@@ -96,6 +96,8 @@ class EncodedPrompt:
         vision: the processor's image tensors (`pixel_values`, `image_grid_thw`, …), images along the first axis.
         position_ids: (rows, P) positions, filled in by the policy at first use, since they depend on its family.
         prompt: what was encoded; engines that encode for themselves start from it.
+        occurrence: how often the prompt came before among those that are sampled together; with its id it seeds the
+            sampling, so that a second time brings other completions.
     """
 
     id: str
@@ -103,6 +105,7 @@ class EncodedPrompt:
     vision: Mapping[str, Tensor] = field(default_factory=dict)
     position_ids: Tensor | None = None
     prompt: Prompt | None = None
+    occurrence: int = 0
 
     @property
     def question(self) -> Prompt:

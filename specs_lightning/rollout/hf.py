@@ -71,7 +71,7 @@ class _Decoding:
         self.policy, self.prompts, self.sampling = policy, prompts, sampling
         device, k = policy.device, sampling.completions_per_prompt
         draws = [
-            torch.rand((k, sampling.max_tokens), generator=torch.Generator().manual_seed(prompt_seed(seed, prompt.id)))
+            torch.rand((k, sampling.max_tokens), generator=torch.Generator().manual_seed(prompt_seed(seed, prompt)))
             for prompt in prompts
         ]
         self.draws_NT = torch.cat(draws).to(device)
