@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from specs_lightning.groups import EncodedPrompt, Prompt
+from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_NOT_VISION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+_NOT_VISION = ("input_ids", "attention_mask", *TOKEN_TYPES)
 
 
 class PromptTooLong(ValueError):
@@ -116,22 +116,23 @@ class PromptEncoder:
 
     def _encode(self, prompt: Prompt) -> EncodedPrompt:
         self._check_parts(prompt)
-        inputs = self._process(prompt)
+        inputs = self.process(prompt)
         input_ids = inputs["input_ids"][0]
         if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
             raise PromptTooLong(
                 f"prompt longer than {self.max_prompt_tokens} tokens: prompt {prompt.id} has {len(input_ids)}"
             )
         tensors = _image_tensors(inputs)
+        types = {name: inputs[name][0] for name in TOKEN_TYPES if name in inputs}
         if not tensors:
-            return EncodedPrompt(prompt.id, input_ids, prompt=prompt)
-        images = ImageTensors(tensors, lambda: _image_tensors(self._process(prompt)), self._memory)
-        encoded = EncodedPrompt(prompt.id, input_ids, images, prompt=prompt)
+            return EncodedPrompt(prompt.id, input_ids, token_types=types, prompt=prompt)
+        images = ImageTensors(tensors, lambda: _image_tensors(self.process(prompt)), self._memory)
+        encoded = EncodedPrompt(prompt.id, input_ids, images, token_types=types, prompt=prompt)
         images.keep_with(encoded)
         return encoded
 
-    def _process(self, prompt: Prompt) -> Mapping[str, Tensor]:
-        """What the processor makes of a prompt, a batch of one."""
+    def process(self, prompt: Prompt) -> Mapping[str, Tensor]:
+        """What the processor makes of a prompt, a batch of one, which models of transformers take as it is."""
         text, options = self._template(prompt)
         images = [_load(prompt.id, number, image) for number, image in enumerate(prompt.images, 1)]
         options |= {"images": images or None, "return_tensors": "pt"}
