@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import PIL.Image
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from specs_lightning.groups import GroupBatch, Prompt
 from specs_lightning.policy.families import UnsupportedModel
@@ -23,6 +23,9 @@ from specs_lightning.policy.loading import model_class
 from specs_lightning.policy.token_logprobs import TokenLogprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +87,7 @@ def plain_logprobs(policy: Asked, model: PreTrainedModel) -> list[Tensor]:
 
 def plain_model(source: str, device: str) -> PreTrainedModel:
     """A model as transformers alone reads and runs it, in float32."""
-    config = AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source)
     model: Any = model_class(config).from_pretrained(
         source, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -94,7 +97,7 @@ def plain_model(source: str, device: str) -> PreTrainedModel:
 
 def _forced(model: Any, inputs: dict[str, Tensor], completion: list[int], banned_ids: Tensor) -> Tensor:
     length = inputs["input_ids"].shape[1]
-    plainly = GenerationConfig(
+    plainly = transformers.GenerationConfig(
         max_new_tokens=len(completion), do_sample=False, output_logits=True, return_dict_in_generate=True
     )
     made = model.generate(
