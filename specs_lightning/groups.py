@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
+"""What processors call it when they say of each token of a prompt what it is: of text, or of an image."""
+
 Image = bytes | Path
 """An encoded image file, in memory or on disk: decoded only where it is used."""
 
@@ -95,14 +98,19 @@ class EncodedPrompt:
         input_ids: (P,) token ids.
         vision: the processor's image tensors (`pixel_values`, `image_grid_thw`, …), images along the first axis.
         position_ids: (rows, P) positions, filled in by the policy at first use, since they depend on its family.
+        token_types: (P,) by its name (`TOKEN_TYPES`), what the processor says of each token.
         prompt: what was encoded; engines that encode for themselves start from it.
+        occurrence: how often the prompt came before among those that are sampled together; with its id it seeds the
+            sampling, so that a second time brings other completions.
     """
 
     id: str
     input_ids: Tensor
     vision: Mapping[str, Tensor] = field(default_factory=dict)
     position_ids: Tensor | None = None
+    token_types: Mapping[str, Tensor] = field(default_factory=dict)
     prompt: Prompt | None = None
+    occurrence: int = 0
 
     @property
     def question(self) -> Prompt:

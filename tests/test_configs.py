@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.modules import PolicyModule
 from specs_lightning.runs.pipeline import OUTPUTS, as_argument
 from specs_lightning.settings.hints import HintingParser
-from specs_lightning.settings.yaml_files import read_settings
+from specs_lightning.settings.yaml_files import merged, read_settings
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 COMMAND = re.compile(r"#\s+specs (\w+) (.*--config[= ](\S+).*)")
@@ -122,3 +122,55 @@ def test_a_setting_that_no_signature_has_would_be_noticed() -> None:
         parse("fit", ["--config=configs/toy/grpo.yaml", "--data.no_such_setting=1"])
     with pytest.raises(Exception, match="no_such_setting"):
         parse("run", ["--config=configs/toy/smoke.yaml", "--evaluation.no_such_setting=1"])
+
+
+def training(file: Path) -> dict[str, Any]:
+    """The settings of a file's first command."""
+    _, arguments = commands(file)[0]
+    return reduce(merged, [read_settings(ROOT / part) for part in re.findall(r"--config[= ](\S+)", arguments)])
+
+
+def callback_settings(file: Path) -> dict[str, Any]:
+    """Of its GeneralizationFactorCallback; none if it has none."""
+    callbacks = training(file).get("trainer", {}).get("callbacks", [])
+    found = [c["init_args"] for c in callbacks if c["class_path"].endswith("GeneralizationFactorCallback")]
+    return found[0] if found else {}
+
+
+MEASURED = [
+    file
+    for file in CONFIGS
+    if file.parent.parent == ROOT / "configs"
+    and file.parent.name not in ("toy", "ablations")
+    and callback_settings(file)
+]
+
+
+def test_final_stages_are_among_those_that_measure() -> None:
+    finals = {file for file in CONFIGS if file.stem == "final"}
+    assert len(finals) == 4 and finals <= set(MEASURED)
+
+
+@pytest.mark.parametrize("file", MEASURED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_gains_are_over_the_base_which_is_asked_the_same(file: Path) -> None:
+    """Γ of a stage that starts from a trained model would otherwise be over that model."""
+    callback, base = callback_settings(file), read_settings(file.parent / "base.yaml")
+    if "baseline" not in callback:  # its own first answers are the base's
+        starts = [settings["model"]["init_args"]["policy"]["model"] for settings in (training(file), base)]
+        assert starts[0] == starts[1]
+        return
+    folder = Path(callback["baseline"]).parent
+    assert callback["baseline"] == f"runs/{file.parent.name}/{folder.name}/test_answers.jsonl"
+    if folder.name == "base":
+        assert base["trainer"]["default_root_dir"] == str(folder)
+        assert base["data"]["init_args"]["evaluation_sampling"] == callback["sampling"]
+    else:  # of the answers that a further command of the file draws
+        text = " ".join(line.removeprefix("#") for line in file.read_text().splitlines())
+        longest = callback["sampling"]["max_tokens"]
+        asked = rf"--config configs/\S+/base\.yaml .*max_tokens={longest} --trainer\.default_root_dir={folder}"
+        assert re.search(asked, text)
+    sets = {"id": callback["in_distribution"], **callback["out_of_distribution"]}
+    of_base = base["data"]["init_args"]["evaluation"]
+    for name, asked_here in sets.items():
+        assert of_base[name] | {"limit": 0} == asked_here | {"limit": 0}
+        assert of_base[name]["limit"] >= asked_here["limit"]

@@ -175,7 +175,7 @@ def disk() -> Iterator[Finding]:
 
 
 def model_folder(model: str) -> Iterator[Finding]:
-    """A model's configuration, family, processor and files."""
+    """A model's configuration, family, processor and files, and what it says through ours and plain transformers."""
     from transformers import AutoConfig
 
     from specs_lightning.errors import SpecsError
@@ -198,11 +198,17 @@ def model_folder(model: str) -> Iterator[Finding]:
         yield Finding("model", "ok", f"{source}: {kind}, trains on shared-prefix rows")
     else:
         why = "cannot share a prompt" if kind in FAMILIES else "is not known to share a prompt"
-        remedy = "nothing need be done: training is slower, its result the same"
+        remedy = "nothing need be done: training is slower"
         yield Finding("model", "warning", f"{source}: {kind} {why}, and trains on padded rows", remedy)
-    yield _processor(source)
+    found = [_processor(source)]
     if Path(source).is_dir():
-        yield _weights(Path(source))
+        found.append(_weights(Path(source)))
+    yield from found
+    if len(found) < 2:
+        remedy = "download the model and give --model its folder"
+        yield Finding("log-probabilities", "warning", "not compared: its weights are not in a folder", remedy)
+    elif all(finding.verdict == "ok" for finding in found):
+        yield _log_probabilities(source)
 
 
 def _processor(source: str) -> Finding:
@@ -241,6 +247,45 @@ def _weights(folder: Path) -> Finding:
         return Finding("weights", "broken", f"{len(lacking)} tensors are in no file: {min(lacking)}, …", remedy)
     size = sum((folder / name).stat().st_size for name in files)
     return Finding("weights", "ok", f"{len(held)} tensors, {size / GIB:.2f} GiB in {len(files)} files")
+
+
+def _log_probabilities(source: str) -> Finding:
+    """How far ours are from plain transformers', which finds positions, token types and masks by itself."""
+    import torch
+
+    from specs_lightning.errors import SpecsError
+    from specs_lightning.policy.loading import PolicySettings
+    from specs_lightning.policy.parity import ALIKE, distance, plain_logprobs, plain_model
+    from specs_lightning.policy.policy import Policy
+
+    subject, settings = "log-probabilities", PolicySettings(source)
+    try:
+        outline = Policy(settings, weights=False)
+        needed = 1.2 * sum(weight.numel() * 4 for weight in outline.model.parameters())
+        device, free = _roomiest(needed)
+        if needed > free:
+            lacking = f"not compared: {needed / GIB:.0f} GiB are needed in float32, {free / GIB:.0f} are free"
+            return Finding(subject, "warning", lacking, "ask again on a machine with more memory")
+        expected = plain_logprobs(outline, plain_model(source, device))
+        apart = distance(Policy(settings).to(device), expected)
+    except SpecsError as error:
+        remedy = "choose another model: docs/model_families.md lists those that are tested"
+        return Finding(subject, "broken", str(error), remedy)
+    asked = "a prompt with an image" if outline.takes_images else "a prompt"
+    found = f"{apart:.1g} nats from those of plain transformers, on {asked}"
+    if apart <= ALIKE[torch.float32]:
+        return Finding(subject, "ok", found)
+    return Finding(subject, "broken", found, "do not train this model with this version: report its model type")
+
+
+def _roomiest(needed: float) -> tuple[str, float]:
+    """The first device that has so many bytes free; the CPU if none has. And how many it has."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available() and (free := torch.cuda.mem_get_info()[0]) >= needed:
+        return "cuda", free
+    return "cpu", psutil.virtual_memory().available
 
 
 def _table(findings: Sequence[Finding]) -> Table:

@@ -25,6 +25,7 @@ from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
+from specs_lightning.rollout.engine import stop_ids
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
 
@@ -112,7 +113,8 @@ class PolicyDataModule(LightningDataModule):
 
     @cached_property
     def encoder(self) -> PromptEncoder:
-        return PromptEncoder(self.policy.processor, self.max_prompt_tokens, self.image_memory_gib)
+        stops = stop_ids(self.policy)
+        return PromptEncoder(self.policy.processor, self.max_prompt_tokens, self.image_memory_gib, stops)
 
     def setup(self, stage: str) -> None:
         if self.judge is not None:

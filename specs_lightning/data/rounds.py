@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -62,7 +63,7 @@ def draw(
         Groups without rewards, the other processes' without completions; and how many `seconds` it took.
     """
     start = time.perf_counter()
-    completions = engine.generate(share(prompts), sampling, seed)
+    completions = engine.generate(share(_told_apart(prompts)), sampling, seed)
     others = sorted({c.policy_version for group in completions for c in group} - {version})
     if others:
         raise WrongPolicyVersion(
@@ -73,6 +74,16 @@ def draw(
     for group, own in zip(share(groups), completions, strict=True):
         group.completions = own
     return Round(groups, {"seconds": time.perf_counter() - start})
+
+
+def _told_apart(prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """With each one's occurrence: a round may begin in one pass over the prompts and end in the next."""
+    seen: Counter[str] = Counter()
+    told: list[EncodedPrompt] = []
+    for prompt in prompts:
+        told.append(replace(prompt, occurrence=seen[prompt.id]) if seen[prompt.id] else prompt)
+        seen[prompt.id] += 1
+    return told
 
 
 def make_round(

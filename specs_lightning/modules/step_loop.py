@@ -7,6 +7,7 @@ step and all ranks, so its gradient does not depend on the split.
 from __future__ import annotations
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -29,7 +30,7 @@ from specs_lightning.evaluation.sets import EvaluationSets
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
-from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.loading import FLOAT32_WEIGHTS, PolicySettings, check_trainable
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.answers import Answer
 from specs_lightning.system.random_state import random_state, set_random_state
@@ -38,7 +39,7 @@ from specs_lightning.system.ranks import gather, rank, whole, world_size
 log = logging.getLogger(__name__)
 
 SKIPPED_STEPS_LIMIT = 10
-"""So many steps in a row without a finite gradient end the run: it would not recover."""
+"""So many steps in a row without a usable gradient end the run: it would not recover."""
 
 
 Phase = Literal["starting", "settled", "updating", "ended"]
@@ -53,7 +54,7 @@ class ScheduleSettings:
     name: str = "cosine"
     """A scheduler of `transformers.get_scheduler`: cosine, linear, constant_with_warmup, constant, …"""
     warmup_share: float = 0.1
-    """The share of the steps over which the rate rises from zero."""
+    """The share of the steps over which the rate rises: with n such steps, the first has 1/n of it."""
 
 
 def default_tokens_per_micro_batch(device: str) -> int:
@@ -145,11 +146,14 @@ class PolicyModule(LightningModule, ABC):
         return self.trainer.precision_plugin.forward_context()
 
     def setup(self, stage: str) -> None:
-        if self.trainer.precision in ("bf16-true", "16-true"):
-            raise SpecsError(
-                f"trainer.precision {self.trainer.precision} would round rewards and log-probabilities, too: for "
-                "weights in bfloat16 set model.policy.dtype to bfloat16; for autocast, trainer.precision to bf16-mixed"
-            )
+        precision = self.trainer.precision
+        if precision in ("bf16-true", "16-true", "transformer-engine", "transformer-engine-float16"):
+            what = f"trainer.precision {precision} would round rewards and log-probabilities, too"
+            if stage == "fit":
+                raise SpecsError(f"{what}, and {FLOAT32_WEIGHTS}")
+            raise SpecsError(f"{what}: for weights in bfloat16 set model.policy.dtype to bfloat16")
+        if stage == "fit":
+            check_trainable(self.policy_settings)
 
     def configure_model(self) -> None:
         if self.policy is None:  # Lightning may ask more than once
@@ -160,14 +164,20 @@ class PolicyModule(LightningModule, ABC):
         return Policy(settings).to(self.device)
 
     def configure_optimizers(self) -> Any:
-        trained = [p for p in self.policy.parameters() if p.requires_grad]
-        optimizer = self.optimizer_callable(trained)
+        trained = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        if rounded := [name for name, p in trained.items() if torch.finfo(p.dtype).bits < 32]:
+            raise SpecsError(f"{rounded[0]} is {trained[rounded[0]].dtype}: {FLOAT32_WEIGHTS}")
+        optimizer = self.optimizer_callable(list(trained.values()))
         # Not trainer.estimated_stepping_batches: it would build the loader, and a resumed loader's state would be lost.
         steps = total_steps(self.data.steps_per_epoch, self.trainer.max_epochs, self.trainer.max_steps)
         warmup = round(self.schedule.warmup_share * steps)
+        ahead = 1 if warmup else 0  # a warm-up's first rate is 0: a step with it would be in vain
         scheduler = transformers.get_scheduler(
-            self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps
+            self.schedule.name, optimizer, num_warmup_steps=warmup, num_training_steps=steps + ahead
         )
+        if ahead:
+            with warnings.catch_warnings(action="ignore", category=UserWarning):  # of a step before the optimizer's
+                scheduler.step()
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def _adapters(self) -> set[str]:
@@ -226,9 +236,25 @@ class PolicyModule(LightningModule, ABC):
         scheduler: Any = self.lr_schedulers()
         batch = self.prepare(batch.to(self.device))
         denominator = self._over_ranks(self.denominator(batch).float())
+        optimizer.zero_grad()
+        figures = self._gradients(batch, denominator) if denominator else {}  # it is the same on all ranks
+        usable = self._is_usable(figures.get("grad_norm"))
+        self.phase = "updating"
+        if usable:
+            optimizer.step()
+            self.policy.version += 1
+        rate = scheduler.get_last_lr()[0]
+        scheduler.step()
+        logged: dict[str, Any] = {**figures, **batch.metrics, "lr": rate, "skipped": float(not usable)}
+        self._log({f"train/{name}": float(value) for name, value in logged.items()}, len(batch))
+        if "loss" in figures:
+            self.log("loss", figures["loss"], prog_bar=True, logger=False, batch_size=len(batch))
+        self.steps += 1
+
+    def _gradients(self, batch: GroupBatch, denominator: Tensor) -> dict[str, Tensor]:
+        """Leave the step's gradients with the weights, scaled down to the norm allowed; what was measured of it."""
         loss = torch.zeros((), device=self.device)
         parts: list[dict[str, Part]] = []
-        optimizer.zero_grad()
         split = self.policy.micro_batches(batch, self.micro_batch_tokens, self.whole_groups)
         for number, micro_batch in enumerate(split, 1):
             with self._gradients_kept_back(number < len(split)):
@@ -240,18 +266,7 @@ class PolicyModule(LightningModule, ABC):
         measured = self._measured(parts)
         self.inspect(measured)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm))
-        usable = self._is_usable(norm)
-        self.phase = "updating"
-        if usable:
-            optimizer.step()
-            self.policy.version += 1
-        rate = scheduler.get_last_lr()[0]
-        scheduler.step()
-        logged: dict[str, Any] = {"loss": self._over_ranks(loss), **measured, **batch.metrics}
-        logged |= {"grad_norm": norm, "lr": rate, "skipped": float(not usable)}
-        self._log({f"train/{name}": float(value) for name, value in logged.items()}, len(batch))
-        self.log("loss", logged["loss"], prog_bar=True, logger=False, batch_size=len(batch))
-        self.steps += 1
+        return {"loss": self._over_ranks(loss), **measured, "grad_norm": norm}
 
     def _log(self, figures: dict[str, float], batch_size: int) -> None:
         """To the loggers at once: Lightning would log a step after its checkpoint, and a kill between lose it."""
@@ -266,18 +281,22 @@ class PolicyModule(LightningModule, ABC):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if so and isinstance(strategy, DDPStrategy) else nullcontext()
 
-    def _is_usable(self, norm: Tensor) -> bool:
-        """A step without a finite gradient is left out and counted; too many in a row end the run."""
-        if torch.isfinite(norm):
+    def _is_usable(self, norm: Tensor | None) -> bool:
+        """A step without a finite gradient, or with none at all, is left out and counted; too many in a row end the
+        run."""
+        if norm is not None and torch.isfinite(norm):
             self.skipped_in_a_row = 0
             return True
+        if norm is None:
+            why = "nothing in it counts: every completion is masked, or could not be scored"
+            remedy = "raise data.sampling.max_tokens if they are cut off, and look at why completions are unscored"
+        else:
+            why = f"the gradient's norm is {norm.item()}"
+            remedy = "lower the learning rate, or look for NaN in the weights that training started from"
         self.skipped_in_a_row += 1
-        log.warning("step %d left out: the gradient's norm is %s", self.global_step, norm.item())
+        log.warning("step %d left out: %s", self.steps, why)
         if self.skipped_in_a_row >= SKIPPED_STEPS_LIMIT:
-            raise RuntimeError(
-                f"no finite gradient in {SKIPPED_STEPS_LIMIT} steps in a row: lower the learning rate, or look for "
-                "NaN in the weights that training started from"
-            )
+            raise RuntimeError(f"{SKIPPED_STEPS_LIMIT} steps in a row were left out, of the last {why}: {remedy}")
         return False
 
     def _measured(self, parts: Iterable[dict[str, Part]]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from specs_lightning.plan.memory import GIB, optimizer_bytes
 from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
-from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.loading import PolicySettings, check_trainable
 from specs_lightning.policy.model_files import model_source
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
@@ -136,6 +136,7 @@ class _Planner:
     def fit(self, name: str, cli: PlanCLI) -> PlannedWork:
         module, data, trainer = cli.model, cli.datamodule, cli.config.trainer
         policy: PolicySettings = module.policy_settings
+        check_trainable(policy)
         source = self._source(policy.model)
         devices = self._devices(trainer, policy)
         sampling = None

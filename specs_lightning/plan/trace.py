@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.plan.lengths import Images
 from specs_lightning.policy.attention import PrefixLayout, use_shared_prefix
-from specs_lightning.policy.families import family_of
+from specs_lightning.policy.families import family_of, prompt_positions
 from specs_lightning.policy.loading import DTYPES, PolicySettings, empty_model, shares_prefix
 from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
@@ -92,8 +92,8 @@ class TracedModel:
         self.computing = computing
         family = family_of(config)
         self.shared_prefix = shares_prefix(family, settings)
-        self.position_rows = 4 if family.multimodal_rope else 1
         self.model = empty_model(config, settings)
+        self.position_rows = len(prompt_positions(self.model, EncodedPrompt("?", torch.zeros(1, dtype=torch.long))))
         if computing.on_gpu and settings.attention == "sdpa":
             use_shared_prefix(self.model.config, kernels="cuda")
         with self.mode:  # not from the start: peft cannot put adapters beside such weights

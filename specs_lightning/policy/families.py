@@ -1,22 +1,25 @@
 """What differs between model families: positions, vision token ids, the vision tower, and the row layout.
 
-A family is added by a line in `FAMILIES`. One that is not listed is trained on padded rows, which every model takes.
+A family is added by a line in `FAMILIES`. One that is not listed is trained on padded rows, which every model takes,
+and only where its log-probabilities are those of plain transformers (`parity.py`).
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.groups import EncodedPrompt
+from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -38,62 +41,36 @@ class ModelFamily:
 
     Args:
         shared_prefix: whether its attention is causal over all of a row, as that over shared-prefix rows is.
-        multimodal_rope: whether it takes four rows of positions (text, then M-RoPE's time, height and width).
-        two_way_images: whether the tokens of an image see each other both ways, so that it must be told them.
+        tested: whether tests hold its log-probabilities equal to plain transformers'; if not, they are compared as a
+            policy is made of it.
     """
 
     shared_prefix: bool
-    multimodal_rope: bool = False
-    two_way_images: bool = False
-
-    def token_types(self, config: PretrainedConfig, input_ids: Tensor) -> dict[str, Tensor]:
-        """What the model must be told of its tokens beside their ids."""
-        return {"token_type_ids": (input_ids == config.image_token_id).long()} if self.two_way_images else {}
-
-    def positions(self, model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
-        """The position ids of a prompt, (1 or 4, P), computed once and kept with the prompt."""
-        if prompt.position_ids is None:
-            prompt.position_ids = self._positions(model, prompt)
-        return prompt.position_ids
-
-    def _positions(self, model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
-        text_P = torch.arange(len(prompt))
-        if not self.multimodal_rope:
-            return text_P[None]
-        input_ids = prompt.input_ids.cpu()[None]
-        grids = {name: prompt.vision[name].cpu() for name in prompt.vision if name.endswith("grid_thw")}
-        if not grids:
-            return text_P.expand(4, -1)
-        token_types = (input_ids == model.config.image_token_id).int()
-        position_3P, _ = model.base_model.get_rope_index(  # type: ignore[operator]
-            input_ids, mm_token_type_ids=token_types, **grids
-        )
-        return torch.cat([text_P[None], position_3P[:, 0]])
+    tested: bool = True
 
 
-_PLAIN = ModelFamily(shared_prefix=True)
-_QWEN_VL = ModelFamily(shared_prefix=True, multimodal_rope=True)
+_SHARED = ModelFamily(shared_prefix=True)
 _PADDED = ModelFamily(shared_prefix=False)
-_GEMMA = ModelFamily(shared_prefix=False, two_way_images=True)
+_UNKNOWN = ModelFamily(shared_prefix=False, tested=False)
 
 FAMILIES: dict[str, ModelFamily] = {
-    "qwen2_vl": _QWEN_VL,
-    "qwen2_5_vl": _QWEN_VL,
-    "qwen3_vl": _QWEN_VL,
-    "llava": _PLAIN,
-    "llava_next": _PLAIN,
-    "idefics3": _PLAIN,
-    "smolvlm": _PLAIN,
-    "internvl": _PLAIN,
-    "gemma3": _GEMMA,
-    "llama": _PLAIN,
-    "qwen2": _PLAIN,
-    "qwen3": _PLAIN,
+    "qwen2_vl": _SHARED,
+    "qwen2_5_vl": _SHARED,
+    "qwen3_vl": _SHARED,
+    "llava": _SHARED,
+    "llava_next": _SHARED,
+    "idefics3": _SHARED,
+    "smolvlm": _SHARED,
+    "internvl": _SHARED,
+    "gemma3": _PADDED,  # its images are seen both ways
+    "llama": _SHARED,
+    "qwen2": _SHARED,
+    "qwen3": _SHARED,
 }
 
 
 def family_of(config: PretrainedConfig) -> ModelFamily:
-    """The family of a model by its `model_type`; an unknown one is trained on padded rows, with a warning.
+    """The family of a model by its `model_type`; an unknown one is packed into padded rows.
 
     Raises:
         UnsupportedModel: its logits are not its head's output alone, so that log-probabilities would be wrong.
@@ -104,11 +81,9 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
         raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
     family = FAMILIES.get(config.model_type)
     if family is None:
-        unknown = "model type %r is not known to take shared-prefix rows: training on padded rows (slower, same result)"
-        log.warning(unknown, config.model_type)
-        return _PADDED
+        return _UNKNOWN
     if family.shared_prefix and _has_windows(text):
-        family = replace(family, shared_prefix=False)
+        family = replace(family, shared_prefix=False, tested=False)
     if not family.shared_prefix:
         log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
     return family
@@ -120,6 +95,45 @@ def _has_windows(text: PretrainedConfig) -> bool:
     if kinds is None:
         return getattr(text, "sliding_window", None) is not None
     return any(kind != "full_attention" for kind in kinds)
+
+
+def prompt_positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
+    """The position ids of a prompt, (rows, P), computed once and kept with the prompt.
+
+    One row, or as many as the model takes with M-RoPE: then they are its own `get_rope_index`'s, in the form in which
+    its `generate` uses them.
+
+    Raises:
+        UnsupportedModel: they cannot be known, since its processor does not tell image tokens from others.
+    """
+    if prompt.position_ids is None:
+        prompt.position_ids = _positions(model, prompt)
+    return prompt.position_ids
+
+
+def _positions(model: PreTrainedModel, prompt: EncodedPrompt) -> Tensor:
+    rope_index: Callable[..., Any] | None = getattr(model.base_model, "get_rope_index", None)  # those with M-RoPE alone
+    if rope_index is None:
+        return torch.arange(len(prompt))[None]
+    types = {name: of_prompt.cpu()[None] for name, of_prompt in prompt.token_types.items()}
+    needed = set(inspect.signature(rope_index).parameters) & set(TOKEN_TYPES)
+    if prompt.vision and needed - set(types):
+        lacking = ", ".join(needed - set(types))
+        raise UnsupportedModel(
+            f"model type {model.config.model_type!r} takes positions that follow from {lacking}, which its processor "
+            "does not make: unsupported"
+        )
+    ids_1P = prompt.input_ids.cpu()[None]
+    of_images = {name: t.cpu() for name, t in prompt.vision.items() if not t.is_floating_point()}
+    known = {"attention_mask": torch.ones_like(ids_1P), **types, **of_images}
+    positions: Tensor = model._prepare_position_ids_for_generation(ids_1P, known)  # type: ignore[operator]
+    return positions[:, 0] if positions.dim() == 3 else positions
+
+
+def token_types_asked_for(model: PreTrainedModel) -> tuple[str, ...]:
+    """Which kinds of token types the model's forward pass takes."""
+    parameters = inspect.signature(model.base_model.forward).parameters
+    return tuple(name for name in TOKEN_TYPES if name in parameters)
 
 
 def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:

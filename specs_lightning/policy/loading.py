@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+FLOAT32_WEIGHTS = (
+    "weights that are trained must be float32: rounded to fewer bits they do not move in steps as small as a learning "
+    "rate of 1e-6 makes them. Set model.policy.dtype to float32, and to compute in bfloat16 trainer.precision to "
+    "bf16-mixed; where memory is short, model.policy.lora trains float32 adapters beside bfloat16 weights"
+)
+
 
 @dataclass(frozen=True)
 class LoRASettings:
@@ -45,7 +51,8 @@ class PolicySettings:
     model: str
     """A Hugging Face folder or model name; `toy:base` is the tiny model that comes with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The type that weights are kept in. For reduced precision during training, set the trainer's `precision`."""
+    """The type that weights are kept in: float32 where they are trained. To compute in bfloat16, set the trainer's
+    `precision` to bf16-mixed."""
     attention: str = "sdpa"
     """The attention implementation of transformers. Any other than `sdpa` runs on padded rows."""
     freeze_vision: bool = True
@@ -65,6 +72,12 @@ class PolicySettings:
             raise ValueError("quantized weights cannot be trained: quantization needs lora")
         if self.lora is not None and self.lora.vision and self.freeze_vision:
             raise ValueError("lora.vision adapts the vision tower, freeze_vision freezes it: choose one")
+
+
+def check_trainable(settings: PolicySettings) -> None:
+    """`SpecsError` where the weights that are to be trained would be rounded to fewer bits than float32 has."""
+    if settings.dtype != "float32" and settings.lora is None:
+        raise SpecsError(f"model.policy.dtype {settings.dtype}: {FLOAT32_WEIGHTS}")
 
 
 def read_model(source: str, config: PretrainedConfig, settings: PolicySettings) -> PreTrainedModel:

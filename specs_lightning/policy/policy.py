@@ -17,9 +17,14 @@ import transformers
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from specs_lightning.groups import EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.export import _adapter_change, _dense
-from specs_lightning.policy.families import family_of, vision_token_ids
+from specs_lightning.policy.families import (
+    family_of,
+    prompt_positions,
+    token_types_asked_for,
+    vision_token_ids,
+)
 from specs_lightning.policy.loading import (
     PolicySettings,
     empty_model,
@@ -30,6 +35,7 @@ from specs_lightning.policy.loading import (
     trains_vision,
 )
 from specs_lightning.policy.model_files import model_source, usable
+from specs_lightning.policy.parity import refuse_unless_alike
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
@@ -55,6 +61,7 @@ class Policy(nn.Module):
     Raises:
         ModelNotFound: the model's folder does not exist.
         BadModel: its files cannot be used.
+        UnsupportedModel: its log-probabilities would not be those that transformers gives.
     """
 
     def __init__(self, settings: PolicySettings, weights: bool = True) -> None:
@@ -67,10 +74,12 @@ class Policy(nn.Module):
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
+        self.takes_images = takes_images(config)
         with usable(self.source, "processor"):
-            self.processor: Any = load_processor(self.source, takes_images(config))
+            self.processor: Any = load_processor(self.source, self.takes_images)
         self.tokenizer = self.processor.tokenizer
         self.family = family_of(self.model.config)
+        self._token_types = token_types_asked_for(self.model)
         self.shared_prefix = shares_prefix(self.family, settings)
         """Whether a row holds a prompt once for several completions."""
         self.banned_ids: Tensor
@@ -83,6 +92,8 @@ class Policy(nn.Module):
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.eval()
+        if weights and not self.family.tested:
+            refuse_unless_alike(self)
 
     def train(self, mode: bool = True) -> Policy:
         """Stay in evaluation mode, whatever is asked for: dropout would make trainer and engine disagree.
@@ -100,8 +111,17 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.banned_ids.device
 
+    def positions(self, prompt: EncodedPrompt) -> Tensor:
+        """The position ids of a prompt, (rows, P), as the model itself finds them."""
+        return prompt_positions(self.model, prompt)
+
     def hidden_states(self, **inputs: Any) -> Tensor:
-        """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay."""
+        """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay.
+
+        Token types that the model does not ask for are left out.
+        """
+        for name in set(TOKEN_TYPES) - set(self._token_types):
+            inputs.pop(name, None)
         hidden_RLH: Tensor = self.model.base_model(**inputs).last_hidden_state
         return hidden_RLH
 
@@ -159,12 +179,11 @@ class Policy(nn.Module):
             layer.training = torch.is_grad_enabled()
         inputs, predictors_M = pack_rows(
             batch if batch.dummy_prompt is None else batch.with_dummy_prompt(),
-            lambda prompt: self.family.positions(self.model, prompt),
+            self.positions,
             shared_prefix=self.shared_prefix,
             pad_id=self.tokenizer.pad_token_id or 0,
         )
-        token_types = self.family.token_types(self.model.config, inputs["input_ids"])
-        hidden_RLH = self.hidden_states(**inputs, **token_types, use_cache=False)
+        hidden_RLH = self.hidden_states(**inputs, use_cache=False)
         scored = token_logprobs(
             hidden_RLH.flatten(0, 1)[predictors_M],
             batch.completion_ids_NT[batch.mask_NT],

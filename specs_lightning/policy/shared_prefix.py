@@ -30,8 +30,8 @@ def pack_rows(
 
     Returns:
         What the model takes: `input_ids` (R, L), `position_ids` ((R, L), or (rows, R, L) for families with several),
-        what tells it which tokens see which, and the images' tensors. And (M,) indices into the flattened (R·L)
-        positions: those whose hidden state predicts a token that `mask_NT` marks, in its order.
+        what tells it which tokens see which, the images' tensors, and the prompts' token types. And (M,) indices into
+        the flattened (R·L) positions: those whose hidden state predicts a token that `mask_NT` marks, in its order.
     """
     device = batch.completion_ids_NT.device
     row_N = batch.group_N if shared_prefix else torch.arange(len(batch), device=device)
@@ -66,6 +66,7 @@ def pack_rows(
         attention = {"attention_mask": (torch.arange(length, device=device) < end_N[:, None]).long()}
     position_ids = position_CRL[0] if position_CRL.shape[0] == 1 else position_CRL
     inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention, **join_vision(prompts)}
+    inputs |= token_types(prompts, input_ids_RL)
     predictor_NT = torch.where(token_T == 0, prompt_lengths_R[row_N][:, None], column_NT) - 1
     return inputs, (row_NT * length + predictor_NT)[batch.mask_NT]
 
@@ -86,6 +87,20 @@ def next_positions(positions: list[Tensor]) -> Tensor:
         column[0] = position_CP[0].max() + 1
         columns.append(column)
     return torch.stack(columns, dim=1)
+
+
+def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, left: bool = False) -> dict[str, Tensor]:
+    """(R, L) by name: what processors said of the tokens of prompts, each at its row's start, or `left` of its end.
+
+    Completions and padding have type 0, which is text.
+    """
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.token_types)
+    types = {name: torch.zeros_like(ids_RL) for name in names}
+    for r, prompt in enumerate(prompts):
+        start = ids_RL.shape[1] - len(prompt) if left else 0
+        for name, types_P in prompt.token_types.items():
+            types[name][r, start : start + len(prompt)] = types_P.to(ids_RL)
+    return types
 
 
 def join_vision(prompts: list[EncodedPrompt]) -> dict[str, Tensor]:

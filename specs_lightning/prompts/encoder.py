@@ -8,22 +8,24 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor
 
-from specs_lightning.groups import EncodedPrompt, Prompt
+from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.prompts.turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
 
 log = logging.getLogger(__name__)
 
-_NOT_VISION = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+_NOT_VISION = ("input_ids", "attention_mask", *TOKEN_TYPES)
 
 
 class PromptTooLong(ValueError):
@@ -41,10 +43,15 @@ class PromptEncoder:
         processor: of a vision-language model, with a tokenizer, an image processor and a chat template.
         max_prompt_tokens: the longest prompt that is taken, image tokens included; `None` for any.
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
+        stop_ids: those at which sampling stops, one of which ends a completion; the tokenizer's end token if none.
     """
 
     def __init__(
-        self, processor: ProcessorMixin, max_prompt_tokens: int | None = None, image_memory_gib: float = 0.25
+        self,
+        processor: ProcessorMixin,
+        max_prompt_tokens: int | None = None,
+        image_memory_gib: float = 0.25,
+        stop_ids: Sequence[int] = (),
     ) -> None:
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be positive, not {max_prompt_tokens}")
@@ -55,6 +62,7 @@ class PromptEncoder:
         if self.tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer has no eos token, so completions could not end")
         self.max_prompt_tokens = max_prompt_tokens
+        self.stop_ids = stop_ids
         self._memory = ImageMemory(int(image_memory_gib * 2**30))
         self._known: WeakValueDictionary[tuple[Any, ...], EncodedPrompt] = WeakValueDictionary()
         self._special_tokens = [t.content for t in self.tokenizer.added_tokens_decoder.values() if t.special]
@@ -96,7 +104,11 @@ class PromptEncoder:
     def encode_completion(self, text: str) -> list[int]:
         """The ids of a completion's text and of its turn's end; `SpecialTokenInText` if it holds special tokens."""
         self._refuse_special_tokens(text, "completion")
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self._turn_end]
+
+    @cached_property
+    def _turn_end(self) -> int:
+        return turn_end(self.processor, self.stop_ids)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, special tokens left out."""
@@ -104,22 +116,23 @@ class PromptEncoder:
 
     def _encode(self, prompt: Prompt) -> EncodedPrompt:
         self._check_parts(prompt)
-        inputs = self._process(prompt)
+        inputs = self.process(prompt)
         input_ids = inputs["input_ids"][0]
         if self.max_prompt_tokens is not None and len(input_ids) > self.max_prompt_tokens:
             raise PromptTooLong(
                 f"prompt longer than {self.max_prompt_tokens} tokens: prompt {prompt.id} has {len(input_ids)}"
             )
         tensors = _image_tensors(inputs)
+        types = {name: inputs[name][0] for name in TOKEN_TYPES if name in inputs}
         if not tensors:
-            return EncodedPrompt(prompt.id, input_ids, prompt=prompt)
-        images = ImageTensors(tensors, lambda: _image_tensors(self._process(prompt)), self._memory)
-        encoded = EncodedPrompt(prompt.id, input_ids, images, prompt=prompt)
+            return EncodedPrompt(prompt.id, input_ids, token_types=types, prompt=prompt)
+        images = ImageTensors(tensors, lambda: _image_tensors(self.process(prompt)), self._memory)
+        encoded = EncodedPrompt(prompt.id, input_ids, images, token_types=types, prompt=prompt)
         images.keep_with(encoded)
         return encoded
 
-    def _process(self, prompt: Prompt) -> Mapping[str, Tensor]:
-        """What the processor makes of a prompt, a batch of one."""
+    def process(self, prompt: Prompt) -> Mapping[str, Tensor]:
+        """What the processor makes of a prompt, a batch of one, which models of transformers take as it is."""
         text, options = self._template(prompt)
         images = [_load(prompt.id, number, image) for number, image in enumerate(prompt.images, 1)]
         options |= {"images": images or None, "return_tensors": "pt"}

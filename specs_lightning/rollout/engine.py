@@ -53,8 +53,8 @@ class RolloutEngine(ABC):
     ) -> list[list[Completion]]:
         """Completions for each prompt, in order.
 
-        The seed and a prompt's id determine that prompt's completions, whatever else is in the call and whatever was
-        drawn before.
+        The seed, a prompt's id and its occurrence determine that prompt's completions, whatever else is in the call
+        and whatever was drawn before.
         """
 
     def release(self) -> None:
@@ -66,9 +66,10 @@ class RolloutEngine(ABC):
         return None
 
 
-def prompt_seed(seed: str, prompt_id: str) -> int:
-    """A 63-bit seed from a call's seed and a prompt's id; the same on every machine."""
-    digest = hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=8).digest()
+def prompt_seed(seed: str, prompt: EncodedPrompt) -> int:
+    """A 63-bit seed from a call's seed, a prompt's id and its occurrence; the same on every machine."""
+    occurrence = prompt.occurrence.to_bytes(8, "little")
+    digest = hashlib.blake2b(f"{seed}/{prompt.id}".encode(), digest_size=8, salt=occurrence).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

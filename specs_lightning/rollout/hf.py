@@ -15,9 +15,10 @@ from transformers import DynamicCache
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
-from specs_lightning.policy.shared_prefix import join_vision, next_positions
+from specs_lightning.policy.shared_prefix import join_vision, next_positions, token_types
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
+from specs_lightning.rollout.sampler import EngineError
 
 
 class HFEngine(RolloutEngine):
@@ -71,7 +72,7 @@ class _Decoding:
         self.policy, self.prompts, self.sampling = policy, prompts, sampling
         device, k = policy.device, sampling.completions_per_prompt
         draws = [
-            torch.rand((k, sampling.max_tokens), generator=torch.Generator().manual_seed(prompt_seed(seed, prompt.id)))
+            torch.rand((k, sampling.max_tokens), generator=torch.Generator().manual_seed(prompt_seed(seed, prompt)))
             for prompt in prompts
         ]
         self.draws_NT = torch.cat(draws).to(device)
@@ -115,7 +116,7 @@ class _Decoding:
         """The last hidden state of each prompt, the cache, which of its columns are tokens, the next positions."""
         prompts, policy = self.prompts, self.policy
         device, length = policy.device, max(len(prompt) for prompt in prompts)
-        position_G = [policy.family.positions(policy.model, prompt).to(device) for prompt in prompts]
+        position_G = [policy.positions(prompt).to(device) for prompt in prompts]
         ids_GL = torch.zeros((len(prompts), length), dtype=torch.long, device=device)
         seen_GL = torch.zeros_like(ids_GL)
         position_CGL = torch.zeros((position_G[0].shape[0], *ids_GL.shape), dtype=torch.long, device=device)
@@ -124,8 +125,13 @@ class _Decoding:
             seen_GL[g, length - len(prompt) :] = 1
             position_CGL[:, g, length - len(prompt) :] = position_G[g]
         cache = make_cache(policy.model.config)
+        if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
+            raise EngineError(
+                f"model type {policy.model.config.model_type!r} has recurrent layers, whose states the embedded engine "
+                "cannot copy for each completion: sample by specs_lightning.rollout.VLLMEngine or VLLMServers"
+            )
         vision = {name: tensor.to(device) for name, tensor in join_vision(prompts).items()}
-        types = policy.family.token_types(policy.model.config, ids_GL)
+        types = token_types(prompts, ids_GL, left=True)
         hidden_GH = self._forward(ids_GL, seen_GL, position_CGL, cache, **types, **vision)
         return hidden_GH, cache, seen_GL, next_positions(position_G)
 

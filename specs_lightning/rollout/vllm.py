@@ -84,7 +84,7 @@ class VLLMEngine(RolloutEngine):
 def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> SampleRequest:
     """The request for an encoded prompt."""
     template_ids, expanded_ids = tuple(encoder.template_ids(prompt.question)), tuple(prompt.input_ids.tolist())
-    return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, prompt_seed(seed, prompt.id))
+    return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, prompt_seed(seed, prompt))
 
 
 def _architecture(policy: Policy) -> dict[str, Any]:

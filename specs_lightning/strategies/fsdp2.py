@@ -94,7 +94,8 @@ class FSDP2(ModelParallelStrategy):
         """A policy in shards. The first process reads it, into the CPU's memory; block by block it goes to all."""
         if settings.quantization is not None:
             raise SpecsError("fsdp2 cannot divide quantized weights: leave quantization out, or train on one device")
-        policy = Policy(settings, weights=self.global_rank == 0)
+        with failing_together():
+            policy = Policy(settings, weights=self.global_rank == 0)
         self._check_same_layout(policy)
         places = _places(policy)
         for module in [*blocks(policy.model), policy]:

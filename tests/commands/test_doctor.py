@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 import shutil
 from collections import namedtuple
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from packaging.version import Version
 
 from specs_lightning.commands import doctor as module
 from specs_lightning.commands.doctor import GIB, Finding, devices, disk, examined, memory, model_folder, packages
+from specs_lightning.policy import families
+from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import sampler
 
 
@@ -55,16 +58,50 @@ class TestExitStatus:
 
 class TestModel:
     def test_a_whole_folder_is_well(self, model: Path) -> None:
-        assert [finding.verdict for finding in model_folder(str(model))] == ["ok"] * 3
+        findings = list(model_folder(str(model)))
+        assert [finding.verdict for finding in findings] == ["ok"] * 4
+        assert re.match(r"[1-9]e-0[6-9] nats .* on a prompt with an image", findings[-1].found)
 
     def test_no_folder(self, tmp_path: Path) -> None:
         assert worst(model_folder(str(tmp_path))).verdict == "broken"
 
-    def test_a_family_that_trains_on_padded_rows_is_a_warning(self, model: Path) -> None:
-        text = json.loads((model / "config.json").read_text()) | {"model_type": "aya_vision"}
-        (model / "config.json").write_text(json.dumps(text))
+    def test_a_family_that_trains_on_padded_rows_is_a_warning(
+        self, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delitem(families.FAMILIES, "qwen2_5_vl")
+        *others, compared = model_folder(str(model))
+        assert [f.verdict for f in others] == ["warning", "ok", "ok"] and "padded rows" in others[0].found
+        assert compared.subject == "log-probabilities" and compared.verdict == "ok"
+
+    @pytest.mark.parametrize("listed", [True, False])
+    def test_a_model_that_ours_reads_otherwise_than_transformers_is_broken(
+        self, monkeypatch: pytest.MonkeyPatch, listed: bool
+    ) -> None:
+        """Plain positions in place of M-RoPE's, which trainer and engine would agree on."""
+        if not listed:
+            monkeypatch.delitem(families.FAMILIES, "qwen2_5_vl")
+        monkeypatch.setattr(families, "_positions", lambda model, prompt: torch.arange(len(prompt)).expand(4, -1))
+        found = worst(model_folder("toy:base"))
+        assert found.subject == "log-probabilities" and found.verdict == "broken"
+        assert float(re.findall(r"0\.\d+", found.found)[0]) > 0.1
+
+    def test_a_model_that_does_not_fit_into_memory_is_not_compared(
+        self, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_roomiest", lambda needed: ("cpu", needed / 2))
         found = worst(model_folder(str(model)))
-        assert found.verdict == "warning" and "padded rows" in found.found
+        assert found.verdict == "warning" and found.found.startswith("not compared")
+
+    def test_inputs_that_cannot_be_built_are_told_with_the_model_type(
+        self, model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def forward(*args: object, **kwargs: object) -> None:
+            raise TypeError("forward() got an unexpected keyword argument 'position_ids'")
+
+        monkeypatch.delitem(families.FAMILIES, "qwen2_5_vl")
+        monkeypatch.setattr(Policy, "hidden_states", forward)
+        found = worst(model_folder(str(model)))
+        assert found.verdict == "broken" and "'qwen2_5_vl'" in found.found and "position_ids" in found.found
 
     def test_no_processor(self, model: Path) -> None:
         (model / "preprocessor_config.json").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from specs_lightning.objectives import DPO, SFT, ColdStartObjective
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import sequence_logprobs
 from specs_lightning.records.pairs import PreferencePair, write_pairs
+from specs_lightning.rollout.engine import stop_ids
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,21 @@ def test_supervised_training_takes_the_chosen_side_alone(
     ends = batch.completion_ids_NT[torch.arange(len(batch)), batch.lengths_N - 1]
     assert (ends == module.policy.tokenizer.eos_token_id).all()
     assert [sorted(set(r)) for r in rows] == [list(range(8))]
+
+
+def test_a_completion_ends_as_the_models_template_ends_a_turn(
+    tiny_model_path: Path, pairs: str, tmp_path: Path
+) -> None:
+    """Gemma's kind: the tokenizer's end token is another than the template's, at which sampling stops, too."""
+    model = Path(shutil.copytree(tiny_model_path, tmp_path / "model"))
+    template = (model / "chat_template.jinja").read_text()
+    (model / "chat_template.jinja").write_text(template.replace("<|im_end|>", "<|endoftext|>"))
+    data = PreferenceDataModule(pairs, batch_size=8)
+    module, _ = fit(model, data, tmp_path, DPO())
+    ends = {(pair.chosen[-1], pair.rejected[-1]) for pair in data.encoded}
+    end = module.policy.tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    assert ends == {(end, end)} and end != module.policy.tokenizer.eos_token_id
+    assert end in stop_ids(module.policy)
 
 
 def test_a_batch_finds_its_own_rows_of_the_cached_reference(tiny_model_path: Path, pairs: str, tmp_path: Path) -> None:

@@ -177,6 +177,28 @@ class TestResume:
         assert resumed["loss"] == whole["loss"][stop:]
         assert torch.equal(trained_weights(module), trained_weights(first))
 
+    @pytest.mark.parametrize("stop", [1, 2, 3])
+    def test_so_does_one_whose_rounds_have_prompts_twice(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, stop: int
+    ) -> None:
+        """Of 8 prompts a round of 12 has four twice, with other completions the second time."""
+        first, resumed = Watched(tiny_model_path), Watched(tiny_model_path)
+        keeper = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        many = {"prompts_per_round": 12, "steps_per_round": 2, "rounds": 2}
+        small_trainer(tmp_path, keeper, enable_checkpointing=True).fit(first, datamodule=rollouts(prompts, **many))
+        for start in (0, 2):
+            by_prompt: dict[str, list[Any]] = {}
+            for batch in first.batches[start : start + 2]:
+                for g, prompt in enumerate(batch.prompts):
+                    by_prompt.setdefault(prompt.id, []).append(batch.completion_ids_NT[batch.group_N == g].tolist())
+            twice = [drawn for drawn in by_prompt.values() if len(drawn) == 2]
+            assert len(twice) == 4 and all(drawn[0] != drawn[1] for drawn in twice)
+        checkpoint = tmp_path / f"step={stop}.ckpt"
+        small_trainer(tmp_path).fit(resumed, datamodule=rollouts(prompts, **many), ckpt_path=checkpoint)
+        for batch, expected in zip(resumed.batches, first.batches[stop:], strict=True):
+            assert torch.equal(batch.completion_ids_NT, expected.completion_ids_NT)
+        assert torch.equal(trained_weights(resumed), trained_weights(first))
+
     def test_the_loader_alone_gives_the_same_remaining_batches(
         self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
     ) -> None:

@@ -76,6 +76,22 @@ class TestSeeds:
     def test_another_round_has_other_completions(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:
         assert self.draw(policy, prompts, "0-1") != self.draw(policy, prompts, "0-2")
 
+    def test_a_prompt_that_comes_again_gets_other_completions_and_the_first_the_same(
+        self, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        """On any number of processes: which occurrence it is follows from the whole round."""
+
+        def tokens(asked: Sequence[EncodedPrompt]) -> list[list[tuple[int, ...]]]:
+            made = make_round(policy, HFEngine(), RewardSum([Letters()]), iter(asked), len(asked), SAMPLING, "0-1")
+            assert [group.prompt for group in made.groups] == list(asked)
+            return [[c.token_ids for c in group.completions] for group in made.groups]
+
+        once = tokens(prompts)
+        again = tokens([*prompts, *prompts[:2], prompts[0]])
+        assert again[:4] == once
+        assert len({ids for group in (again[0], again[4], again[6]) for ids in group}) == 9
+        assert again[5] != again[1]
+
 
 class TestDynamicSampling:
     def test_without_it_every_group_is_kept(self, policy: Policy, prompts: list[EncodedPrompt]) -> None:

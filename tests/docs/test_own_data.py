@@ -75,6 +75,7 @@ def test_a_csv_becomes_a_trained_model_that_is_scored(tmp_path: Path) -> None:
 
 def test_the_papers_stages_fit_the_signatures() -> None:
     given = [words for words in commands("From the paper's data") if words[0] in ("fit", "distill", "test")]
-    assert [words[0] for words in given] == ["fit", "distill", "fit", "fit", "test", "fit", "distill", "fit", "fit"]
+    stages = ["test", "fit", "distill", "fit", "fit"]  # the first answers what the others are measured against
+    assert [words[0] for words in given] == [*stages, "test", *stages]
     for command, *arguments in given:
         parse(command, arguments)

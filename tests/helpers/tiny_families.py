@@ -40,7 +40,7 @@ def _template(image: str) -> str:
     return CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
 
 
-def _text(tokenizer: Any, model_type: str, **settings: Any) -> dict[str, Any]:
+def text_settings(tokenizer: Any, model_type: str, **settings: Any) -> dict[str, Any]:
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return TEXT | {"model_type": model_type, "vocab_size": len(tokenizer)} | ids | settings
 
@@ -48,7 +48,7 @@ def _text(tokenizer: Any, model_type: str, **settings: Any) -> dict[str, Any]:
 def qwen2_vl(tokenizer: Any) -> tuple[Any, Any]:
     ids = tokenizer.get_vocab()
     config = tf.Qwen2VLConfig(
-        text_config=_text(
+        text_config=text_settings(
             tokenizer,
             "qwen2_vl_text",
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
@@ -68,7 +68,7 @@ def qwen2_vl(tokenizer: Any) -> tuple[Any, Any]:
 def qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
     ids = tokenizer.get_vocab()
     config = tf.Qwen3VLConfig(
-        text_config=_text(
+        text_config=text_settings(
             tokenizer,
             "qwen3_vl_text",
             rope_parameters={
@@ -110,7 +110,7 @@ def llava_next(tokenizer: Any) -> tuple[Any, Any]:
 
 def _llava(tokenizer: Any, config_class: Any, processor_class: Any, images_class: Any, **tiles: Any) -> tuple[Any, Any]:
     config = config_class(
-        text_config=_text(tokenizer, "llama"),
+        text_config=text_settings(tokenizer, "llama"),
         vision_config=CLIP | {"model_type": "clip_vision_model"},
         image_token_index=tokenizer.get_vocab()["<|image_pad|>"],
         image_seq_length=16,
@@ -147,7 +147,7 @@ def _idefics(
     tokenizer.global_image_token, tokenizer.end_of_utterance_token = "<global-img>", "<end_of_utterance>"
     tokenizer.init_kwargs |= {"extra_special_tokens": {"image_token": "<image>"}}
     config = config_class(
-        text_config=_text(tokenizer, "llama"),
+        text_config=text_settings(tokenizer, "llama"),
         vision_config={
             "model_type": vision,
             "hidden_size": 32,
@@ -181,7 +181,7 @@ def internvl(tokenizer: Any) -> tuple[Any, Any]:
         extra_special_tokens=names,
     )
     config = tf.InternVLConfig(
-        text_config=_text(tokenizer, "qwen2"),
+        text_config=text_settings(tokenizer, "qwen2"),
         vision_config=CLIP | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         image_seq_length=4,
@@ -207,7 +207,7 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
     tokenizer.add_tokens(["\n" * count for count in (1, 2, 3, 4)])
     ids = tokenizer.get_vocab()
     config = tf.Gemma3Config(
-        text_config=_text(
+        text_config=text_settings(
             tokenizer, "gemma3_text", sliding_window=8, layer_types=["sliding_attention", "full_attention"]
         ),
         vision_config=CLIP | {"model_type": "siglip_vision_model"},
@@ -227,7 +227,7 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
 
 def qwen3(tokenizer: Any) -> tuple[Any, Any]:
     tokenizer.chat_template = CHAT_TEMPLATE
-    return tf.Qwen3Config(**_text(tokenizer, "qwen3")), TextProcessor(tokenizer)
+    return tf.Qwen3Config(**text_settings(tokenizer, "qwen3")), TextProcessor(tokenizer)
 
 
 FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
@@ -240,7 +240,17 @@ def tiny_family(name: str, folder: Path) -> Path:
     """Save a random model of a family (float32, the same weights each time) with its processor into `folder`."""
     if name == "qwen2_5_vl":
         return tiny_qwen2_5_vl(folder, heads=2)
-    config, processor = FAMILIES[name](tiny_tokenizer())
+    save_family(FAMILIES[name], folder)
+    if name in ("llava", "llava_next", "gemma3"):  # published with the names of an older transformers
+        weights = load_file(folder / "model.safetensors")
+        published = {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in weights.items()}
+        save_file(published, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
+    """Save a random model of the configuration that is built, given a tokenizer, with the processor beside it."""
+    config, processor = build(tiny_tokenizer())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = model_class(config).from_config(config)
@@ -253,10 +263,6 @@ def tiny_family(name: str, folder: Path) -> Path:
     )
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    if name in ("llava", "llava_next", "gemma3"):  # published with the names of an older transformers
-        weights = load_file(folder / "model.safetensors")
-        published = {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in weights.items()}
-        save_file(published, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 

@@ -9,13 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.small_runs import Curve, Failing, Letters, adam, sgd, small_trainer, trained_weights, write_prompt_file
+from helpers.small_runs import (
+    Curve,
+    Failing,
+    Letters,
+    ScriptedEngine,
+    adam,
+    sgd,
+    small_trainer,
+    trained_weights,
+    write_prompt_file,
+)
 from helpers.tiny_policies import relative_difference, sharp_policy
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.groups import Completion
+from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, MismatchCorrection
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
@@ -55,6 +66,26 @@ class Mistaken(HFEngine):
             return replace(completion, logprobs=tuple(logprobs))
 
         return [[off(completion) for completion in group] for group in super().generate(*args)]
+
+
+class Logged(Logger):
+    """What the loggers are told, step by step."""
+
+    name, version = "logged", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.steps.append(metrics)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def unfinished() -> ScriptedEngine:
+    return ScriptedEngine(lambda prompt, seed: ["a", "aa", "aaa", "b"], finished=False)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +171,67 @@ def test_engine_and_trainer_agree_in_reduced_precision(
         trainer.fit(module, datamodule=rollouts(prompts, steps_per_round=1))
     assert curves[0]["mismatch/mean"][0] < 1e-5
     assert curves[1]["mismatch/mean"][0] < 5e-3
+
+
+class TestStepsOfWhichNothingCounts:
+    def fit(
+        self, model: Path, prompts: PromptSource, folder: Path, objective: GRPO, **data: Any
+    ) -> tuple[GRPOModule, list[dict[str, float]], torch.Tensor]:
+        """The module, what each step told the loggers, and the weights before."""
+        module = GRPOModule(PolicySettings(str(model)), objective, optimizer=adam, schedule=CONSTANT)
+        module.configure_model()
+        before, logger = trained_weights(module), Logged()
+        trainer = small_trainer(folder, logger=logger, log_every_n_steps=1)
+        trainer.fit(module, datamodule=rollouts(prompts, max_unscored_share=1.0, **data))
+        return module, logger.steps, before
+
+    @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+    @pytest.mark.parametrize("why", ["cut off", "unscored"])
+    def test_they_are_skipped_and_said_so(
+        self,
+        tiny_model_path: Path,
+        prompts: PromptSource,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+        why: str,
+        aggregation: Any,
+    ) -> None:
+        length = 8 if aggregation == "constant" else None
+        cut = why == "cut off"
+        objective = GRPO(mask_truncated=cut, aggregation=aggregation, constant_length=length)
+        reward = Letters() if cut else Failing(lambda prompt, completion: True)
+        with caplog.at_level(logging.WARNING):
+            module, steps, before = self.fit(
+                tiny_model_path, prompts, tmp_path, objective, rewards=[reward], engine=unfinished()
+            )
+        assert torch.equal(trained_weights(module), before)
+        assert module.policy.version == 0 and module.steps == 4
+        assert [step["train/skipped"] for step in steps] == [1] * 4
+        assert not any("loss" in name or "grad_norm" in name for step in steps for name in step)
+        told = [record.message for record in caplog.records if "left out" in record.message]
+        assert [message.split(":")[0] for message in told] == [f"step {n} left out" for n in range(4)]
+        assert all("every completion is masked, or could not be scored" in message for message in told)
+
+    def test_the_others_are_trained_on(self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
+        """The second and third of four steps have no score."""
+        seen: list[str] = []
+
+        def fails(prompt: Prompt, completion: Completion) -> bool:
+            if prompt.id not in seen:
+                seen.append(prompt.id)
+            return 2 <= seen.index(prompt.id) < 6
+
+        module, steps, before = self.fit(tiny_model_path, prompts, tmp_path, GRPO(), rewards=[Failing(fails)])
+        assert [step["train/skipped"] for step in steps] == [0, 1, 1, 0]
+        assert ["train/loss" in step for step in steps] == [True, False, False, True]
+        assert module.policy.version == 2 and not torch.equal(trained_weights(module), before)
+        assert trained_weights(module).isfinite().all()
+
+    def test_too_many_in_a_row_end_the_run_with_what_to_do(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+    ) -> None:
+        with pytest.raises(RuntimeError, match=r"10 steps in a row .* could not be scored: .*max_tokens"):
+            self.fit(tiny_model_path, prompts, tmp_path, GRPO(mask_truncated=True), engine=unfinished(), rounds=9)
 
 
 class TestMismatch:

@@ -23,6 +23,6 @@ def test_rows_with_one_completion_each_repeat_the_images(tiny_model_path: Path) 
 def test_the_rows_of_a_micro_batch_are_those_that_are_packed(tiny_model_path: Path, shared_prefix: bool) -> None:
     policy = Policy(PolicySettings(str(tiny_model_path)))
     batch = long_batch(policy)
-    packed, _ = pack_rows(batch, lambda p: policy.family.positions(policy.model, p), shared_prefix=shared_prefix)
+    packed, _ = pack_rows(batch, policy.positions, shared_prefix=shared_prefix)
     rows = row_lengths(batch, shared_prefix)
     assert (len(rows), max(rows)) == tuple(packed["input_ids"].shape)

@@ -29,6 +29,11 @@ def test_what_cannot_be_known_yet_is_asked_for() -> None:
         list(read(["--config=configs/qwen2_5_vl_7b/zero.yaml", "--shape=Qwen2.5-VL-7B"]))
 
 
+def test_a_training_that_would_be_refused_is_refused() -> None:
+    with working_directory(ROOT), pytest.raises(SpecsError, match=r"must be float32"):
+        list(read(["--config=configs/toy/grpo.yaml", "--model.policy.dtype=bfloat16", *SIZES]))
+
+
 def test_a_file_that_is_not_there_is_named() -> None:
     with pytest.raises(SpecsError, match=r"no such file: none\.yaml"):
         list(read(["--config=none.yaml"]))

@@ -180,10 +180,10 @@ class TestRows:
         policy = policies[True]
         prompts = mixed_prompts(policy)
         batch = GroupBatch.from_token_ids(prompts, random_completions(policy, [8] * len(prompts)))
-        shared, _ = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt))
+        shared, _ = pack_rows(batch, policy.positions)
         assert len(shared["image_grid_thw"]) == 4
         assert torch.equal(shared["pixel_values"], join_vision(prompts)["pixel_values"])
-        padded, _ = pack_rows(batch, lambda prompt: policy.family.positions(policy.model, prompt), shared_prefix=False)
+        padded, _ = pack_rows(batch, policy.positions, shared_prefix=False)
         assert len(padded["image_grid_thw"]) == 4 * 8
 
     def test_several_position_rows_continue_from_their_own_ends(self) -> None:

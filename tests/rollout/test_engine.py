@@ -5,15 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.tiny_policies import sharp_policy
 
+from specs_lightning.groups import EncodedPrompt
 from specs_lightning.rollout import HFEngine, SamplingSettings
 from specs_lightning.rollout.engine import prompt_seed, stop_ids
 
 
+def prompt(id: str, occurrence: int = 0) -> EncodedPrompt:
+    return EncodedPrompt(id, torch.zeros(1, dtype=torch.long), occurrence=occurrence)
+
+
 def test_seeds_are_the_same_on_every_machine() -> None:
-    assert prompt_seed("0/1", "a") == 4994886724436472275
-    assert prompt_seed("0/1", "a") != prompt_seed("0", "a")
+    assert prompt_seed("0/1", prompt("a")) == 4994886724436472275
+    assert prompt_seed("0/1", prompt("a", 1)) == 4225761135197055061
+    seeds = [prompt_seed(seed, prompt(id, n)) for seed in ("0/1", "0") for id in ("a", "b") for n in (0, 1, 256)]
+    assert len(set(seeds)) == 12
 
 
 @pytest.mark.parametrize("wrong", [(0, 1, 1.0), (1, 0, 1.0), (1, 1, -0.1)])

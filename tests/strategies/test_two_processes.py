@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from typing import Any
 import pytest
 import torch
 from helpers.full_disks import no_room_for
-from helpers.small_runs import small_trainer
+from helpers.small_runs import Curve, Letters, small_trainer
 from helpers.small_trainings import (
     RESUMED,
     STOP,
     STRATEGIES,
     TRAININGS,
+    VISION,
     WRITERS,
     Outcome,
     Room,
+    Training,
     differences,
     make,
     some_logprobs,
@@ -34,11 +37,12 @@ from torch.testing import assert_close
 
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
-from specs_lightning.groups import Completion
+from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import by_age
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
+from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import EngineError, HFEngine
 from specs_lightning.strategies import FSDP2
 from specs_lightning.system.ranks import OtherRankFailed, rank
@@ -50,6 +54,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gathered until the backward pass": {"reshard_after_forward": False},
     "offloaded": {"cpu_offload": True},
 }
+
+
+UNSCORED: dict[str, Any] = {"prompts_per_round": 4, "dynamic_sampling": None}
+"""Each process trains on those groups that it has scored."""
 
 
 def assert_same(outcome: Outcome, expected: Outcome, after: int = 0) -> None:
@@ -105,6 +113,7 @@ class Found:
     rates: dict[str, float]
     error: str
     reduced: Outcome
+    unscored: dict[str, tuple[list[float], torch.Tensor]]
 
 
 def find(room: Room) -> Found:
@@ -117,6 +126,7 @@ def find(room: Room) -> Found:
         rates=validate(room, 2, "fsdp2"),
         error=failure(room),
         reduced=room.train(2, "fsdp2", "GRPO", label="reduced", precision="bf16-mixed"),
+        unscored=without_scores(room),
     )
 
 
@@ -128,6 +138,33 @@ def validate(room: Room, processes: int, strategy: str) -> dict[str, float]:
     (rates,) = trainer.validate(module, datamodule=data, verbose=False)
     trainer.predict(module, datamodule=data, return_predictions=False)
     return dict(rates)
+
+
+class UnscoredOnOne(Letters):
+    """Has no score for what the second process is to train on, and from the third round on for nothing."""
+
+    name = "unscored"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> torch.Tensor:
+        self.asked += 1
+        values_N = super().__call__(prompts, completions)
+        return values_N * torch.nan if rank() == 1 or self.asked > 2 else values_N
+
+
+def without_scores(room: Room) -> dict[str, tuple[list[float], torch.Tensor]]:
+    """Of each strategy: which steps were skipped, and what the trained policy gives some completions."""
+    found = {}
+    for strategy in STRATEGIES:
+        module, data = make(Training("grpo", VISION, data=UNSCORED), room.model, room.folder)
+        data.rewards = RewardSum([UnscoredOnOne()], max_unscored_share=1.0)
+        curve = Curve()
+        folder = room.folder / f"{strategy}-unscored"
+        small_trainer(folder, curve, strategy=strategy, devices=2).fit(module, datamodule=data)
+        found[strategy] = curve["skipped"], some_logprobs(module.policy)
+    return found
 
 
 def failure(room: Room) -> str:
@@ -160,6 +197,15 @@ def pair(room: Room, alone: dict[str, Outcome]) -> list[Found]:
 def test_two_processes_train_as_one(pair: list[Found], alone: dict[str, Outcome], strategy: str, name: str) -> None:
     for found in pair:
         assert_same(found.trained[strategy, name], alone[name])
+
+
+def test_a_step_without_scores_on_one_process_is_trained_and_one_without_any_skipped(pair: list[Found]) -> None:
+    """Neither leaves a process waiting for the other."""
+    for strategy in STRATEGIES:
+        (skipped, logprobs_NT), (_, others_NT) = (found.unscored[strategy] for found in pair)
+        assert skipped == [0, 0, 0, 0, 1, 1]
+        assert logprobs_NT.isfinite().all()
+        assert_close(logprobs_NT, others_NT)
 
 
 def test_each_process_holds_half_of_the_weights(pair: list[Found], alone: dict[str, Outcome]) -> None:
