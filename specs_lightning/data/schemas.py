@@ -261,7 +261,9 @@ def listed(value: Any) -> list[Any] | None:
     """
     if isinstance(value, str) and value.strip().startswith(("[", "array(")):
         if _is_printed_array(value.strip()):
-            raise ValueError(f"array as numpy prints it, without commas: {value[:80]!r}; save it as a list (`tolist()`)")
+            raise ValueError(
+                f"array as numpy prints it, without commas: {value[:80]!r}; save it as a list (`tolist()`)"
+            )
         value = _literal(value.strip())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict) else None
 

@@ -270,8 +270,21 @@ def _of_datasets(place: str, found: Dataset | DatasetDict, split: str | None = N
 
 
 def _numbered(path: str, batches: Iterable[Any]) -> Iterator[Row]:
-    values = chain.from_iterable(batch.to_pylist() for batch in batches)
-    return (Row(path, number, row) for number, row in enumerate(values))
+    rows = chain.from_iterable(map(_values, batches))
+    return (
+        Row(path, number, {}, row) if isinstance(row, str) else Row(path, number, row)
+        for number, row in enumerate(rows)
+    )
+
+
+def _values(batch: Any) -> list[dict[str, Any] | str]:
+    """The rows of a batch or table, each by itself where one cannot be read: then what is wrong with it."""
+    try:
+        return list(batch.to_pylist())
+    except Exception as error:  # text that is not UTF-8, a date that Python does not have
+        if len(batch) == 1:
+            return [f"unreadable row: {type(error).__name__}: {error}"]
+        return [row for number in range(len(batch)) for row in _values(batch.slice(number, 1))]
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

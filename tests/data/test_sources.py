@@ -33,9 +33,9 @@ def write_jsonl(folder: Path, *rows: Any) -> str:
     return str(path)
 
 
-def load(path: str | Path, check_images: bool = True, **options: Any) -> tuple[list[Prompt], SetAside]:
+def load(path: str | Path, thorough: bool = True, **options: Any) -> tuple[list[Prompt], SetAside]:
     set_aside = SetAside()
-    return load_prompts(PromptSource(str(path), **options), set_aside, check_images), set_aside
+    return load_prompts(PromptSource(str(path), **options), set_aside, thorough), set_aside
 
 
 def load_all(path: str | Path, **options: Any) -> list[Prompt]:
@@ -201,7 +201,7 @@ class TestImages:
     def test_unchecked_images_are_not_decoded_but_must_be_there(self, tmp_path: Path) -> None:
         (tmp_path / "cut.png").write_bytes(png("noise")[:200])
         path = write_jsonl(tmp_path, {"question": "a", "image": "cut.png"}, {"question": "b", "image": "none.png"})
-        prompts, set_aside = load(path, check_images=False)
+        prompts, set_aside = load(path, thorough=False)
         assert len(prompts) == 1
         assert set_aside.rows[0].reason.startswith("missing image file: ")
 
