@@ -47,9 +47,9 @@ def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
 def _response(row: Row, name: str) -> str:
     """The text of a response: a string, or one assistant message, by itself or in a list."""
     value = row.values.get(name)
-    if isinstance(value, list) and len(value) == 1:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         value = value[0]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value.get("role", value.get("from")) in (None, "assistant", "gpt"):
         value = value.get("content", value.get("value"))
     if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         value = "".join(part.get("text") or "" for part in value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ AHEAD = 4
 """Rows in memory for each thread: they may hold large images."""
 
 
-def in_order(rows: Iterable[Row], look: Callable[[int, Row], T], workers: int) -> Iterator[tuple[Row, T]]:
+def in_order(rows: Iterable[Row], look: Callable[[int, Row], T], workers: int) -> Generator[tuple[Row, T], None, None]:
     """Each row with what a thread makes of its place and itself, in their order, a few at a time."""
     waiting: deque[tuple[Row, Future[T]]] = deque()
     with ThreadPoolExecutor(workers) as threads:

@@ -245,7 +245,7 @@ class RowReader:
         self.places[id] = f"{row.number} in {row.file}"
 
     def frozen(self, row: Row, prompt: Prompt) -> dict[str, Any]:
-        """A row as `data.check.FROZEN` has it: what is needed to read the same prompt again, the images as bytes."""
+        """A row as `data.frozen.FROZEN` has it: what is needed to read the same prompt again, the images as bytes."""
         row = self._as_ours(row)
         source = replace(self.source, add_instruction=False)
         turns = self._turns(row, prompt.choices, prompt.answer_format, source)

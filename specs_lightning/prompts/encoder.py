@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
+from specs_lightning.errors import SettingsError
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
@@ -53,8 +54,8 @@ class PromptEncoder:
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
 
     Raises:
-        ValueError: a limit out of range, a tokenizer without an end token, or a model without a chat template, or with
-            one that does not take messages of parts.
+        ValueError: a limit out of range.
+        SettingsError: a tokenizer without an end token, or no chat template that takes messages of parts.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class PromptEncoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if self.tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos token, so completions could not end")
+            raise SettingsError("the tokenizer has no eos token, so completions could not end")
         self._check_template()
         self.max_prompt_tokens = max_prompt_tokens
         self._memory = ImageMemory(int(image_memory_gib * 2**30))
@@ -179,16 +180,16 @@ class PromptEncoder:
 
     def _check_template(self) -> None:
         """One text is laid out, so that what is wrong with all prompts is not said of each."""
-        message = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+        message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
         try:
             text = str(self.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
         except Exception as error:  # there is none, or it takes no such message
-            raise ValueError(
-                f"the model has no chat template that can be used ({_said(error)}): take the instruction-tuned model, or "
-                "put its chat_template.jinja into the model's folder"
+            raise SettingsError(
+                f"the model has no chat template that can be used ({_said(error)}): take the instruction-tuned model, "
+                "or put its chat_template.jinja into the model's folder"
             ) from error
         if _PROBE not in text or re.search(r"""['"]type['"]\s*:""", text):
-            raise ValueError(
+            raise SettingsError(
                 "the chat template does not read messages of parts, but prints them as a Python list: put the "
                 "chat_template.jinja of the model's vision-language release into its folder"
             )

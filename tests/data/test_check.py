@@ -13,7 +13,8 @@ from helpers.command_line import ROOT, specs
 from transformers import AutoProcessor
 
 from benchmarks.data_check import make_file
-from specs_lightning.data.check import FROZEN, check, find_sources, named_sources, spread
+from specs_lightning.data.check import check, find_sources, named_sources, spread
+from specs_lightning.data.frozen import FROZEN
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
