@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 2**20
+_START_BYTES = 4096
 _SPLIT_NAMES = {"train", "test", "testmini", "validation", "val", "dev"}
 
 
@@ -138,7 +139,7 @@ def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
 
 def _json(path: Path) -> Table:
     with path.open("rb") as file:
-        start = file.read(_BUFFER_BYTES).decode(_encoding(path), "ignore").lstrip()
+        start = file.read(_START_BYTES).decode(_encoding(path), "ignore").lstrip()
     if start.startswith("[") and path.suffix == ".json":
         try:
             values = json.loads(path.read_bytes().decode(_encoding(path)))

@@ -22,7 +22,8 @@ PREVIEW_PIXELS = 224
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]+={0,2}\s*")
 _STARTS = tuple(
-    base64.b64encode(start)[: len(start) * 4 // 3].decode()
+    encode(start)[: len(start) * 4 // 3].decode()
+    for encode in (base64.b64encode, base64.urlsafe_b64encode)
     for start in (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 )
 """How images of these formats begin in base64. PPM is not among them, whose beginning is that of many a name."""

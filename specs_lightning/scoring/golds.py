@@ -31,7 +31,7 @@ from specs_lightning.system.files import cache_folder
 log = logging.getLogger(__name__)
 
 MOST_WORKERS = 8
-"""Processes of math-verify, each of about 150 MB."""
+"""Processes of math-verify, each of which imports a computer algebra system."""
 KEPT_AT_ONCE = 500
 _SCORERS = ("math-verify", "latex2sympy2_extended", "sympy")
 _BETWEEN_BOXES = re.compile(r"(?:[\s,;.$]|\\[,; ]|\\q?quad\b|\band\b|\bor\b|\\text\s*\{\s*(?:and|or)\s*\})*")
