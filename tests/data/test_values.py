@@ -30,8 +30,12 @@ def test_nothing_has_several_forms(value: Any) -> None:
     assert is_missing(value)
     assert image_cells(value) == ([], True)
     assert read_precision(value) is None
-    with pytest.raises(ValueError, match="empty gold answer"):
-        read_gold(value)
+
+
+def test_a_gold_that_is_nothing_is_refused() -> None:
+    for value in (None, "", " ", NAN):
+        with pytest.raises(ValueError, match="empty gold answer"):
+            read_gold(value)
 
 
 @pytest.mark.parametrize("value", [0, False, "0", b"0", [None], {}])
@@ -107,7 +111,7 @@ def test_a_dotted_name_leads_into_tables() -> None:
 
 @pytest.mark.parametrize("value", ["\ud83d", "a\udc00b", ["x", "\ud83d"], {"a": [{"b": "\udfff"}]}])
 def test_half_a_character_is_found_wherever_it_stands(value: Any) -> None:
-    with pytest.raises(ValueError, match="half a character.*in 'q'"):
+    with pytest.raises(ValueError, match=r"half a character.*in 'q'"):
         refuse_surrogates({"id": "1", "q": value})
 
 
