@@ -22,7 +22,7 @@ from rich.table import Table as RichTable
 
 from specs_lightning.data.frozen import freezing, split
 from specs_lightning.data.overlap import Overlap, RowContent, overlaps, places, repeated
-from specs_lightning.data.reading import in_order
+from specs_lightning.data.reading import default_workers, in_order
 from specs_lightning.data.sources import PromptSource, no_usable_row, open_source
 from specs_lightning.data.tables import Row
 from specs_lightning.errors import DataError
@@ -110,7 +110,8 @@ def check(
         hold_out: with `freeze`, this share of the rows goes to the folder `held_out`, the others to `train`: the same
             ones each time, and every image with all its rows, of all data sets, to the same folder.
         limit: read only so many usable rows of each data set.
-        workers: threads that decode images, and processes that compare gold answers; one a core if not given.
+        workers: threads that decode images, and processes that compare gold answers; one a core, and at most
+            16, if not given.
 
     Raises:
         DataError: there is no data set in the configuration, or one cannot be used as a whole.
@@ -119,6 +120,7 @@ def check(
         raise DataError(
             f"hold_out is a share of the rows that are frozen, below 1: it is {hold_out:g}, freeze {freeze}"
         )
+    workers = workers or default_workers()
     settings = {Path(file): read_settings(file) for file in config}
     sources = named_sources(settings)
     if not sources:
@@ -183,7 +185,7 @@ def check_source(
 
     with progress_bar(f"checking {name}", table.size) as advance, ExitStack() as files:
         freeze = files.enter_context(freezing(frozen, reader)) if frozen else None
-        looked = files.enter_context(closing(in_order(table.rows, look, workers or os.cpu_count() or 1)))
+        looked = files.enter_context(closing(in_order(table.rows, look, workers or default_workers())))
         for row, seen in looked:
             advance(1, f"{len(refused.rows)} set aside" if refused.rows else "")
             found.rows += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +14,14 @@ from specs_lightning.groups import Prompt
 from specs_lightning.system.ranks import failing_together, gather, rank, world_size
 
 T = TypeVar("T")
+MOST_WORKERS = 16
 AHEAD = 4
 """Rows in memory for each thread: they may hold large images."""
+
+
+def default_workers() -> int:
+    """A thread for each core that this process may take as its own."""
+    return min(MOST_WORKERS, max(1, (os.cpu_count() or 1) // world_size()))
 
 
 def in_order(rows: Iterable[Row], look: Callable[[int, Row], T], workers: int) -> Generator[tuple[Row, T], None, None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import Any
 import PIL.Image
 
 from specs_lightning.data.options import lettered_options, named_twice, read_options, without_labels
-from specs_lightning.data.reading import read_together
+from specs_lightning.data.reading import default_workers, read_together
 from specs_lightning.data.schemas import Schema, find_schema
 from specs_lightning.data.tables import Row, Table, read_hub, read_table
 from specs_lightning.data.values import (
@@ -44,7 +43,7 @@ from specs_lightning.scoring.answer_formats import answer_format as format_named
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
 from specs_lightning.scoring.golds import GoldCheck
 from specs_lightning.system.progress import progress_bar
-from specs_lightning.system.ranks import rank, world_size
+from specs_lightning.system.ranks import rank
 from specs_lightning.toy import resolve
 
 LONG = 1000
@@ -135,7 +134,7 @@ def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = Tru
     table, reader = open_source(source)
     refused = SetAside()
     prompts: list[Prompt] = []
-    workers = max(1, (os.cpu_count() or 1) // world_size())
+    workers = default_workers()
     bar = progress_bar(f"reading {source.path}", table.size) if table.size >= LONG and rank() == 0 else nullcontext()
     with GoldCheck(workers) as golds, bar as advance:
 

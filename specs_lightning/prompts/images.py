@@ -28,6 +28,8 @@ _STARTS = tuple(
 )
 """How images of these formats begin in base64. PPM is not among them, whose beginning is that of many a name."""
 _LONGEST_PATH = 4096
+_MOST_OF_FRACTIONS = 16.0
+"""The greatest shade of an image of fractions: 1 but for its highlights."""
 _SHORTEST_IMAGE = 32
 """Characters of base64, below which no image fits."""
 
@@ -127,15 +129,15 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def _from_deep(image: PIL.Image.Image) -> PIL.Image.Image:
     """Greys of more than 8 bits in 8, which Pillow would cut at 255: most of them would be white, or black.
 
-    16 bits are divided. Others have no common range: 0 to 1, to 255 or to 65535 is told by the greatest value, and what
-    lies outside of these is stretched from its least to its greatest.
+    16 bits are divided. Others have no common range: 0 to 1, to 255 or to 65535 is told by the greatest value; what
+    fits none is stretched from its least to its greatest.
     """
     shades = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
     low, high = shades.min(), shades.max()
     if image.mode.startswith("I;16"):
         low, high = 0, 65535
     elif low >= 0:
-        ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        low, high = 0, next((most for most in ranges if high <= most), high)
+        fraction = image.mode == "F" and high <= _MOST_OF_FRACTIONS
+        low, high = 0, max(high, 1.0) if fraction else next((most for most in (255, 65535) if high <= most), high)
     scaled = (shades - low) * (255 / (high - low)) if high > low else np.zeros_like(shades)
     return PIL.Image.fromarray(scaled.round().astype(np.uint8))

@@ -22,8 +22,8 @@ from typing import Any
 from specs_lightning.groups import Prompt
 from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, answer_format
 from specs_lightning.scoring.benchmarks import judge_response
+from specs_lightning.scoring.benchmarks.rules import Judged
 from specs_lightning.scoring.choices import LETTERS, picked_option
-from specs_lightning.scoring.comparison import OtherWords
 from specs_lightning.scoring.math_verify import Comparison, MathVerifier, Verdict
 from specs_lightning.scoring.text import closing_braces
 from specs_lightning.system.files import cache_folder
@@ -112,17 +112,15 @@ class GoldCheck:
             if (kept := self._find(key)) is not None:
                 self._known[key] = kept[0]
                 return kept[0]
-        cause, certain = self._score(prompt)
+        cause = self._score(prompt)
         with self._lock:
             self._known[key] = cause
-            if certain:
-                self._new.append((key, cause))
+            self._new.append((key, cause))
             if len(self._new) >= KEPT_AT_ONCE:
                 self._keep()
         return cause
 
-    def _score(self, prompt: Prompt) -> tuple[str | None, bool]:
-        """The cause, and whether it would be found again: not where a worker's time was up."""
+    def _score(self, prompt: Prompt) -> str | None:
         assert prompt.answer is not None
         benchmark = prompt.metadata.get("benchmark")
         causes: list[str] = []
@@ -134,17 +132,22 @@ class GoldCheck:
                 causes.append(f"the rule of {benchmark} fails: {type(error).__name__}: {error}")
                 continue
             if benchmark is not None and isinstance(judged, Verdict) and judged.correct is None:
-                return None, True  # a rule that is not read here: evaluations count such questions by their causes
-            verdict = self.verifier.compare([judged])[0] if isinstance(judged, Comparison) else judged
-            if isinstance(verdict, OtherWords | float):
-                verdict = Verdict(verdict == 1.0)
+                return None  # a rule that is not read here: evaluations count such questions by their causes
+            verdict = self._decide(judged)
             if verdict.correct:
-                return None, True
-            wrong = f"the gold answer {prompt.answer[:80]!r} is not right by its own scorer"
-            causes.append(wrong if verdict.cause is None else verdict.cause)
-            if verdict.correct is None and isinstance(judged, Comparison):
-                return verdict.cause, False
-        return causes[0], True
+                return None
+            causes.append(verdict.cause or f"the gold answer {prompt.answer[:80]!r} is not right by its own scorer")
+        return causes[0]
+
+    def _decide(self, judged: Judged) -> Verdict:
+        if isinstance(judged, Verdict):
+            return judged
+        if not isinstance(judged, Comparison):
+            return Verdict(judged == 1.0)  # a share of the answer; other words than its own are none
+        (verdict,) = self.verifier.compare([judged])
+        # Asked twice before it is kept, since a busy machine may have been at fault. But kept: a run that goes on must
+        # find the prompts that it began with.
+        return verdict if verdict.correct is not None else self.verifier.compare([judged])[0]
 
     def _find(self, key: bytes) -> tuple[str | None] | None:
         if self._kept is None:

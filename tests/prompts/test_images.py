@@ -55,6 +55,7 @@ def test_sixteen_bit_greys_keep_their_shade() -> None:
     ("shades", "kind"),
     [
         (np.linspace(0, 1, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(0, 1.3, 64, dtype=np.float32), "TIFF"),
         (np.linspace(0, 255, 64, dtype=np.float32), "TIFF"),
         (np.linspace(0, 65535, 64, dtype=np.float32), "TIFF"),
         (np.linspace(-1000, 3000, 64, dtype=np.float32), "TIFF"),
