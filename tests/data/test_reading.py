@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
+from helpers.questions import png
+from helpers.two_processes import on_two_processes
 
-from specs_lightning.data import reading
+from specs_lightning.data import reading, sources
 from specs_lightning.data.reading import AHEAD, in_order, read_together
 from specs_lightning.data.tables import Row
 from specs_lightning.groups import Prompt
+from specs_lightning.prompts.images import BadImage, load_image
+from specs_lightning.prompts.set_aside import SetAside
 
 
 def rows(number: int) -> list[Row]:
@@ -97,3 +104,32 @@ def test_processes_examine_a_share_each_and_agree(monkeypatch: pytest.MonkeyPatc
         "5",
         "6",
     ]
+
+
+def load_where_an_image_cannot_be_read(path: str) -> tuple[list[str], list[int], set[str]]:
+    """The ids of the prompts, the rows set aside, and the images that were looked at."""
+    dist.init_process_group("gloo")
+    looked: set[str] = set()
+
+    def load(image: Path) -> Any:
+        looked.add(image.name)
+        if (image.name, dist.get_rank()) == ("7.png", 1):
+            raise BadImage("unreadable image file: on this machine alone")
+        return load_image(image)
+
+    sources.load_image = load  # type: ignore[assignment]
+    set_aside = SetAside()
+    prompts = sources.load_prompts(sources.PromptSource(path), set_aside)
+    return [prompt.id for prompt in prompts], [int(row.row) for row in set_aside.rows], looked
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_read_the_same_prompts(tmp_path: Path) -> None:
+    rows = [{"id": f"{n}", "question": "?", "answer": "2", "image": f"{n}.png"} for n in range(10)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for row in rows:
+        (tmp_path / row["image"]).write_bytes(png())
+    path = str(tmp_path / "rows.jsonl")
+    (ids, refused, looked), other = on_two_processes(load_where_an_image_cannot_be_read, tmp_path / "log", path)
+    assert (ids, refused) == other[:2] == ([f"{n}" for n in range(10) if n != 7], [8])
+    assert looked == {f"{n}.png" for n in range(0, 10, 2)} and other[2] == {f"{n}.png" for n in range(1, 10, 2)}
