@@ -307,6 +307,11 @@ class RowReader:
         except Exception as error:  # values of other kinds than the schema reads
             raise ValueError(f"not as {self.source.schema} has it: {type(error).__name__}: {error}") from error
 
+    @property
+    def _keeps_its_form(self) -> bool:
+        """Whether golds and options are as they must be: a benchmark's rule reads them, or they were frozen."""
+        return self.source.benchmark is not None or self.source.schema == "frozen"
+
     def _value(self, row: Row, name: str) -> Any:
         """What the row holds for one of our names; `None` where it holds nothing."""
         column = self.columns.get(name, "")
@@ -330,11 +335,11 @@ class RowReader:
         return str(value)
 
     def _choices(self, row: Row) -> tuple[str, ...]:
-        """The options, without labels of their own unless a benchmark's rule reads them."""
+        """The options, without labels of their own."""
         lettered = "choices" not in self.columns and "choices" not in self.source.columns
         lettered = lettered and {"A", "B"} <= row.values.keys()
         choices = lettered_options(row.values) if lettered else read_options(self._value(row, "choices"))
-        return choices if self.source.benchmark else without_labels(choices)
+        return choices if self._keeps_its_form else without_labels(choices)
 
     def _messages(self, row: Row) -> Any:
         """The row's chat messages, which may stand for its question; `None` where it has a text."""
@@ -363,11 +368,11 @@ class RowReader:
             answer_type = "choice"
         if "answer" not in self.columns:
             return None, answer_type
-        published = self.source.benchmark is not None
-        answer = read_gold(self._value(row, "answer"), self._name(row, "unit"), bare=not published)
+        kept = self._keeps_its_form
+        answer = read_gold(self._value(row, "answer"), self._name(row, "unit"), bare=not kept)
         if problem := check_gold(answer, answer_type, choices):
             raise ValueError(f"unusable gold answer: {problem}")
-        if not published and (twice := named_twice(answer, choices)):
+        if not kept and (twice := named_twice(answer, choices)):
             raise ValueError(f"gold answer that names two options: {twice}; give the option's text")
         return answer, answer_type
 
