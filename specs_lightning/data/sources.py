@@ -213,8 +213,6 @@ def _find_columns(source: PromptSource, schema: Schema, path: Path, existing: tu
     usual = {name: next((c for c in candidates if c in existing), "") for name, candidates in USUAL_COLUMNS.items()}
     named = {**usual, **schema.columns, **source.columns}
     columns = {name: column for name, column in named.items() if column}
-    if "question" in columns and "messages" not in {**schema.columns, **source.columns} and "messages" not in existing:
-        columns.pop("messages", None)  # conversations may hold the answer, too
     if "question" not in columns and "messages" not in columns:
         raise DataError(f"{path} has no column with the question; it has {_listed(existing)}: map one with `columns`")
     return columns
@@ -344,6 +342,8 @@ class RowReader:
     def _messages(self, row: Row) -> Any:
         """The row's chat messages, which may stand for its question; `None` where it has a text."""
         messages, question = self._value(row, "messages"), self._value(row, "question")
+        if self.columns.get("messages") == "conversations" and isinstance(question, str) and question.strip():
+            return None  # a question and, beside it, a conversation that may hold the answer, too
         return question if messages is None and isinstance(question, list) else messages
 
     def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Message]:

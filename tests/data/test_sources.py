@@ -142,8 +142,9 @@ class TestColumns:
 
     def test_a_question_comes_before_a_conversation_that_may_hold_its_answer(self, tmp_path: Path) -> None:
         turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "4"}]
-        (prompt,) = load_all(write_jsonl(tmp_path, {**GOOD, "conversations": turns}))
-        assert prompt.text.startswith("2+2?")
+        other = {"id": "other", "conversations": turns[:1], "answer": "4"}
+        prompt, conversation = load_all(write_jsonl(tmp_path, {**GOOD, "conversations": turns}, other))
+        assert prompt.text.startswith("2+2?") and conversation.text.startswith("Q?")
 
     @pytest.mark.parametrize(
         "part",
