@@ -26,6 +26,7 @@ import specs_lightning.data.check as data_check
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.scoring.golds import GoldCheck
 
 ROWS_IN_A_GROUP = 100
 
@@ -74,10 +75,12 @@ def measure(
     file = folder / f"{rows}x{pixels}.parquet"
     if not file.exists():
         make_file(file, rows, pixels)
-    frozen = [folder / "frozen.parquet"] if freeze else []
+    frozen = folder / "frozen.parquet" if freeze else None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu = time.perf_counter(), time.process_time()
-    found = data_check.check_source("noise", PromptSource(str(file)), encoder, SetAside(), frozen, workers=workers)
+    with GoldCheck(workers) as golds:
+        source = PromptSource(str(file))
+        found = data_check.check_source("noise", source, golds, encoder, SetAside(), frozen, workers=workers)
     seconds = time.perf_counter() - start
     return {
         "rows": found.rows,

@@ -77,7 +77,8 @@ themselves: use `max_grad_norm` and `max_tokens_per_micro_batch`.
 Of a wrong setting the one cause is printed, with its file and line: `a.yaml, line 3: data.rounds: expected int, got
 'five'`. Environment variables: `SPECS_TRACEBACK=1` shows the traceback of an error whose message alone is printed
 otherwise, and all that the parser says of a setting;
-`SPECS_CACHE` is the folder in which the toy's data sets are kept (default `~/.cache/specs-lightning`).
+`SPECS_CACHE` is the folder in which the toy's data sets and verdicts on gold answers are kept
+(default `~/.cache/specs-lightning`).
 """
 
 

@@ -1,58 +1,53 @@
 """`specs data check`: every row of the data sets of a configuration is read once, counted, and listed if refused.
 
-Memory does not grow with the number of rows: they are read, looked at and let go a few at a time.
+Memory hardly grows with the number of rows: they are read, looked at and let go a few at a time, and of each some
+digests stay, by which rows of the same image or question are found.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jsonargparse import ArgumentError
 from rich import box
 from rich.table import Table as RichTable
 
-from specs_lightning.data.sources import PromptSource, RowReader, no_usable_row, open_source
+from specs_lightning.data.frozen import freezing, split
+from specs_lightning.data.overlap import Overlap, RowContent, overlaps, places, repeated
+from specs_lightning.data.reading import default_workers, in_order
+from specs_lightning.data.sources import PromptSource, no_usable_row, open_source
 from specs_lightning.data.tables import Row
 from specs_lightning.errors import DataError
-from specs_lightning.groups import Prompt, image_bytes
+from specs_lightning.groups import Prompt
 from specs_lightning.prompts.encoder import PromptEncoder, SpecialTokenInText
-from specs_lightning.prompts.images import BadImage, load_image
+from specs_lightning.prompts.images import BadImage
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.set_aside import SET_ASIDE
 from specs_lightning.scoring.comparison import resolve_type
+from specs_lightning.scoring.golds import GoldCheck
 from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import read_settings
-from specs_lightning.system.files import atomic
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 
-ROWS_IN_A_GROUP = 128
 SHOWN_ROWS = 20
-_PARTS = pa.struct([("role", pa.string()), ("content", pa.string())])
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-FROZEN = pa.schema(
-    [
-        *((name, pa.string()) for name in ("id", "answer", "answer_type", "answer_format", "metadata")),
-        ("messages", pa.list_(_PARTS)),
-        ("images", pa.list_(_IMAGE)),
-        ("single_image", pa.bool_()),
-        ("choices", pa.list_(pa.string())),
-        ("precision", pa.int64()),
-    ]
-)
-"""The columns of a frozen file, which the schema `frozen` reads."""
+
+
+class Look(NamedTuple):
+    """What is seen of a row's images."""
+
+    sizes: list[tuple[int, int]]
+    """Widths and heights in pixels."""
+    content: RowContent
 
 
 @dataclass
@@ -73,14 +68,17 @@ class Findings:
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
+    contents: list[RowContent] = field(default_factory=list)
 
-    def add(self, prompt: Prompt, sizes: Sequence[tuple[int, int]], tokens: int | None) -> None:
+    def add(self, prompt: Prompt, look: Look, tokens: int | None) -> None:
+        sizes = look.sizes
         kind = "none" if prompt.answer is None else resolve_type(prompt.answer, prompt.answer_type, prompt.choices)
         self.usable += 1
         self.answer_types[kind] += 1
         self.images[len(sizes)] += 1
         self.widths += [width for width, _ in sizes]
         self.heights += [height for _, height in sizes]
+        self.contents.append(look.content)
         if tokens is not None:
             self.tokens.append(tokens)
 
@@ -88,7 +86,8 @@ class Findings:
         """The findings with least, median, 95 % quantile and most instead of every number."""
         spreads = {name: spread(getattr(self, name)) for name in ("widths", "heights", "tokens")}
         counts = {name: dict(getattr(self, name).most_common()) for name in ("refused", "answer_types", "images")}
-        return {"rows": self.rows, "usable": self.usable, "held_out": self.held_out, **counts, **spreads}
+        totals = {"rows": self.rows, "usable": self.usable, "held_out": self.held_out}
+        return {**totals, "repeated": repeated(self.contents), **counts, **spreads}
 
 
 def check(
@@ -109,9 +108,10 @@ def check(
         output: the folder for `check.json`, `set_aside.jsonl` and frozen files.
         freeze: also write the usable rows, images included, to one parquet file a data set, for `schema: frozen`.
         hold_out: with `freeze`, this share of the rows goes to the folder `held_out`, the others to `train`: the same
-            ones each time, and all that show the same image to the same folder.
+            ones each time, and every image with all its rows, of all data sets, to the same folder.
         limit: read only so many usable rows of each data set.
-        workers: threads that decode images; one a core if not given.
+        workers: threads that decode images, and processes that compare gold answers; one a core, and at most
+            16, if not given.
 
     Raises:
         DataError: there is no data set in the configuration, or one cannot be used as a whole.
@@ -120,6 +120,7 @@ def check(
         raise DataError(
             f"hold_out is a share of the rows that are frozen, below 1: it is {hold_out:g}, freeze {freeze}"
         )
+    workers = workers or default_workers()
     settings = {Path(file): read_settings(file) for file in config}
     sources = named_sources(settings)
     if not sources:
@@ -131,83 +132,111 @@ def check(
     (folder / SET_ASIDE.name).unlink(missing_ok=True)
     set_aside = SetAside()
     findings: dict[str, Findings] = {}
-    for name, source in sources.items():
-        parts = (folder / "train", folder / "held_out") if hold_out else (folder,)
-        frozen = [part / f"{name}.parquet" for part in parts] if freeze else []
-        findings[name] = check_source(name, source, encoder, set_aside, frozen, hold_out, limit, workers)
+    with GoldCheck(workers) as golds, TemporaryDirectory(dir=folder, prefix=".whole-") as whole:
+        frozen = Path(whole) if hold_out else folder
+        for name, source in sources.items():
+            file = frozen / f"{name}.parquet" if freeze else None
+            findings[name] = check_source(name, source, golds, encoder, set_aside, file, limit, workers)
+        if hold_out:
+            _hold_out(hold_out, findings, frozen, folder)
     set_aside.write_to(folder)
-    summary = {"model": model, "sources": {name: found.summary() for name, found in findings.items()}}
+    shared = overlaps({name: found.contents for name, found in findings.items()})
+    summary = {
+        "model": model,
+        "sources": {name: found.summary() for name, found in findings.items()},
+        "overlaps": [overlap.as_row() for overlap in shared],
+    }
     (folder / "check.json").write_text(json.dumps(summary, indent=1))
-    console.print(_table(findings))
-    for row in set_aside.rows[:SHOWN_ROWS]:
-        console.print(f"{row.source}, row {row.row}: {row.reason}", markup=False, highlight=False)
-    if (more := len(set_aside.rows) - SHOWN_ROWS) > 0:
-        console.print(f"… and {more} more")
+    _tell(findings, shared, set_aside)
     if encoder is None:
         console.print("no lengths in tokens: give --model")
     console.print(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
     if hold_out:
         usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))
-        console.print(f"{usable - held_out} rows in train, {held_out} held out")
+        console.print(f"{usable - held_out} rows in train, {held_out} held out; no image is in both")
 
 
 def check_source(
     name: str,
     source: PromptSource,
+    golds: GoldCheck,
     encoder: PromptEncoder | None,
     set_aside: SetAside,
-    frozen: Sequence[Path] = (),
-    hold_out: float = 0.0,
+    frozen: Path | None = None,
     limit: int | None = None,
     workers: int | None = None,
 ) -> Findings:
-    """Read a data set row by row, decode its images and count its tokens; `DataError` where it is of no use as a whole.
+    """Read a data set row by row, look at its golds and images and count its tokens; usable rows go to `frozen`.
 
-    What is usable is written to the file `frozen`; of two files, the second takes the share `hold_out`.
+    `DataError` where it is of no use as a whole.
     """
-    table, reader = open_source(source, check_images=False)
+    table, reader = open_source(source)
     limit = min((most for most in (limit, source.limit) if most is not None), default=None)
     found, refused = Findings(), SetAside()
     count = None if encoder is None else _TokenCounter(encoder)
-    with (
-        ThreadPoolExecutor(workers or os.cpu_count() or 1) as threads,
-        progress_bar(f"checking {name}", table.size) as advance,
-        ExitStack() as files,
-    ):
-        freezers = [files.enter_context(_freezing(file, reader)) for file in frozen]
-        for row, looked_at in _in_order(threads, reader, table.rows, 4 * (workers or os.cpu_count() or 1)):
+
+    def look(place: int, row: Row) -> tuple[Prompt, Look] | ValueError:
+        try:
+            prompt = reader.parse(row)
+            pictures = reader.examine(prompt, golds)
+        except ValueError as error:
+            return error
+        return prompt, Look([picture.size for picture in pictures], RowContent.of(prompt, pictures))
+
+    with progress_bar(f"checking {name}", table.size) as advance, ExitStack() as files:
+        freeze = files.enter_context(freezing(frozen, reader)) if frozen else None
+        looked = files.enter_context(closing(in_order(table.rows, look, workers or default_workers())))
+        for row, seen in looked:
             advance(1, f"{len(refused.rows)} set aside" if refused.rows else "")
             found.rows += 1
             try:
-                prompt, sizes = looked_at.result()
+                if isinstance(seen, ValueError):
+                    raise seen
+                prompt, looks = seen
+                tokens = None if count is None else count(prompt, looks.sizes)
                 reader.claim(prompt.id, row)
-                found.add(prompt, sizes, None if count is None else count(prompt, sizes))
-                held_out = hold_out > 0 and place_of(prompt) < hold_out
-                found.held_out += held_out
-                if freezers:
-                    freezers[held_out](row, prompt)
+                if freeze:
+                    freeze(row, prompt)
+                found.add(prompt, looks, tokens)
             except ValueError as error:
                 refused.add(row.file, row.number, str(error))
                 found.refused[str(error).partition(": ")[0]] += 1
             if found.usable == limit:
                 break
-        threads.shutdown(cancel_futures=True)
     set_aside.rows += refused.rows
     if not found.usable:
         raise no_usable_row(source, table, reader, refused)
-    if hold_out and not 0 < found.held_out < found.usable:
-        raise DataError(
-            f"{source.path}: of {found.usable} rows, hold_out {hold_out:g} takes {found.held_out}: give another share"
-        )
     return found
 
 
-def place_of(prompt: Prompt) -> float:
-    """Where a prompt stands between 0 and 1, by its images or, without any, its id: anywhere, and always the same."""
-    digest = hashlib.sha256()
-    for image in prompt.images or (prompt.id.encode(),):
-        digest.update(image_bytes(image))
-    return int.from_bytes(digest.digest()[:8]) / 2**64
+def _hold_out(share: float, findings: Mapping[str, Findings], frozen: Path, folder: Path) -> None:
+    """Divide the frozen files of all data sets into those of `train` and `held_out`."""
+    place = iter(places([content for found in findings.values() for content in found.contents]))
+    flags = {name: [next(place) < share for _ in found.contents] for name, found in findings.items()}
+    for name, found in findings.items():
+        found.held_out = sum(flags[name])
+        if not 0 < found.held_out < found.usable:
+            raise DataError(
+                f"{name}: of {found.usable} rows, hold_out {share:g} takes {found.held_out}: give another share"
+            )
+    for name, held_out in flags.items():
+        file = f"{name}.parquet"
+        split(frozen / file, held_out, folder / "train" / file, folder / "held_out" / file)
+
+
+def _tell(findings: Mapping[str, Findings], shared: Sequence[Overlap], set_aside: SetAside) -> None:
+    console.print(_table(findings))
+    for row in set_aside.rows[:SHOWN_ROWS]:
+        console.print(f"{row.source}, row {row.row}: {row.reason}", markup=False, highlight=False)
+    if (more := len(set_aside.rows) - SHOWN_ROWS) > 0:
+        console.print(f"… and {more} more")
+    for name, found in findings.items():
+        if times := repeated(found.contents):
+            console.print(f"{name}: {times} rows repeat another (the same images and question)", highlight=False)
+    for overlap in shared:
+        console.print(str(overlap), markup=False, highlight=False)
+    if len(findings) > 1 and not shared:
+        console.print("no image and no question is in two of the data sets")
 
 
 def named_sources(settings: Mapping[Path, Any]) -> dict[str, PromptSource]:
@@ -246,24 +275,6 @@ def spread(values: Sequence[int]) -> dict[str, int] | None:
     return {name: ordered[round(share * (len(ordered) - 1))] for name, share in at.items()}
 
 
-def _in_order(
-    threads: ThreadPoolExecutor, reader: RowReader, rows: Iterator[Row], ahead: int
-) -> Iterator[tuple[Row, Future[tuple[Prompt, list[tuple[int, int]]]]]]:
-    """Each row with what a thread makes of it, in the order of the file; at most `ahead` of them are in memory."""
-    waiting: deque[tuple[Row, Future[tuple[Prompt, list[tuple[int, int]]]]]] = deque()
-    for row in rows:
-        waiting.append((row, threads.submit(_look_at, reader, row)))
-        if len(waiting) == ahead:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _look_at(reader: RowReader, row: Row) -> tuple[Prompt, list[tuple[int, int]]]:
-    """A row's prompt, and the width and height of each image."""
-    prompt = reader.parse(row)
-    return prompt, [load_image(image).size for image in prompt.images]
-
-
 class _TokenCounter:
     """Counts tokens without the images' tensors where the model's family can, checked on the first prompt."""
 
@@ -281,25 +292,6 @@ class _TokenCounter:
             except (AttributeError, NotImplementedError, SpecialTokenInText, BadImage):
                 self.by_size = False
         return tokens
-
-
-@contextmanager
-def _freezing(file: Path, reader: RowReader) -> Iterator[Callable[[Row, Prompt], None]]:
-    """What adds a usable row to a parquet file that appears whole or not at all."""
-    rows: list[dict[str, Any]] = []
-
-    def add(row: Row, prompt: Prompt) -> None:
-        rows.append(reader.frozen(row, prompt))
-        if len(rows) == ROWS_IN_A_GROUP:
-            flush()
-
-    def flush() -> None:
-        writer.write_table(pa.Table.from_pylist(rows, FROZEN))
-        rows.clear()
-
-    with atomic(file) as partial, pq.ParquetWriter(partial, FROZEN) as writer:
-        yield add
-        flush()
 
 
 def _as_source(name: str, settings: dict[str, Any]) -> PromptSource:
@@ -331,10 +323,10 @@ def _encoder(model: str) -> PromptEncoder:
     try:
         return PromptEncoder(AutoProcessor.from_pretrained(resolve(model)), image_memory_gib=0)
     except (OSError, ValueError) as error:
-        raise DataError(f"the tokenizer of {model} cannot be loaded ({error}); give another with --model") from error
+        raise DataError(f"the processor of {model} cannot be used ({error}); give another with --model") from error
 
 
-def _table(findings: dict[str, Findings]) -> RichTable:
+def _table(findings: Mapping[str, Findings]) -> RichTable:
     table = RichTable(box=box.SIMPLE_HEAD, caption="Spreads: least, median, 95 % quantile, most")
     for title in ("Data set", "Rows", "Usable", "Set aside", "Answers", "Images a row", "Pixels", "Tokens"):
         table.add_column(title, overflow="fold")

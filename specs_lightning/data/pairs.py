@@ -34,20 +34,23 @@ def load_pairs(path: str, set_aside: SetAside) -> list[PreferencePair]:
             continue
         try:
             chosen, rejected = _response(row, "chosen"), _response(row, "rejected")
+            if chosen.strip() == rejected.strip():
+                raise ValueError("chosen and rejected are the same text")
+            pairs.append(PreferencePair(prompt, chosen, rejected, row.values.get("provenance") or {}))
         except ValueError as error:
             set_aside.add(row.file, row.number, str(error))
-            continue
-        pairs.append(PreferencePair(prompt, chosen, rejected, row.values.get("provenance") or {}))
     if not pairs:
         raise DataError(f"{path} has no usable pair\n{set_aside.summary()}")
     return pairs
 
 
 def _response(row: Row, name: str) -> str:
-    """The text of a response: a string, or one assistant message."""
-    value = row.values[name]
+    """The text of a response: a string, or one assistant message, by itself or in a list."""
+    value = row.values.get(name)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
+        value = value[0]
+    if isinstance(value, dict) and value.get("role", value.get("from")) in (None, "assistant", "gpt"):
+        value = value.get("content", value.get("value"))
     if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         value = "".join(part.get("text") or "" for part in value)
     if not isinstance(value, str) or not value.strip():

@@ -13,7 +13,7 @@ from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
 from specs_lightning.errors import DataError
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.prompts.encoder import SpecialTokenInText, try_encode
+from specs_lightning.prompts.encoder import UNUSABLE, try_encode
 from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.system.ranks import share
 
@@ -98,7 +98,7 @@ class PreferenceDataModule(PolicyDataModule):
             return None
         try:
             chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
-        except SpecialTokenInText as error:
+        except UNUSABLE as error:
             self.set_aside.add_prompt(pair.prompt, str(error))
             return None
         longest = max(len(chosen), len(rejected))

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import ast
 import importlib
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any, ClassVar
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.messages import as_turn, message_images
 from specs_lightning.scoring.boxes import read_boxes
 
 _VIDEO = re.compile(r"\.(?:mp4|avi|mov|mkv|webm)$", re.IGNORECASE)
@@ -94,25 +98,10 @@ class MMEureka(Schema):
                 raise ValueError(f"message is not JSON: {error}") from error
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise ValueError("message is not a list of chat messages")
-        images: list[str] = []
-        turns = [_turn(message, images) for message in messages]
-        while turns and turns[-1]["role"] == "assistant":  # the solution, which is the model's to find
-            turns.pop()
-        return {**row, "messages": turns, "images": images or row.get("images") or [], "answer": mended(row["answer"])}
-
-
-def _turn(message: dict[str, Any], images: list[str]) -> dict[str, Any]:
-    """A message with its images moved to `images`. Some releases write from/value, with human and gpt as roles."""
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    role = {"human": "user", "gpt": "assistant"}.get(str(role), role)
-    if isinstance(content, list):
-        for part in content:
-            if isinstance(part, dict) and isinstance(path := part.get("image"), str):
-                images.append(path.removeprefix("file://"))
-        content = [
-            {"type": "image"} if isinstance(part, dict) and part.get("type") == "image" else part for part in content
-        ]
-    return {"role": role, "content": content}
+        while messages and as_turn(messages[-1])["role"] == "assistant":  # the solution, which is the model's to find
+            messages = messages[:-1]
+        images = message_images(messages) or row.get("images") or []
+        return {**row, "messages": messages, "images": images, "answer": mended(row["answer"])}
 
 
 class MathVista(Schema):
@@ -266,10 +255,29 @@ def renamed_type(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def listed(value: Any) -> list[Any] | None:
-    """A list, given as one or as Python or JSON in a string; `None` of anything else."""
-    if isinstance(value, str) and value.strip().startswith("["):
+    """A list, given as one or as Python or JSON in a string; `None` of anything else.
+
+    `ValueError` of an array as numpy prints it: its commas are lost, and Python would read `['a' 'b']` as one text.
+    """
+    if isinstance(value, str) and value.strip().startswith(("[", "array(")):
+        if _is_printed_array(value.strip()):
+            raise ValueError(
+                f"array as numpy prints it, without commas: {value[:80]!r}; save it as a list (`tolist()`)"
+            )
         value = _literal(value.strip())
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict) else None
+
+
+def _is_printed_array(text: str) -> bool:
+    """Whether two texts or numbers stand next to each other."""
+    if text.startswith("array("):
+        return True
+    try:
+        tokens = [token.type for token in tokenize.generate_tokens(io.StringIO(text).readline)]
+    except (tokenize.TokenError, SyntaxError):
+        return False
+    kinds = [kind for kind in tokens if kind not in (tokenize.NL, tokenize.NEWLINE)]
+    return any(one == other and one in (tokenize.STRING, tokenize.NUMBER) for one, other in pairwise(kinds))
 
 
 def _literal(value: Any) -> Any:

@@ -4,21 +4,50 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.data.schemas import Schema, find_schema, listed
+import PIL.Image
+
+from specs_lightning.data.options import lettered_options, named_twice, read_options, without_labels
+from specs_lightning.data.reading import default_workers, read_together
+from specs_lightning.data.schemas import Schema, find_schema
 from specs_lightning.data.tables import Row, Table, read_hub, read_table
+from specs_lightning.data.values import (
+    image_cells,
+    nested,
+    numbered_images,
+    plain_values,
+    read_gold,
+    read_image,
+    read_precision,
+    refuse_surrogates,
+)
 from specs_lightning.errors import DataError
-from specs_lightning.groups import Image, Prompt, image_bytes
-from specs_lightning.prompts.images import BadImage, confine, load_image
-from specs_lightning.prompts.messages import PLACEHOLDER, Message, fill_in, lay_out, message_turns, question_turns
+from specs_lightning.groups import Prompt, image_bytes
+from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.messages import (
+    PLACEHOLDER,
+    Message,
+    fill_in,
+    lay_out,
+    message_images,
+    message_turns,
+    question_turns,
+)
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import answer_format as format_named
 from specs_lightning.scoring.comparison import ANSWER_TYPES, check_gold
-from specs_lightning.scoring.quantities import read_quantity
+from specs_lightning.scoring.golds import GoldCheck
+from specs_lightning.system.progress import progress_bar
+from specs_lightning.system.ranks import rank
 from specs_lightning.toy import resolve
+
+LONG = 1000
+"""Rows from which on reading shows a bar."""
 
 USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id", "qid", "pid"),
@@ -28,7 +57,7 @@ USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
     "answer_format": ("answer_format",),
     "choices": ("choices", "options"),
     "images": ("images", "image"),
-    "messages": ("messages",),
+    "messages": ("messages", "conversations"),
     "precision": ("precision",),
     "unit": ("unit",),
 }
@@ -92,33 +121,47 @@ class PromptSource:
             raise ValueError(f"limit must be positive, not {self.limit}")
 
 
-def load_prompts(source: PromptSource, set_aside: SetAside, check_images: bool = True) -> list[Prompt]:
-    """Read a data set; rows that cannot be used go to `set_aside` by file and line (JSONL) or index (other files).
+def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = True) -> list[Prompt]:
+    """Read a data set; rows that cannot be used go to `set_aside` by file and number.
 
-    With `check_images` every image is decoded once, so that a broken one shows now and not in the middle of a run.
-    `DataError` where the file is missing or unreadable, a mapped column does not exist, or no row can be used.
+    With `thorough` every image is decoded once and every gold answer scored against itself, so that a bad one shows
+    now and not in the middle of a run. All processes of a training must call it alike: they share that work, and each
+    gets the same prompts. `DataError` where the file is missing or unreadable, a mapped column does not exist, or no
+    row can be used.
     """
     if source.answer_type not in ANSWER_TYPES:
         raise DataError(f"unknown answer type {source.answer_type!r}; there are: {', '.join(ANSWER_TYPES)}")
-    table, reader = open_source(source, check_images)
+    table, reader = open_source(source)
     refused = SetAside()
     prompts: list[Prompt] = []
-    for row in table.rows:
-        try:
-            prompt = reader.parse(row)
-            reader.claim(prompt.id, row)
-            prompts.append(prompt)
-        except ValueError as error:
-            refused.add(row.file, row.number, str(error))
-        if len(prompts) == source.limit:
-            break
+    workers = default_workers()
+    bar = progress_bar(f"reading {source.path}", table.size) if table.size >= LONG and rank() == 0 else nullcontext()
+    with GoldCheck(workers) as golds, bar as advance:
+
+        def examine(prompt: Prompt) -> None:
+            if thorough:
+                reader.examine(prompt, golds)
+
+        while len(prompts) != source.limit:
+            rows = islice(table.rows, None if source.limit is None else source.limit - len(prompts))
+            read = read_together(rows, reader.parse, examine, workers, advance)
+            for row, prompt in read:
+                try:
+                    if isinstance(prompt, str):
+                        raise ValueError(prompt)
+                    reader.claim(prompt.id, row)
+                    prompts.append(prompt)
+                except ValueError as error:
+                    refused.add(row.file, row.number, str(error))
+            if not read:
+                break
     set_aside.rows += refused.rows
     if not prompts:
         raise no_usable_row(source, table, reader, refused)
     return prompts
 
 
-def open_source(source: PromptSource, check_images: bool = True) -> tuple[Table, RowReader]:
+def open_source(source: PromptSource) -> tuple[Table, RowReader]:
     """The rows of a data set, and what makes prompts of them; `DataError` as of `load_prompts`."""
     schema = find_schema(source.schema)
     path = Path(resolve(source.path))
@@ -133,7 +176,7 @@ def open_source(source: PromptSource, check_images: bool = True) -> tuple[Table,
     if not root.is_dir():
         raise DataError(f"image_root {root} is no folder")
     columns = _find_columns(source, schema, path, table.columns)
-    return table, RowReader(source, schema, columns, root, check_images, _read_template(source.template))
+    return table, RowReader(source, schema, columns, root, _read_template(source.template))
 
 
 def _read_template(file: str | None) -> str | None:
@@ -189,7 +232,6 @@ class RowReader:
     schema: Schema
     columns: dict[str, str]
     root: Path
-    check_images: bool
     template: str | None = None
     places: dict[str, str] = field(default_factory=dict)
 
@@ -200,12 +242,12 @@ class RowReader:
         self.places[id] = f"{row.number} in {row.file}"
 
     def frozen(self, row: Row, prompt: Prompt) -> dict[str, Any]:
-        """A row as `data.check.FROZEN` has it: what is needed to read the same prompt again, the images as bytes."""
+        """A row as `data.frozen.FROZEN` has it: what is needed to read the same prompt again, the images as bytes."""
         row = self._as_ours(row)
         source = replace(self.source, add_instruction=False)
         turns = self._turns(row, prompt.choices, prompt.answer_format, source)
         values, single = self._image_values(row)
-        images = [_image(value, self.root, check=False) for value in values]
+        images = [read_image(value, self.root) for value in values]
         return {
             "id": prompt.id,
             "messages": turns,
@@ -220,18 +262,18 @@ class RowReader:
         }
 
     def parse(self, row: Row) -> Prompt:
-        """The prompt of a row, whose id another may have; usable from several threads."""
+        """The prompt of a row, whose id another may have, with images that are there; usable from several threads."""
         row = self._as_ours(row)
         id = self._id(row)
         answer_format = self._name(row, "answer_format") or self.source.answer_format
-        choices = _choices(self._value(row, "choices"))
+        choices = self._choices(row)
         turns = self._turns(row, choices, answer_format, self.source)
         answer, answer_type = self._answer(row, choices)
         values, single = self._image_values(row)
         if not values and any(PLACEHOLDER.search(turn["content"]) for turn in turns):
             raise ValueError("missing image: the text refers to one, and the row has none")
         messages, image_order = lay_out(turns, len(values), sheet=single)
-        images = [_image(value, self.root, self.check_images) for value in values]
+        images = [read_image(value, self.root) for value in values]
         return Prompt(
             id=id,
             messages=messages,
@@ -240,24 +282,40 @@ class RowReader:
             answer_type=answer_type,
             answer_format=answer_format,
             choices=choices,
-            precision=self._precision(row),
+            precision=read_precision(self._value(row, "precision")),
             metadata=self._metadata(row),
         )
+
+    def examine(self, prompt: Prompt, golds: GoldCheck) -> list[PIL.Image.Image]:
+        """What costs time: the gold answer is scored against itself, and the images are decoded, which are returned."""
+        if cause := golds.cause(prompt):
+            raise ValueError(f"unusable gold answer: {cause}")
+        return [load_image(image) for image in prompt.images]
 
     def _as_ours(self, row: Row) -> Row:
         if row.problem is not None:
             raise ValueError(row.problem)
+        refuse_surrogates(row.values)
         try:
             return replace(row, values=self.schema.read(row.values))
         except KeyError as error:
             raise ValueError(f"missing column: {error.args[0]}") from error
+        except ValueError:
+            raise
+        except Exception as error:  # values of other kinds than the schema reads
+            raise ValueError(f"not as {self.source.schema} has it: {type(error).__name__}: {error}") from error
+
+    @property
+    def _keeps_its_form(self) -> bool:
+        """Whether golds and options are as they must be: a benchmark's rule reads them, or they were frozen."""
+        return self.source.benchmark is not None or self.source.schema == "frozen"
 
     def _value(self, row: Row, name: str) -> Any:
         """What the row holds for one of our names; `None` where it holds nothing."""
         column = self.columns.get(name, "")
         if column in row.values:
             return row.values[column]
-        return _nested(row.values, column)
+        return nested(row.values, column)
 
     def _name(self, row: Row, name: str) -> str | None:
         """A value that names something; `None` where the row has none."""
@@ -274,10 +332,22 @@ class RowReader:
             raise ValueError(f"id is not text or a number: {type(value).__name__}")
         return str(value)
 
-    def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Message]:
+    def _choices(self, row: Row) -> tuple[str, ...]:
+        """The options, without labels of their own."""
+        lettered = "choices" not in self.columns and "choices" not in self.source.columns
+        lettered = lettered and {"A", "B"} <= row.values.keys()
+        choices = lettered_options(row.values) if lettered else read_options(self._value(row, "choices"))
+        return choices if self._keeps_its_form else without_labels(choices)
+
+    def _messages(self, row: Row) -> Any:
+        """The row's chat messages, which may stand for its question; `None` where it has a text."""
         messages, question = self._value(row, "messages"), self._value(row, "question")
-        if messages is None and isinstance(question, list):
-            messages = question
+        if self.columns.get("messages") == "conversations" and isinstance(question, str) and question.strip():
+            return None  # a question and, beside it, a conversation that may hold the answer, too
+        return question if messages is None and isinstance(question, list) else messages
+
+    def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Message]:
+        messages, question = self._messages(row), self._value(row, "question")
         settings = (answer_format, source.system, source.add_instruction)
         if messages is not None:
             return message_turns(messages, *settings)
@@ -298,97 +368,31 @@ class RowReader:
             answer_type = "choice"
         if "answer" not in self.columns:
             return None, answer_type
-        value = self._value(row, "answer")
-        if value is not None and not isinstance(value, str | int | float):
-            raise ValueError(f"gold answer is not text or a number: {type(value).__name__}")
-        # A number that is missing comes out of pandas as NaN, the one value that differs from itself.
-        answer = "" if value is None or value != value else str(value).strip()
-        if not answer:
-            raise ValueError("empty gold answer")
-        answer = _with_unit(answer, self._name(row, "unit"))
+        kept = self._keeps_its_form
+        answer = read_gold(self._value(row, "answer"), self._name(row, "unit"), bare=not kept)
         if problem := check_gold(answer, answer_type, choices):
             raise ValueError(f"unusable gold answer: {problem}")
+        if not kept and (twice := named_twice(answer, choices)):
+            raise ValueError(f"gold answer that names two options: {twice}; give the option's text")
         return answer, answer_type
 
-    def _precision(self, row: Row) -> int | None:
-        """The decimal places that count; `None` where the row does not say."""
-        value = self._value(row, "precision")
-        if value is None or value == "" or value != value:
-            return None
-        try:
-            places = float(value)
-        except (TypeError, ValueError):
-            places = -1.0
-        if not 0 <= places <= 12 or places != int(places):
-            raise ValueError(f"precision is no number of decimal places: {value!r}")
-        return int(places)
-
     def _image_values(self, row: Row) -> tuple[list[Any], bool]:
-        """The row's images as the file holds them, and whether its column has room for a single one only."""
+        """The row's images as the file holds them, and whether it has room for a single one only."""
+        messages = self._messages(row)
+        within = message_images(messages) if isinstance(messages, list) else []
         if "images" in self.columns:
-            value = self._value(row, "images")
-            if isinstance(value, list):
-                return value, False
-            return ([] if value in (None, "", _NO_IMAGE) else [value]), True
-        if "images" in self.source.columns:
-            return [], False
-        # One column an image, as in MMMU: image_1, image_2, …
-        numbered = {int(match[1]): name for name in row.values if (match := re.fullmatch(r"image_(\d+)", name))}
-        values = [row.values[numbered[number]] for number in sorted(numbered)]
-        return [value for value in values if value not in (None, "", _NO_IMAGE)], False
+            values, single = image_cells(self._value(row, "images"))
+        else:
+            values, single = [] if "images" in self.source.columns else numbered_images(row.values), False
+        if within and values and values != within:
+            raise ValueError("images given twice: some in the messages and others in a column; leave one of them out")
+        return (within, False) if within else (values, single)
 
     def _metadata(self, row: Row) -> dict[str, Any]:
         """The row's place, and its plain values that have no other use."""
         used = set(self.columns.values())
-        rest = {k: v for k, v in row.values.items() if k not in used and isinstance(v, str | int | float | bool)}
+        rest = {name: value for name, value in plain_values(row.values).items() if name not in used}
         if self.source.benchmark is not None:
             rest["benchmark"] = self.source.benchmark
-            rest["task"] = str(_nested(row.values, BENCHMARK_TASKS[self.source.benchmark]))
+            rest["task"] = str(nested(row.values, BENCHMARK_TASKS[self.source.benchmark]))
         return {**rest, "source_file": row.file, "source_row": row.number}
-
-
-def _nested(values: Any, column: str) -> Any:
-    """What a dotted name leads to; `None` where it leads nowhere."""
-    for key in column.split("."):
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
-
-
-def _with_unit(answer: str, unit: str | None) -> str:
-    """A number with its unit, so that an answer in another unit is converted; anything else as it is."""
-    if unit is None or read_quantity(answer) is None:
-        return answer
-    return together if read_quantity(together := f"{answer} {unit}") is not None else answer
-
-
-_NO_IMAGE: dict[str, None] = {"bytes": None, "path": None}
-
-
-def _choices(value: Any) -> tuple[str, ...]:
-    """The options, given as a list, or in a string: as a Python or JSON list, or one a line."""
-    if isinstance(value, str) and value.strip():
-        lines = [line.strip() for line in value.strip().split("\n") if line.strip()]
-        if (found := listed(value)) is None and len(lines) < 2:
-            raise ValueError(f"choices are not a list: {value[:80]!r}")
-        value = lines if found is None else found
-    if not value:
-        return ()
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"choices are not a list: {type(value).__name__}")
-    if wrong := [choice for choice in value if not isinstance(choice, str | int | float)]:
-        raise ValueError(f"choice is not text or a number: {type(wrong[0]).__name__}")
-    return tuple(str(choice) for choice in value)
-
-
-def _image(value: Any, root: Path, check: bool) -> Image:
-    """An image as a file's column may hold it: a path, the bytes, or both as `datasets` writes them."""
-    if isinstance(value, dict):
-        value = value.get("bytes") or value.get("path")
-    if not isinstance(value, str | bytes) or not value:
-        raise BadImage(f"image is neither a path nor bytes: {type(value).__name__}")
-    image = confine(value, root) if isinstance(value, str) else value
-    if check:
-        load_image(image)
-    elif isinstance(image, Path) and not image.is_file():
-        raise BadImage(f"missing image file: {image}")
-    return image

@@ -1,30 +1,34 @@
 """Rows out of the kinds of file that data sets come in: JSONL, JSON, CSV, parquet, and data sets of `datasets`.
 
-Rows arrive as plain Python values, one after the other; images stay encoded, and no cache is written anywhere.
+Rows arrive as plain Python values, one after the other, and only a JSON array is in memory as a whole: a file may hold
+images as text. Images stay encoded, and no cache is written anywhere.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from specs_lightning.errors import DataError
-from specs_lightning.records.lines import all_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 _ROWS_AT_ONCE = 64
 _BUFFER_BYTES = 2**20
+_START_BYTES = 4096
 _SPLIT_NAMES = {"train", "test", "testmini", "validation", "val", "dev"}
 
 
@@ -33,7 +37,7 @@ class Row:
     """One row of a file.
 
     Args:
-        number: its line, counted from 1, in a JSONL or CSV file; its index, counted from 0, in any other.
+        number: rows counted from 1 in a JSONL or CSV file (blank lines and the header are none), from 0 in any other.
         problem: why there are no values, where the row could not be read.
     """
 
@@ -58,6 +62,13 @@ def read_table(path: Path, split: str | None = None) -> Table:
     The split is that of a saved `DatasetDict` or of a folder whose files are named by split. `DataError` where there is
     none such, or it cannot be read; damage inside a parquet file shows when its rows are gone through.
     """
+    try:
+        return _read(path, split)
+    except OSError as error:  # not to be read, too long a name, a loop of links
+        raise _unreadable(path, error) from error
+
+
+def _read(path: Path, split: str | None) -> Table:
     if not path.exists():
         raise DataError(f"no such file or folder: {path}; check `path` (it is relative to the working directory)")
     if path.is_dir():
@@ -90,46 +101,98 @@ def read_hub(name: str, split: str | None) -> Table:
 
 
 def _csv(path: Path) -> Table:
-    """A table with a header; lines are those at which rows end."""
+    """A table with a header. It is gone through twice, so that an error shows before any row is used."""
     csv.field_size_limit(2**31 - 1)
-    rows = []
-    try:
-        # spreadsheets write a byte order mark
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            columns = tuple(reader.fieldnames or ())
-            for values in reader:
-                wrong = None in values or None in values.values()
-                problem = f"other number of fields than the header: {len(columns)} expected" if wrong else None
-                rows.append(Row(str(path), reader.line_num, {} if wrong else values, problem))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error}): save it as CSV UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}; check the quotes there") from error
+    size = 0
+    with _open_csv(path) as reader:
+        columns = tuple(reader.fieldnames or ())
+        for _ in reader:
+            size += 1
     if len(set(columns)) != len(columns):
         raise DataError(f"{path} has columns of the same name: {', '.join(columns)}")
-    return Table(columns, len(rows), iter(rows))
+    return Table(columns, size, _csv_rows(path, len(columns)))
+
+
+def _csv_rows(path: Path, n_columns: int) -> Iterator[Row]:
+    with _open_csv(path) as reader:
+        for number, values in enumerate(reader, 1):
+            wrong = None in values or None in values.values()
+            problem = f"other number of fields than the header: {n_columns} expected" if wrong else None
+            yield Row(str(path), number, {} if wrong else values, problem)
+
+
+@contextmanager
+def _open_csv(path: Path) -> Iterator[csv.DictReader[str]]:
+    line = 0
+    try:
+        with path.open(encoding=_encoding(path), newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            try:
+                yield reader
+            finally:
+                line = reader.line_num
+    except UnicodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}): save it as CSV UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path}, line {line}: {error}; check the quotes there") from error
 
 
 def _json(path: Path) -> Table:
-    content = path.read_bytes()
-    if content.lstrip()[:1] == b"[" and path.suffix == ".json":
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES).decode(_encoding(path), "ignore").lstrip()
+    if start.startswith("[") and path.suffix == ".json":
         try:
-            values = json.loads(content)
+            values = json.loads(path.read_bytes().decode(_encoding(path)))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not valid JSON ({error}); mend it, or write one object a line") from error
         rows = [_as_row(path, index, value) for index, value in enumerate(values)]
-    else:
-        rows = [_json_row(path, *line) for line in all_lines(content)]
-    columns = dict.fromkeys(name for row in rows for name in row.values)
-    return Table(tuple(columns), len(rows), iter(rows))
+        columns = dict.fromkeys(name for row in rows for name in row.values)
+        return Table(tuple(columns), len(rows), iter(rows))
+    size, columns = 0, {}
+    for row in _json_lines(path):  # a column may begin in any row
+        size += 1
+        columns.update(dict.fromkeys(row.values))
+    return Table(tuple(columns), size, _json_lines(path))
 
 
-def _json_row(path: Path, number: int, line: bytes) -> Row:
+def _json_lines(path: Path) -> Iterator[Row]:
+    """A row for each line that is not blank."""
+    encoding = _encoding(path)
+    number = 0
+    with path.open("rb") as file:
+        # Lines end at "\n" alone: `splitlines` would also cut at the line separators that JSON leaves unescaped.
+        for line_number, line in enumerate(_lines(path, file, encoding), 1):
+            if line.strip():
+                number += 1
+                yield _json_row(path, number, line_number, line)
+
+
+def _lines(path: Path, file: IO[bytes], encoding: str) -> Iterator[bytes]:
+    """The lines in UTF-8, in which a broken one concerns no other."""
+    if encoding == "utf-8-sig":
+        yield file.readline().removeprefix(codecs.BOM_UTF8)
+        yield from file
+        return
+    try:
+        for line in io.TextIOWrapper(file, encoding, newline="\n"):
+            yield line.encode(errors="surrogatepass")
+    except UnicodeError as error:
+        raise DataError(f"{path} begins as {encoding}, and is not ({error}): save it as UTF-8") from error
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, with or without a byte-order mark, or UTF-16 or -32 by theirs or by their zeros."""
+    with path.open("rb") as file:
+        found = json.detect_encoding(file.read(4))
+    return "utf-8-sig" if found == "utf-8" else found
+
+
+def _json_row(path: Path, number: int, line_number: int, line: bytes) -> Row:
     try:
         return _as_row(path, number, json.loads(line))
     except (ValueError, RecursionError) as error:
-        return Row(str(path), number, {}, f"malformed JSON: {error}")
+        place = "" if number == line_number else f"line {line_number}: "
+        return Row(str(path), number, {}, f"malformed JSON: {place}{error}")
 
 
 def _as_row(path: Path, number: int, value: Any) -> Row:
@@ -208,8 +271,21 @@ def _of_datasets(place: str, found: Dataset | DatasetDict, split: str | None = N
 
 
 def _numbered(path: str, batches: Iterable[Any]) -> Iterator[Row]:
-    values = chain.from_iterable(batch.to_pylist() for batch in batches)
-    return (Row(path, number, row) for number, row in enumerate(values))
+    rows = chain.from_iterable(map(_values, batches))
+    return (
+        Row(path, number, {}, row) if isinstance(row, str) else Row(path, number, row)
+        for number, row in enumerate(rows)
+    )
+
+
+def _values(batch: Any) -> list[dict[str, Any] | str]:
+    """The rows of a batch or table, each by itself where one cannot be read: then what is wrong with it."""
+    try:
+        return list(batch.to_pylist())
+    except Exception as error:  # text that is not UTF-8, a date that Python does not have
+        if len(batch) == 1:
+            return [f"unreadable row: {type(error).__name__}: {error}"]
+        return [row for number in range(len(batch)) for row in _values(batch.slice(number, 1))]
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -77,7 +77,7 @@ def read_prompts(
 ) -> Groups:
     """A source's prompts, without completions: those that are too long are left out."""
     set_aside = SetAside()
-    prompts = load_prompts(source, set_aside, check_images=False)
+    prompts = load_prompts(source, set_aside, thorough=False)
     encoded = encode_all(make_encoder(), some(prompts, sample), set_aside)  # made once there is something to encode
     if not encoded:
         raise DataError(f"{source.path}: no prompt can be used\n{set_aside.summary()}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from torch import Tensor
 
+from specs_lightning.errors import SettingsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, Prompt
 from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
@@ -36,6 +38,15 @@ class SpecialTokenInText(ValueError):
     """A text that holds one of the tokenizer's special tokens."""
 
 
+class RefusedPrompt(ValueError):
+    """A prompt, or a completion, that the chat template, the tokenizer or the processor refuses."""
+
+
+UNUSABLE = (PromptTooLong, BadImage, SpecialTokenInText, RefusedPrompt)
+"""What is wrong with one row, and concerns no other."""
+_PROBE = "a text of the user"
+
+
 class PromptEncoder:
     """Prompts to tensors and texts to token ids, by a model's own processor.
 
@@ -44,6 +55,10 @@ class PromptEncoder:
         max_prompt_tokens: the longest prompt that is taken, image tokens included; `None` for any.
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
         stop_ids: those at which sampling stops, one of which ends a completion; the tokenizer's end token if none.
+
+    Raises:
+        ValueError: a limit out of range.
+        SettingsError: a tokenizer without an end token, or no chat template that takes messages of parts.
     """
 
     def __init__(
@@ -60,7 +75,8 @@ class PromptEncoder:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         if self.tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos token, so completions could not end")
+            raise SettingsError("the tokenizer has no eos token, so completions could not end")
+        self._check_template()
         self.max_prompt_tokens = max_prompt_tokens
         self.stop_ids = stop_ids
         self._memory = ImageMemory(int(image_memory_gib * 2**30))
@@ -73,7 +89,9 @@ class PromptEncoder:
         Raises:
             BadImage: an image cannot be read, or the processor refuses it (one a hundred times as wide as high).
             PromptTooLong: it has more than `max_prompt_tokens`.
-            ValueError: its image parts and images differ in number, or its text holds special tokens.
+            SpecialTokenInText: its text holds special tokens.
+            RefusedPrompt: its image parts and images differ in number, or the template or the tokenizer refuses it (two
+                user turns in a row, a system turn).
         """
         # The content, since two data sets may use the same id; bytes and paths are hashable.
         key = (prompt.id, json.dumps(prompt.messages), prompt.images)
@@ -85,8 +103,7 @@ class PromptEncoder:
     def template_ids(self, prompt: Prompt) -> list[int]:
         """The prompt's ids with one placeholder for each image, for engines that expand images themselves."""
         text, options = self._template(prompt)
-        ids: list[int] = self.tokenizer(text, **options)["input_ids"]
-        return ids
+        return self._tokens(text, f"prompt {prompt.id}", **options)
 
     def length(self, prompt: Prompt, sizes: Sequence[tuple[int, int]]) -> int:
         """How many tokens the prompt has, from the sizes (width, height, in pixels) of its images alone.
@@ -102,9 +119,12 @@ class PromptEncoder:
         return length
 
     def encode_completion(self, text: str) -> list[int]:
-        """The ids of a completion's text and of its turn's end; `SpecialTokenInText` if it holds special tokens."""
+        """The ids of a completion's text and of its turn's end.
+
+        `SpecialTokenInText` if it holds special tokens, `RefusedPrompt` if the tokenizer cannot read it.
+        """
         self._refuse_special_tokens(text, "completion")
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self._turn_end]
+        return [*self._tokens(text, "completion", add_special_tokens=False), self._turn_end]
 
     @cached_property
     def _turn_end(self) -> int:
@@ -138,15 +158,25 @@ class PromptEncoder:
         options |= {"images": images or None, "return_tensors": "pt"}
         try:
             made: Mapping[str, Tensor] = self.processor(text=[text], **options)
-        except ValueError as error:
+        except Exception as error:  # of one prompt, whatever tokenizers and image processors raise
             if not images:
-                raise
-            raise BadImage(f"image refused by the processor: prompt {prompt.id} ({error})") from error
+                raise RefusedPrompt(f"text refused by the tokenizer: prompt {prompt.id} ({_said(error)})") from error
+            raise BadImage(f"image refused by the processor: prompt {prompt.id} ({_said(error)})") from error
         return made
+
+    def _tokens(self, text: str, what: str, **options: Any) -> list[int]:
+        try:
+            ids: list[int] = self.tokenizer(text, **options)["input_ids"]
+        except Exception as error:  # tokenizers raise what their language raises of a text that is none
+            raise RefusedPrompt(f"text refused by the tokenizer: {what} ({_said(error)})") from error
+        return ids
 
     def _template(self, prompt: Prompt) -> tuple[str, dict[str, Any]]:
         """The prompt's text with one placeholder an image, and how to tokenize it."""
-        text = self.processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates raise what they want to
+            raise RefusedPrompt(f"refused by the chat template: prompt {prompt.id} ({_said(error)})") from error
         # Some templates write the beginning-of-sequence token themselves; the tokenizer would add a second one.
         bos = self.tokenizer.bos_token
         return text, {"add_special_tokens": False} if bos and text.startswith(bos) else {}
@@ -155,8 +185,27 @@ class PromptEncoder:
         parts = [part for m in prompt.messages if not isinstance(m["content"], str) for part in m["content"]]
         n_parts = sum(part["type"] == "image" for part in parts)
         if n_parts != len(prompt.images):
-            raise ValueError(f"prompt {prompt.id} has {len(prompt.images)} images and {n_parts} image parts")
+            raise RefusedPrompt(
+                f"images and image parts differ in number: prompt {prompt.id} has {len(prompt.images)} images and "
+                f"{n_parts} image parts"
+            )
         self._refuse_special_tokens(prompt.text, f"prompt {prompt.id}")
+
+    def _check_template(self) -> None:
+        """One text is laid out, so that what is wrong with all prompts is not said of each."""
+        message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+        try:
+            text = str(self.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+        except Exception as error:  # there is none, or it takes no such message
+            raise SettingsError(
+                f"the model has no chat template that can be used ({_said(error)}): take the instruction-tuned model, "
+                "or put its chat_template.jinja into the model's folder"
+            ) from error
+        if _PROBE not in text or re.search(r"""['"]type['"]\s*:""", text):
+            raise SettingsError(
+                "the chat template does not read messages of parts, but prints them as a Python list: put the "
+                "chat_template.jinja of the model's vision-language release into its folder"
+            )
 
     def _refuse_special_tokens(self, text: str, what: str) -> None:
         """Special tokens in a text would be taken as such: an image token without its image, a turn ended early."""
@@ -175,11 +224,15 @@ def _load(prompt_id: str, number: int, image: Any) -> Any:
         raise BadImage(f"{error}, image {number} of prompt {prompt_id}") from error
 
 
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def try_encode(encoder: PromptEncoder, prompt: Prompt, set_aside: SetAside) -> EncodedPrompt | None:
-    """The encoded prompt; `None`, and a row set aside, if it is too long, or its text or an image cannot be used."""
+    """The encoded prompt; `None`, and a row set aside, if it is too long or cannot be used (`UNUSABLE`)."""
     try:
         return encoder.encode(prompt)
-    except (PromptTooLong, BadImage, SpecialTokenInText) as error:
+    except UNUSABLE as error:
         set_aside.add_prompt(prompt, str(error))
         log.warning("prompt set aside: %s", error)
         return None

@@ -64,9 +64,9 @@ def message_turns(messages: Any, answer_format: str, system: str | None, add_ins
     """Chat messages of a data set as turns, the instruction added to the last; `ValueError` where they are no such."""
     if not isinstance(messages, list | tuple):
         raise ValueError(f"messages are not a list: {type(messages).__name__}")
-    turns = [_as_turn(message) for message in messages]
+    turns = [as_turn(message) for message in messages]
     if not turns or turns[-1]["role"] != "user":
-        raise ValueError("messages do not end with the user's")
+        raise ValueError("messages do not end with the user's: leave out what answers them, and give it as `answer`")
     if system is not None and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     if add_instruction:
@@ -150,13 +150,37 @@ def _images_of(mentions: Sequence[str], n_images: int) -> list[int]:
     return [int(number) - 1 if number else next(unnumbered) for number in mentions]
 
 
-def _as_turn(message: Any) -> Message:
-    """A message as a data set holds it; it may be anything."""
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+def message_images(messages: Any) -> list[Any]:
+    """The images that stand in messages themselves, in order: as Qwen's `{"type": "image", "image": …}` parts have
+    them, or OpenAI's `{"type": "image_url", "image_url": {"url": …}}`. Most only have their places there."""
+    contents = [message.get("content") for message in messages if isinstance(message, Mapping)]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    found = [_image_of(part) for part in parts if isinstance(part, Mapping)]
+    return [image.removeprefix("file://") if isinstance(image, str) else image for image in found if image]
+
+
+def _image_of(part: Mapping[str, Any]) -> Any:
+    if part.get("type") == "image_url":
+        url = part.get("image_url")
+        return url.get("url") if isinstance(url, Mapping) else url
+    return next((part[key] for key in ("image", "path", "url") if part.get(key)), None)
+
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+
+def as_turn(message: Any) -> Message:
+    """A message as a data set holds it, which may be anything: `role` and `content`, or ShareGPT's `from` and `value`.
+
+    `ValueError` where it has neither, or is of other parts than texts and images.
+    """
+    role = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    if not isinstance(role, str):
         raise ValueError("message without a role")
-    content = message.get("content")
+    role = _ROLES.get(role, role)
+    content = message.get("content", message.get("value"))
     if isinstance(content, str):
-        return {"role": message["role"], "content": content}
+        return {"role": role, "content": content}
     if not isinstance(content, list | tuple):
         raise ValueError(f"message content is neither text nor parts: {type(content).__name__}")
     texts = []
@@ -164,8 +188,8 @@ def _as_turn(message: Any) -> Message:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind == "image":
+        elif kind in ("image", "image_url"):
             texts.append("<image>")
         else:
             raise ValueError(f"message part is neither text nor image: {kind!r}")
-    return {"role": message["role"], "content": "".join(texts)}
+    return {"role": role, "content": "".join(texts)}

@@ -49,7 +49,7 @@ def find_answer(text: str, asked: str = "think_answer") -> str | None:
     r"""The answer of a response in whatever form it stands, the asked format first.
 
     Then, in this order: the last pair of answer tags (or the last one that is opened), the last complete `\boxed{}`, a
-    JSON `answer` key, what is announced last as the answer ("the correct option is", "C is the right answer", "答案："),
+    JSON `answer` key, what is announced last as the answer ("the correct option is", "C is the right answer", "答案:"),
     what the last sentence states ("the value is 5", "x = 5", "there are 5 apples"), and the last line if it is short.
     `None` where nothing is found. Takes time in proportion to the text, whatever stands in it.
     """
@@ -70,8 +70,8 @@ def find_answer(text: str, asked: str = "think_answer") -> str | None:
 def in_tags(text: str) -> str | None:
     """What stands between the last pair of answer tags, or behind the last one if it is never closed."""
     for tag in (f.answer_tag for f in FORMATS.values() if isinstance(f, TagFormat)):
-        if found := re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", text, re.DOTALL):
-            return found[-1].strip()
+        if found := list(re.finditer(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", text, re.DOTALL)):
+            return found[-1][1].strip()
         _, opened, behind = text.rpartition(f"<{tag}>")
         if opened and "<" not in behind:
             return behind.strip()

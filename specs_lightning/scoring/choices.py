@@ -29,8 +29,8 @@ def picked_option(answer: str, choices: Sequence[str] = ()) -> int | None:
     r"""The index of the option that an answer picks, 0 for A: "C", "(C)", "C. 12", "\text{(B)}\ 180", or its text.
 
     A letter in range is taken as a label even where it is also an option's text, and a label counts before the text
-    that stands beside it. Without `choices`, letters alone are read. `None` where no single option is picked: "(A) (B)",
-    "A. 12, B. 15".
+    that stands beside it. Without `choices`, letters alone are read. `None` where no single option is picked, as by
+    "(A) (B)" or "A. 12, B. 15".
     """
     return _picked_option(answer, tuple(choices))
 

@@ -262,8 +262,8 @@ def _judge_sequence(
     if len(open_questions) == 1:
         return open_questions[0]
     left, right = ("(", ")") if ordered else (r"\{", r"\}")
-    whole = (", ".join(parts) for parts in zip(*((one.gold, one.answer) for one in open_questions), strict=True))
-    return Comparison(*(f"{left}{inside}{right}" for inside in whole), places=precision)
+    golds, answers = (", ".join(parts) for parts in zip(*((q.gold, q.answer) for q in open_questions), strict=True))
+    return Comparison(f"{left}{golds}{right}", f"{left}{answers}{right}", precision)
 
 
 def _brackets_agree(answer: Sequence, gold: Sequence) -> bool:

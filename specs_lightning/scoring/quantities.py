@@ -51,8 +51,8 @@ _SEVERAL = re.compile(r"[,;](?!\d{3})|\b(?:and|or)\b")
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b)", re.IGNORECASE)
 _VALUE_WORDS = _words_of(
     "and or to from over plus times divided dozen half halves third thirds quarter quarters fourth fourths fifth fifths"
-    " sixth sixths eighth eighths tenth tenths squared cubed factorial root more less fewer greater than least most under"
-    " above below between not no none never without if but because th st nd rd sqrt sin cos tan log mod am pm"
+    " sixth sixths eighth eighths tenth tenths squared cubed factorial root more less fewer greater than least most"
+    " under above below between not no none never without if but because th st nd rd sqrt sin cos tan log mod am pm"
     " hundred thousand million billion trillion"
 )
 """Words beside a number that change its value, or say that the answer isn't one number."""

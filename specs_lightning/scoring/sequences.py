@@ -227,4 +227,4 @@ def _says_an_order(parts: list[str]) -> bool:
         keys = [part.strip("()").lower() for part in parts]
     else:
         return False
-    return keys != sorted(keys) and keys != sorted(keys, reverse=True)  # type: ignore[type-var]
+    return keys != sorted(keys) and keys != sorted(keys, reverse=True)

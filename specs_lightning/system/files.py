@@ -17,6 +17,11 @@ REPLACED = ".replaced"
 """The ending of a folder whose place a new one is about to take."""
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: `$SPECS_CACHE`, or `~/.cache/specs-lightning`."""
+    return Path(os.environ.get("SPECS_CACHE", Path.home() / ".cache" / "specs-lightning"))
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Write a file or a folder at the path that is given; it then takes its place, with its content on the disk.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from specs_lightning.system.files import cache_folder
 from specs_lightning.toy import scenes, teacher
 
 PREFIX = "toy:"
@@ -27,7 +27,7 @@ def resolve(path: str | Path) -> Path | str:
     known = (*scenes.DATA_SETS, "deep", "lessons")
     if name not in known:
         raise ValueError(f"unknown toy resource {text!r}; there are: toy:base, toy:" + ", toy:".join(known))
-    cache = Path(os.environ.get("SPECS_CACHE", Path.home() / ".cache" / "specs-lightning")) / f"toy-v{scenes.VERSION}"
+    cache = cache_folder() / f"toy-v{scenes.VERSION}"
     place = cache / (name if name == "deep" else f"{name}.parquet")
     if not place.exists():
         if name in scenes.DATA_SETS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -77,7 +78,30 @@ ROWS: dict[str, tuple[Any, str]] = {
     "image_absolute": ({"image": "/etc/passwd"}, "image outside the data folder: /etc/passwd is absolute"),
     "image_by_link": ({"image": "link.png"}, "image outside the data folder: link.png is a link"),
     "image_by_url": ({"image": "http://host.invalid/a.png"}, "image is a URL, only local files are read"),
-    "image_in_the_row": ({"image": "data:image/png;base64,AAAA"}, "image is a URL, only local files are read"),
+    "image_in_the_row_is_none": ({"image": "data:image/png;base64,AAAA"}, "not an image of a known format"),
+    "data_of_another_kind": ({"image": "data:text/html;base64,AAAA"}, "image is a URL, only local files are read"),
+    "base64_cut_short": ({"image": base64.b64encode(image()).decode()[:401]}, "broken base64 for an image"),
+    "base64_of_no_image": ({"image": "QUFB" * 2000}, "not an image of a known format: 6000 bytes"),
+    "image_name_too_long": ({"image": "a" * 300 + ".png"}, "unreadable image file"),
+    "image_in_a_loop_of_links": ({"image": "loop.png"}, "image path cannot be followed: loop.png"),
+    "no_image_among_images": ({"images": ["ok.png", None]}, "image is neither a path nor bytes: NoneType"),
+    "images_given_twice": (
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "ok.png"}]}], "image": "a.svg"},
+        "images given twice",
+    ),
+    "half_a_character": ('{"id": "bad", "question": "How \\ud83d many?", "answer": "2"}', "half a character"),
+    "half_a_character_within": (
+        r'{"id": "bad", "messages": [{"role": "user", "content": "\ud83d"}], "answer": "2"}',
+        "half a character (a lone surrogate) in the text: in 'messages'",
+    ),
+    "half_a_character_as_bytes": (b'{"question": "\xed\xa0\xbd"}', "half a character"),
+    "choices_of_numpy": ({"answer": "A", "choices": "['a' 'b']"}, "array as numpy prints it, without commas"),
+    "choices_of_numpy_lines": ({"answer": "A", "choices": "['a'\n 'b']"}, "array as numpy prints it"),
+    "choices_of_numpy_numbers": ({"answer": "A", "choices": "[1 2 3]"}, "array as numpy prints it"),
+    "one_choice": ({"answer": "A", "choices": ["a, b"]}, "one choice only: 'a, b'"),
+    "gold_of_two_options": ({"answer": "(b)", "choices": ["(c)", "(a)", "(b)"]}, "gold answer that names two options"),
+    "gold_of_several_boxes": ({"answer": r"\boxed{2} it is, or perhaps \boxed{3}."}, "gold answer with several boxes"),
+    "gold_in_empty_tags": ({"answer": "<answer> </answer>"}, "unusable gold answer: the gold answer is empty"),
     "image_is_a_number": ({"image": 7}, "image is neither a path nor bytes: int"),
     "image_path_with_nul": ({"image": "a\0.png"}, "image path holds a null character"),
     "image_empty": ({"image": "empty.png"}, "empty image"),
@@ -91,7 +115,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "a_place_and_no_image": ({"question": "<image>?"}, "missing image: the text refers to one"),
     "image_0": ({"question": "<image0>?", "images": ["ok.png"]}, "more image placeholders than images"),
     "messages_are_text": ({"messages": "hello"}, "messages are not a list: str"),
-    "messages_are_empty": ({"messages": []}, "messages do not end with the user's"),
+    "messages_are_empty": ({"messages": []}, "messages do not end with the user's: leave out"),
     "message_without_role": ({"messages": [{"content": "?"}]}, "message without a role"),
     "assistant_last": ({"messages": [{"role": "assistant", "content": "2"}]}, "messages do not end with the user's"),
     "message_of_nothing": ({"messages": [{"role": "user", "content": 5}]}, "message content is neither text nor parts"),
@@ -108,6 +132,7 @@ def folder(tmp_path: Path) -> Path:
     (data / "folder").mkdir(parents=True)
     (tmp_path / "outside.png").write_bytes(image())
     (data / "link.png").symlink_to(tmp_path / "outside.png")
+    (data / "loop.png").symlink_to("loop.png")
     (data / "ok.png").write_bytes(image())
     (data / "empty.png").touch()
     (data / "text.png").write_text("not a picture")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ from helpers.command_line import ROOT, specs
 from transformers import AutoProcessor
 
 from benchmarks.data_check import make_file
-from specs_lightning.data.check import FROZEN, check, find_sources, named_sources, spread
+from specs_lightning.data.check import check, find_sources, named_sources, spread
+from specs_lightning.data.frozen import FROZEN
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.encoder import PromptEncoder
+from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.toy import resolve
 
@@ -111,6 +114,78 @@ def test_a_share_is_held_out_and_no_image_stands_on_both_sides(tmp_path: Path) -
         check([str(tmp_path / "c.yaml")], output=str(tmp_path), freeze=True, hold_out=0.001)
     with pytest.raises(DataError, match="a share of the rows that are frozen"):
         check([str(tmp_path / "c.yaml")], output=str(tmp_path), hold_out=0.1)
+
+
+def test_images_are_held_out_with_all_their_rows_by_their_pixels_and_over_all_data_sets(tmp_path: Path) -> None:
+    """Some rows show two images, which binds others to them; the same picture comes in files of two formats."""
+    for number in range(60):
+        picture = PIL.Image.new("RGB", (8, 8), (number, 0, 0))
+        picture.save(tmp_path / f"{number}.png")
+        picture.save(tmp_path / f"{number}.bmp")
+    one = [
+        {"id": f"{i}", "question": f"{i}?", "answer": "2", "images": [f"{i}.png", f"{i - i % 2}.bmp"]}
+        for i in range(60)
+    ]
+    two = [{"id": f"x{i}", "question": "How many?", "answer": "2", "image": f"{i}.bmp"} for i in range(60)]
+    two += [{"id": f"t{i}", "question": f" WHO  is {i % 30}?", "answer": "2"} for i in range(60)]
+    for name, rows in {"one": one, "two": two}.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = "\n".join(f"{name}: {{path: {tmp_path / name}.jsonl}}" for name in ("one", "two"))
+    (tmp_path / "c.yaml").write_text(sources)
+    config = [str(tmp_path / "c.yaml")]
+    check(config, output=str(tmp_path / "out"), freeze=True, hold_out=0.3)
+    sides = [
+        [
+            (prompt.text.casefold().split("?")[0], {load_image(image).getpixel((0, 0)) for image in prompt.images})
+            for prompt in load_prompts(PromptSource(str(tmp_path / "out" / part), schema="frozen"), SetAside())
+        ]
+        for part in ("train", "held_out")
+    ]
+    pixels = [set().union(*(images for _, images in side)) for side in sides]
+    texts = [{text for text, images in side if not images} for side in sides]
+    assert all(pixels) and all(texts)
+    assert not pixels[0] & pixels[1] and not texts[0] & texts[1]
+    assert sum(map(len, sides)) == 180
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["check.json", "held_out", "train"]
+
+
+def test_what_data_sets_share_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, colours in {"train": ("red", "blue", "red"), "benchmark": ("blue", "green", "blue")}.items():
+        rows = []
+        for number, colour in enumerate(colours):
+            form = "png" if name == "train" else "bmp"
+            PIL.Image.new("RGB", (8, 8), colour).save(tmp_path / f"{colour}.{form}")
+            rows.append({"question": ["Who?", "How many?", "WHO?"][number], "answer": "2", "image": f"{colour}.{form}"})
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sources = "\n".join(f"{name}: {{path: {tmp_path / name}.jsonl}}" for name in ("train", "benchmark"))
+    (tmp_path / "c.yaml").write_text(sources)
+    check([str(tmp_path / "c.yaml")], output=str(tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "check.json").read_text())
+    assert found["overlaps"] == [
+        {"first": "train", "second": "benchmark", "images": 1, "rows": [1, 2], "same": [0, 0]},
+    ]
+    assert {name: of["repeated"] for name, of in found["sources"].items()} == {"train": 1, "benchmark": 1}
+    said = " ".join(capsys.readouterr().out.split())
+    assert "train and benchmark: 1 images in both (1 rows of train, 2 of benchmark)" in said
+    assert "train: 1 rows repeat another (the same images and question)" in said
+
+
+def test_a_row_that_the_models_template_refuses_is_set_aside(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(resolve("toy:base"), model)
+    template = (model / "chat_template.jinja").read_text()
+    once = "{% if messages | length > 1 %}{{ raise_exception('One turn only') }}{% endif %}"
+    (model / "chat_template.jinja").write_text(once + template)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q?"}]
+    rows = [{"question": "Q?", "answer": "2"}, {"messages": turns, "answer": "2"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "c.yaml").write_text(f"x: {{path: {tmp_path / 'rows.jsonl'}}}")
+    check([str(tmp_path / "c.yaml")], model=str(model), output=str(tmp_path / "out"))
+    found = json.loads((tmp_path / "out" / "check.json").read_text())["sources"]["x"]
+    assert (found["usable"], found["refused"]) == (1, {"refused by the chat template": 1})
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(DataError, match=r"the processor of .* cannot be used .*no chat template"):
+        check([str(tmp_path / "c.yaml")], model=str(model), output=str(tmp_path / "out"))
 
 
 @pytest.mark.skipif(not MATHVISION.exists(), reason="the sample of MathVision is not there")

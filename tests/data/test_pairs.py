@@ -17,6 +17,10 @@ def reasons(set_aside: SetAside) -> dict[str | int, str]:
     return {row.row: row.reason.partition(": ")[0] for row in set_aside.rows}
 
 
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
 class TestForeignFiles:
     def write(self, folder: Path, rows: list[Any]) -> str:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
@@ -70,6 +74,33 @@ class TestForeignFiles:
             8: "missing question",
             9: "missing image file",
         }
+
+    def test_a_message_needs_no_list_around_it(self, tmp_path: Path) -> None:
+        prompt = [{"role": "user", "content": "Q?"}]
+        path = self.write(
+            tmp_path,
+            [
+                {"prompt": prompt, "chosen": answer("x"), "rejected": answer("y")},
+                {"prompt": prompt, "chosen": {"from": "gpt", "value": "x"}, "rejected": "y"},
+                {"prompt": prompt, "chosen": {"role": "user", "content": "x"}, "rejected": answer("y")},
+            ],
+        )
+        set_aside = SetAside()
+        assert [(pair.chosen, pair.rejected) for pair in load_pairs(path, set_aside)] == [("x", "y")] * 2
+        assert reasons(set_aside) == {3: "chosen is not one non-empty assistant message"}
+
+    def test_a_pair_of_one_text_is_set_aside(self, tmp_path: Path) -> None:
+        good = {"prompt": "How many?", "chosen": "two", "rejected": "three"}
+        same = {**good, "rejected": [answer(" two\n")]}
+        set_aside = SetAside()
+        assert len(load_pairs(self.write(tmp_path, [good, same]), set_aside)) == 1
+        assert reasons(set_aside) == {2: "chosen and rejected are the same text"}
+
+    def test_half_a_character_in_a_response_is_set_aside(self, tmp_path: Path) -> None:
+        good = {"prompt": "How many?", "chosen": "two", "rejected": "three"}
+        set_aside = SetAside()
+        load_pairs(self.write(tmp_path, [good, {**good, "chosen": [answer("\ud83d")]}]), set_aside)
+        assert reasons(set_aside) == {2: "half a character (a lone surrogate) in the text"}
 
     def test_a_missing_column_is_named(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, [{"prompt": "How many?", "chosen": "two", "worse": "three"}])

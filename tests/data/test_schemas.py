@@ -76,7 +76,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str, str]], list[st
             orsta(5, verifier="ocr"),
         ],
         [
-            (1, r"\boxed{7}", "auto"),
+            (1, "7", "auto"),
             (1, r"\frac{1}{2}", "auto"),
             (1, '[{"bbox_2d": [0.0, 1.0, 2.0, 4.0], "label": "cat"}]', "boxes"),  # of an image of 4 by 4
             (1, '[{"bbox_2d": [0.0, 250.0, 500.0, 1000.0], "label": "cat"}]', "boxes"),
@@ -90,7 +90,7 @@ FILES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str, str]], list[st
             {"qid": "a-3", "question": "<image>?", "answer": r"\boxed{\frac{1}{2", "image": ["1.png"]},
             {"qid": "a-4", "question": "<image>?", "answer": r"\boxed{4}", "image": ["../1.png"]},
         ],
-        [(2, "A", "auto"), (0, r"\boxed{4}", "auto")],
+        [(2, "A", "auto"), (0, "4", "auto")],
         ["unusable gold answer", "image path with '..'"],
     ),
     "mathvista": (
@@ -240,8 +240,8 @@ def test_a_csv_of_questions_and_a_folder_of_images(folder: Path) -> None:
     (folder / "q.csv").write_text(text, encoding="utf-8", newline="")
     prompts, reasons = load(folder / "q.csv")
     assert [(p.id, p.answer, p.choices, len(p.images)) for p in prompts] == [
-        ("q:2", "2", (), 1),
-        ("q:4", "B", ("one", "two"), 1),
+        ("q:1", "2", (), 1),
+        ("q:2", "B", ("one", "two"), 1),
     ]
     assert reasons == ["other number of fields than the header: 4 expected"]
 

@@ -33,9 +33,9 @@ def write_jsonl(folder: Path, *rows: Any) -> str:
     return str(path)
 
 
-def load(path: str | Path, check_images: bool = True, **options: Any) -> tuple[list[Prompt], SetAside]:
+def load(path: str | Path, thorough: bool = True, **options: Any) -> tuple[list[Prompt], SetAside]:
     set_aside = SetAside()
-    return load_prompts(PromptSource(str(path), **options), set_aside, check_images), set_aside
+    return load_prompts(PromptSource(str(path), **options), set_aside, thorough), set_aside
 
 
 def load_all(path: str | Path, **options: Any) -> list[Prompt]:
@@ -133,6 +133,81 @@ class TestColumns:
         assert [prompt.id for prompt in prompts] == ["data:2", "data:3"]
         assert len(set_aside.rows) == 1
 
+    def test_conversations_of_from_and_value_are_read(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(png())
+        turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "<image>How many?"}]
+        (prompt,) = load_all(write_jsonl(tmp_path, {"conversations": turns, "image": "a.png", "answer": "2"}))
+        assert [message["role"] for message in prompt.messages] == ["system", "user"]
+        assert image_count(prompt) == 1
+
+    def test_a_question_comes_before_a_conversation_that_may_hold_its_answer(self, tmp_path: Path) -> None:
+        turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "4"}]
+        other = {"id": "other", "conversations": turns[:1], "answer": "4"}
+        prompt, conversation = load_all(write_jsonl(tmp_path, {**GOOD, "conversations": turns}, other))
+        assert prompt.text.startswith("2+2?") and conversation.text.startswith("Q?")
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {"type": "image", "image": "a.png"},
+            {"type": "image", "image": "file://a.png"},
+            {"type": "image", "path": "a.png"},
+            {"type": "image_url", "image_url": {"url": "a.png"}},
+            {"type": "image_url", "image_url": "a.png"},
+        ],
+    )
+    def test_images_within_messages_are_read(self, tmp_path: Path, part: dict[str, Any]) -> None:
+        (tmp_path / "a.png").write_bytes(png())
+        messages = [{"role": "user", "content": [part, {"type": "text", "text": "How many?"}]}]
+        for column in ({}, {"images": ["a.png"]}):
+            (prompt,) = load_all(write_jsonl(tmp_path, {"messages": messages, "answer": "2", **column}))
+            assert prompt.images == ((tmp_path / "a.png").resolve(),)
+            assert image_count(prompt) == 1
+
+    def test_options_without_their_labels_and_golds_without_their_tags(self, tmp_path: Path) -> None:
+        row = {"question": "Which?", "choices": ["A. the cat", "B. the dog"], "answer": "<answer> B </answer>"}
+        (prompt,) = load_all(write_jsonl(tmp_path, row))
+        assert (prompt.choices, prompt.answer, prompt.answer_type) == (("the cat", "the dog"), "B", "choice")
+        assert "(A) the cat\n(B) the dog" in prompt.text
+
+    def test_a_column_an_option_as_in_tables_of_benchmarks(self, tmp_path: Path) -> None:
+        (tmp_path / "a.tsv").write_text("question\tanswer\tA\tB\tC\nWhich?\tB\tcat\tdog\t\n")
+        (prompt,) = load_all(tmp_path / "a.tsv")
+        assert (prompt.choices, prompt.answer_type) == (("cat", "dog"), "choice")
+        (prompt,) = load_all(tmp_path / "a.tsv", columns={"choices": ""})
+        assert prompt.choices == ()
+
+
+class TestGolds:
+    def test_a_gold_that_its_scorer_finds_wrong_is_set_aside(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            "specs_lightning.scoring.golds.GoldCheck.cause",
+            lambda check, prompt: "never right" if prompt.answer == "5" else None,
+        )
+        rows = [GOOD, {"id": "bad", "question": "2+3?", "answer": "5"}, {"id": "last", "question": "?", "answer": "6"}]
+        prompts, set_aside = load(write_jsonl(tmp_path, *rows))
+        assert [prompt.id for prompt in prompts] == ["good", "last"]
+        assert [(row.row, row.reason) for row in set_aside.rows] == [(2, "unusable gold answer: never right")]
+        prompts, _ = load(write_jsonl(tmp_path, *rows), limit=2)
+        assert [prompt.id for prompt in prompts] == ["good", "last"]  # filled up with the next
+        prompts, _ = load(write_jsonl(tmp_path, *rows), thorough=False)
+        assert len(prompts) == 3
+
+    def test_an_id_whose_row_is_set_aside_is_free(self, tmp_path: Path) -> None:
+        rows = [{"id": "a", "question": "?", "answer": "about half"}, {"id": "a", "question": "?", "answer": "4"}]
+        prompts, set_aside = load(write_jsonl(tmp_path, *rows))
+        assert ([prompt.answer for prompt in prompts], len(set_aside.rows)) == (["4"], 1)
+
+
+def test_values_that_a_schema_cannot_read_are_one_rows_matter(tmp_path: Path) -> None:
+    good = {"prompt": [{"role": "user", "content": "Q?"}], "reward_model": {"ground_truth": "4"}, "images": []}
+    path = write_jsonl(tmp_path, good, {**good, "reward_model": "4"})
+    prompts, set_aside = load(path, schema="orsta_47k")
+    assert len(prompts) == 1
+    assert set_aside.rows[0].reason.startswith("not as orsta_47k has it: AttributeError")
+
 
 class TestImages:
     def test_paths_start_from_the_file_or_from_image_root(self, tmp_path: Path) -> None:
@@ -201,7 +276,7 @@ class TestImages:
     def test_unchecked_images_are_not_decoded_but_must_be_there(self, tmp_path: Path) -> None:
         (tmp_path / "cut.png").write_bytes(png("noise")[:200])
         path = write_jsonl(tmp_path, {"question": "a", "image": "cut.png"}, {"question": "b", "image": "none.png"})
-        prompts, set_aside = load(path, check_images=False)
+        prompts, set_aside = load(path, thorough=False)
         assert len(prompts) == 1
         assert set_aside.rows[0].reason.startswith("missing image file: ")
 

@@ -1,5 +1,6 @@
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import datasets
@@ -20,12 +21,73 @@ def values(path: Path, split: str | None = None) -> list[dict[str, object]]:
     return [row.values for row in read_table(path, split).rows]
 
 
-def test_json_lines_are_numbered_as_an_editor_does(tmp_path: Path) -> None:
+def test_rows_of_json_lines_are_numbered_and_blank_lines_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"b": "\xe2\x80\xa8"}\n')
     table = read_table(path)
     assert table.columns == ("a", "b")
-    assert [(row.number, row.values) for row in table.rows] == [(1, {"a": 1}), (3, {"b": "\u2028"})]
+    assert [(row.number, row.values) for row in table.rows] == [(1, {"a": 1}), (2, {"b": "\u2028"})]
+
+
+def test_a_bad_line_is_found_by_its_row_and_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n\n{"a"\n{"a": 2}')
+    _, bad, good = read_table(tmp_path / "a.jsonl").rows
+    assert (bad.number, good.number) == (2, 3)
+    assert bad.problem is not None and bad.problem.startswith("malformed JSON: line 4: ")
+
+
+def test_rows_of_a_csv_are_numbered_whatever_lines_they_take(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('q,a\n"one\ntwo\nthree",1\n\nshort\nfour,2\n')
+    rows = list(read_table(tmp_path / "a.csv").rows)
+    assert [(row.number, row.values.get("a")) for row in rows] == [(1, "1"), (2, None), (3, "2")]
+    assert rows[1].problem == "other number of fields than the header: 2 expected"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '[\n {"q": "grö\u2028ß", "a": "1"},\n {"q": "b", "a": "2"}]'),
+        ("a.jsonl", '{"q": "grö\u2028ß", "a": "1"}\n\n{"q": "b", "a": "2"}\n'),
+        ("a.csv", "q,a\r\ngrö\u2028ß,1\r\nb,2\r\n"),
+        ("a.tsv", "q\ta\ngrö\u2028ß\t1\nb\t2\n"),
+    ],
+)
+def test_every_unicode_encoding_is_read(tmp_path: Path, encoding: str, name: str, text: str) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    table = read_table(tmp_path / name)
+    assert (table.columns, table.size) == (("q", "a"), 2)
+    assert [row.values for row in table.rows] == [{"q": "grö\u2028ß", "a": "1"}, {"q": "b", "a": "2"}]
+
+
+def test_a_file_that_is_not_what_its_first_bytes_say_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"a": 1}\n'.encode("utf-16") + b"\x00\xd8\x00")
+    with pytest.raises(DataError, match="begins as utf-16, and is not"):
+        read_table(tmp_path / "a.jsonl")
+
+
+def test_a_row_that_python_cannot_hold_is_one_rows_matter(tmp_path: Path) -> None:
+    texts = pa.array([b"a", b"\xff\xfe", b"c"]).cast(pa.binary())
+    column = pa.StringArray.from_buffers(3, texts.buffers()[1], texts.buffers()[2])
+    pq.write_table(pa.table({"q": column}), tmp_path / "a.parquet")
+    a, bad, c = read_table(tmp_path / "a.parquet").rows
+    assert (a.values, c.values, c.number) == ({"q": "a"}, {"q": "c"}, 2)
+    assert bad.problem is not None and bad.problem.startswith("unreadable row: UnicodeDecodeError")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_rows_are_read_one_after_the_other(tmp_path: Path, name: str) -> None:
+    """A file of images as text may be larger than the memory."""
+    rows, text = 200, "x" * 100_000
+    lines = [f"q\n{text}\n", *[f"{text}\n"] * (rows - 1)] if name == "a.csv" else [f'{{"q": "{text}"}}\n'] * rows
+    (tmp_path / name).write_text("".join(lines))
+    tracemalloc.start()
+    try:
+        table = read_table(tmp_path / name)
+        assert sum(len(row.values["q"]) for row in table.rows) == rows * len(text)
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(text) < rows * len(text)
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a model takes is its own processor's, images with as many tokens as they have features."""
 
+import copy
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,12 @@ import torch
 from helpers.questions import png, prompt
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Prompt
-from specs_lightning.prompts.encoder import PromptEncoder, PromptTooLong
+from specs_lightning.prompts.encoder import PromptEncoder, PromptTooLong, RefusedPrompt, encode_all
 from specs_lightning.prompts.images import BadImage
 from specs_lightning.prompts.messages import build_messages
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import FORMATS
 
 INSTRUCTION = FORMATS["think_answer"].instruction
@@ -21,6 +25,23 @@ INSTRUCTION = FORMATS["think_answer"].instruction
 @pytest.fixture(scope="module")
 def processor(tiny_model_path: Path) -> Any:
     return AutoProcessor.from_pretrained(tiny_model_path)
+
+
+ALTERNATING = """{% for m in messages %}
+{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Roles must alternate') }}{% endif %}
+{%- for part in m['content'] %}{{ part if part is string else part['text'] }}{% endfor %}{% endfor %}"""
+
+
+@pytest.fixture
+def templated(processor: Any) -> Any:
+    """The processor with another template."""
+
+    def with_template(template: str | None) -> Any:
+        other = copy.copy(processor)
+        other.chat_template = template
+        return other
+
+    return with_template
 
 
 class TestEncoding:
@@ -125,6 +146,47 @@ class TestEncoding:
             assert _options(encoder, with_bos)["add_special_tokens"] is False
         finally:
             processor.tokenizer.bos_token = None
+
+    @pytest.mark.parametrize(
+        "turns",
+        [
+            [("user", "Look."), ("user", "Q?")],
+            [("system", "Be brief."), ("user", "Q?")],
+        ],
+    )
+    def test_what_a_template_refuses_is_one_prompts_matter(self, templated: Any, turns: list[tuple[str, str]]) -> None:
+        encoder = PromptEncoder(templated(ALTERNATING))
+        good = prompt("Q?", 0)
+        bad = Prompt("bad", tuple({"role": role, "content": text} for role, text in turns), metadata=good.metadata)
+        with pytest.raises(RefusedPrompt, match=r"the chat template: prompt bad \(TemplateError: .*alternate"):
+            encoder.length(bad, [])
+        set_aside, place = SetAside(), {"source_file": "f", "source_row": 1}
+        encoded = encode_all(encoder, [replace(bad, metadata=place), replace(good, metadata=place)], set_aside)
+        assert [one.id for one in encoded] == [good.id]
+        assert [row.kind for row in set_aside.rows] == ["refused by the chat template"]
+
+    def test_half_a_character_is_one_prompts_matter(self, processor: Any) -> None:
+        encoder = PromptEncoder(processor)
+        with pytest.raises(RefusedPrompt, match="text refused by the tokenizer: prompt p"):
+            encoder.encode(Prompt("p", ({"role": "user", "content": "a \ud83d b"},)))
+        with pytest.raises(RefusedPrompt, match="text refused by the tokenizer: completion"):
+            encoder.encode_completion("a \ud83d b")
+
+    @pytest.mark.parametrize(
+        ("template", "problem"),
+        [
+            (None, "no chat template that can be used .*put its chat_template.jinja into the model's folder"),
+            ("{{ 1 / 0 }}", r"no chat template that can be used \(ZeroDivisionError"),
+            ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "prints them as a Python list: put"),
+            ("{% for m in messages %}{{ m['content'] | tojson }}{% endfor %}", "prints them as a Python list: put"),
+            ("{% for m in messages %}<{{ m['role'] }}>{% endfor %}", "does not read messages of parts"),
+        ],
+    )
+    def test_a_model_without_a_usable_template_is_refused_at_once(
+        self, templated: Any, template: str | None, problem: str
+    ) -> None:
+        with pytest.raises(SettingsError, match=problem):
+            PromptEncoder(templated(template))
 
     @pytest.mark.parametrize("options", [{"max_prompt_tokens": 0}, {"image_memory_gib": -1}])
     def test_sizes_out_of_range_are_refused(self, processor: Any, options: dict[str, float]) -> None:

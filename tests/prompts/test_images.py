@@ -1,10 +1,12 @@
+import base64
 import io
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
-from specs_lightning.prompts.images import BadImage, confine, load_image
+from specs_lightning.prompts.images import BadImage, confine, load_image, read_source
 
 
 def encoded(image: PIL.Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -47,6 +49,78 @@ def test_the_first_frame_of_an_animation_is_taken() -> None:
 def test_sixteen_bit_greys_keep_their_shade() -> None:
     content = encoded(PIL.Image.new("I;16", (2, 2), 128 * 256))
     assert load_image(content).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize(
+    ("shades", "kind"),
+    [
+        (np.linspace(0, 1, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(0, 1.3, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(0, 255, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(0, 65535, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(-1000, 3000, 64, dtype=np.float32), "TIFF"),
+        (np.linspace(0, 255, 64).astype(np.int32), "TIFF"),
+        (np.linspace(0, 65535, 64).astype(np.int32), "TIFF"),
+        (np.linspace(-(2**30), 2**30, 64).astype(np.int32), "TIFF"),
+        (np.linspace(0, 65535, 64).astype(np.uint16), "TIFF"),
+        (np.linspace(0, 65535, 64).astype(np.uint16), "PNG"),
+    ],
+)
+def test_images_of_more_than_8_bits_keep_their_shades(shades: np.ndarray, kind: str) -> None:
+    seen = np.asarray(load_image(encoded(PIL.Image.fromarray(shades[None].repeat(4, 0)), kind)))[0, :, 0]
+    assert (seen[0], seen[-1]) == (0, 255)
+    assert np.abs(seen - np.linspace(0, 255, 64)).max() <= 1
+
+
+def test_shades_that_are_no_numbers_or_all_alike_are_read() -> None:
+    shades = np.array([[0, np.nan, np.inf, 1.0]], dtype=np.float32)
+    assert np.asarray(load_image(encoded(PIL.Image.fromarray(shades), "TIFF")))[0, :, 0].tolist() == [0, 0, 0, 255]
+    assert load_image(encoded(PIL.Image.new("F", (2, 2), 0), "TIFF")).getpixel((0, 0)) == (0, 0, 0)
+
+
+def test_whatever_a_decoder_raises_is_said_of_the_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (ZeroDivisionError("by zero"), IndexError(), TypeError("none"), MemoryError(), RuntimeError("loop")):
+
+        def fail(*unused: object, error: Exception = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(PIL.Image, "open", fail)
+        with pytest.raises(BadImage, match="broken image: "):
+            load_image(noise())
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A root user may read everything."""
+    (tmp_path / "a.png").write_bytes(noise())
+
+    def refuse(*unused: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(PIL.Image, "open", refuse)
+    with pytest.raises(BadImage, match=r"unreadable image file: .*a\.png \(Permission denied\)"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_base64_is_decoded_bare_and_as_a_data_url(kind: str, tmp_path: Path) -> None:
+    content = noise(kind)
+    text = base64.b64encode(content).decode()
+    wrapped = "\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    safe = base64.urlsafe_b64encode(content).decode()
+    for form in (text, text.rstrip("="), wrapped, safe, f"data:image/{kind.lower()};base64,{text}"):
+        assert read_source(form, tmp_path) == content
+
+
+@pytest.mark.parametrize("path", ["a.png", "images/train/0001.jpg", "R0lGODlh", "a" * 60, "UklGR/images/1"])
+def test_paths_are_not_taken_for_base64(path: str, tmp_path: Path) -> None:
+    assert read_source(path, tmp_path) == (tmp_path / path).resolve()
+
+
+def test_paths_that_cannot_be_followed_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("loop", "loop/a.png"):
+        with pytest.raises(BadImage, match="image path cannot be followed: loop"):
+            confine(path, tmp_path)
 
 
 def test_a_photo_is_turned_upright() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from specs_lightning.prompts.messages import build_messages, lay_out, message_turns
+from specs_lightning.prompts.messages import as_turn, build_messages, lay_out, message_images, message_turns
 from specs_lightning.scoring.answer_formats import FORMATS
 
 IMAGE = {"type": "image"}
@@ -152,3 +152,48 @@ class TestConversations:
     def test_what_is_no_conversation_is_refused(self, messages: Any) -> None:
         with pytest.raises(ValueError, match="message"):
             message_turns(messages, "boxed", None, True)
+
+
+class TestSpellings:
+    @pytest.mark.parametrize(
+        ("message", "role"),
+        [
+            ({"role": "user", "content": "Q?"}, "user"),
+            ({"from": "human", "value": "Q?"}, "user"),
+            ({"from": "gpt", "value": "Q?"}, "assistant"),
+            ({"role": "system", "content": [{"type": "text", "text": "Q?"}]}, "system"),
+            ({"role": "user", "content": [{"type": "text", "text": "Q?", "image": None}]}, "user"),
+        ],
+    )
+    def test_a_message_is_read_in_each(self, message: dict[str, Any], role: str) -> None:
+        assert as_turn(message) == {"role": role, "content": "Q?"}
+
+    @pytest.mark.parametrize(
+        "message", ["Q?", None, {}, {"content": "Q?"}, {"value": "Q?"}, {"role": 1, "content": ""}]
+    )
+    def test_what_has_no_role_is_none(self, message: Any) -> None:
+        with pytest.raises(ValueError, match="message without a role"):
+            as_turn(message)
+
+    def test_images_within_messages_are_found_in_order_and_mark_their_place(self) -> None:
+        first = [{"type": "image", "image": "file:///a.png"}, {"type": "text", "text": "and"}]
+        second = [
+            {"type": "text", "text": "then"},
+            {"type": "image_url", "image_url": {"url": "b.png"}},
+            {"type": "image", "image": {"bytes": b"c", "path": None}},
+            {"type": "image"},
+            {"type": "image", "image": None},
+        ]
+        messages = [
+            {"role": "user", "content": first},
+            {"from": "human", "value": "?"},
+            {"role": "user", "content": second},
+        ]
+        assert message_images(messages) == ["/a.png", "b.png", {"bytes": b"c", "path": None}]
+        assert as_turn(messages[0])["content"] == "<image>and"
+        assert as_turn(messages[2])["content"] == "then<image><image><image><image>"
+
+    def test_a_conversation_that_holds_its_answer_says_what_to_do(self) -> None:
+        turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "4"}]
+        with pytest.raises(ValueError, match="do not end with the user's: leave out what answers them"):
+            message_turns(turns, "boxed", None, True)

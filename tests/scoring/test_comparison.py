@@ -141,10 +141,7 @@ def test_verdicts_of_a_kind(verifier: MathVerifier, kind: str) -> None:
     prompts = [prompt(row["gold"], row.get("choices", ()), row.get("question", "What is it?")) for row in rows]
     judged = [judge_by_rules(f"<answer>{row['answer']}</answer>", p) for row, p in zip(rows, prompts, strict=True)]
     verdicts = decide(judged, prompts, verifier, None)
-    wrong = [
-        (row["gold"], row["answer"], v) for row, v in zip(rows, verdicts, strict=True) if v.correct != row["right"]
-    ]
-    assert wrong == []
+    assert [row for row, verdict in zip(rows, verdicts, strict=True) if verdict.correct != row["right"]] == []
 
 
 def test_cases_from_the_field(verifier: MathVerifier) -> None:
@@ -210,12 +207,10 @@ def test_hostile_answers_cost_no_time(gold: str, piece: str) -> None:
 
 def test_rules_are_fast() -> None:
     """5,000 a second are asked for; what is measured includes finding the answer."""
-    rows = [
-        (prompt(row["gold"], row.get("choices", ()), "?"), f"So it is <answer>{row['answer']}</answer>")
-        for row in VERDICTS
-    ]
+    asked = [prompt(row["gold"], row.get("choices", ()), "?") for row in VERDICTS]
+    said = [f"So it is <answer>{row['answer']}</answer>" for row in VERDICTS]
     start = time.process_time()
     for _ in range(5):
-        for asked, response in rows:
-            judge_by_rules(response, asked)
-    assert 5 * len(rows) / (time.process_time() - start) > 2_000  # a busy machine
+        for response, question in zip(said, asked, strict=True):
+            judge_by_rules(response, question)
+    assert 5 * len(said) / (time.process_time() - start) > 2_000  # a busy machine

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specs_lightning.system.files import atomic, keep_lines, remove, write_atomically
+from specs_lightning.system.files import atomic, cache_folder, keep_lines, remove, write_atomically
 
 
 class Broken(Exception):
@@ -75,3 +75,12 @@ def test_a_text_file_is_cut_to_its_first_lines(tmp_path: Path, text: str) -> Non
 
 def test_what_is_not_there_need_not_be_removed(tmp_path: Path) -> None:
     remove(tmp_path / "nothing")
+
+
+def test_what_can_be_made_again_is_kept_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPECS_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("SPECS_CACHE")
+    assert cache_folder() == Path.home() / ".cache" / "specs-lightning"

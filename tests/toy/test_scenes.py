@@ -163,7 +163,7 @@ class TestDataSets:
     def test_they_are_as_large_as_they_say_and_usable_to_the_last_row(self) -> None:
         for name, settings in DATA_SETS.items():
             set_aside = SetAside()
-            prompts = load_prompts(PromptSource(f"toy:{name}"), set_aside, check_images=name == "id")
+            prompts = load_prompts(PromptSource(f"toy:{name}"), set_aside, thorough=name == "id")
             assert len(prompts) == settings.size and not set_aside.rows
             assert {prompt.answer_format for prompt in prompts} == {settings.answer_format}
             tasks = (settings.task,) if settings.task else TASKS

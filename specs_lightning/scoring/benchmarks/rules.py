@@ -117,8 +117,8 @@ def _mathvista_option(response: str, prompt: Prompt) -> str | None:
 
 def _refusal(response: str) -> str:
     """A refusal in short, as the benchmark's script has it noted: it looks for the option that is most like it."""
-    if cannot := re.findall(r"\b(?:question|answer|it)\s+(cannot\s+be\s+(?:answered|determined))", response):
-        return cannot[-1].capitalize()
+    if cannot := list(re.finditer(r"\b(?:question|answer|it)\s+(cannot\s+be\s+(?:answered|determined))", response)):
+        return cannot[-1][1].capitalize()
     return "N/A" if re.search(r"[.!?]\s+\S|solution", response) else response.strip()
 
 
