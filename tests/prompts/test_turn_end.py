@@ -18,11 +18,15 @@ TEMPLATES = {
     "by the tokenizer's own": (TURN.replace("<end_of_turn>", "{{ eos_token }}"), "<|im_end|>"),
     "that ends no turn": (TURN.replace("<end_of_turn>", ""), "<|im_end|>"),
     "that takes no answers": (
-        "{% for m in messages %}{% if m['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}{% endfor %}",
+        "{% for m in messages %}{% if m['role'] != 'user' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ m['content'] }}{% endfor %}",
         "<|im_end|>",
     ),
     "that leaves answers out": ("{{ messages[0]['content'] }}<end_of_turn>", "<|im_end|>"),
-    "that stumbles": ("{% for m in messages %}{{ m['content'] + 1 }}{% endfor %}", "<|im_end|>"),
+    "that stumbles over answers": (
+        "{% for m in messages %}{{ m['content'] }}{% if not loop.first %}{{ m['content'] + 1 }}{% endif %}{% endfor %}",
+        "<|im_end|>",
+    ),
 }
 
 
