@@ -65,9 +65,10 @@ class Completion:
     Args:
         token_ids: the sampled ids, the end token included where there was one.
         logprobs: the engine's log-probability of each sampled id, in nats, at the sampling temperature.
-        text: the decoded ids without special tokens.
+        text: the response: what the prompt `opened`, then the decoded ids without special tokens.
         finished: whether the policy ended it, rather than the length limit.
         policy_version: the version of the policy that sampled it.
+        opened: the beginning of `text` that stands at the prompt's end (`EncodedPrompt.opened`).
     """
 
     token_ids: tuple[int, ...]
@@ -75,6 +76,7 @@ class Completion:
     text: str
     finished: bool
     policy_version: int = 0
+    opened: str = ""
 
     def as_row(self) -> dict[str, Any]:
         """Plain values by name: for checkpoints, files and the wire."""
@@ -96,6 +98,7 @@ class EncodedPrompt:
         vision: the processor's image tensors (`pixel_values`, `image_grid_thw`, …), images along the first axis.
         position_ids: (rows, P) positions, filled in by the policy at first use, since they depend on its family.
         prompt: what was encoded; engines that encode for themselves start from it.
+        opened: the reasoning tag that the chat template opens at its end, with the white space behind it; mostly none.
     """
 
     id: str
@@ -103,6 +106,7 @@ class EncodedPrompt:
     vision: Mapping[str, Tensor] = field(default_factory=dict)
     position_ids: Tensor | None = None
     prompt: Prompt | None = None
+    opened: str = ""
 
     @property
     def question(self) -> Prompt:

@@ -8,6 +8,8 @@ everything but the format.
 
 Where the paper is open: candidates are drawn at temperature 1, eight a prompt; a rule stands in for the external judge
 of consistency where none is configured; every prompt gives at most one pair; the five corruptions are equally likely.
+On both sides reasoning is whole sentences: what introduced an answer in another form (`So the area is`) is cut off, and
+a response of which nothing is left then is not used.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -24,6 +26,7 @@ from typing import Any, Literal
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.distill.candidates import draw_candidates
+from specs_lightning.distill.waves import PROMPTS_AT_ONCE, drawing_order, wave_size
 from specs_lightning.errors import DataError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import record_usage
@@ -35,7 +38,7 @@ from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
 from specs_lightning.rewards.consistency import check_consistency
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
-from specs_lightning.scoring.answer_formats import Parts, TagFormat, answer_format
+from specs_lightning.scoring.answer_formats import Parts, TagFormat, answer_format, read_asked
 from specs_lightning.scoring.consistency import read_parts
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
 from specs_lightning.system.folder_lock import only_writer
@@ -44,8 +47,6 @@ from specs_lightning.system.progress import progress_bar
 log = logging.getLogger(__name__)
 
 PREVIEWED_PAIRS = 12
-PROMPTS_AT_ONCE = 64
-"""So many pairs are made at a time, so that a judge is asked more than one question."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class PairSettings:
     """The chance that a pair's rejected response is a hard negative: a sample of zero that kept the format and is
     wrong, as it was sampled. A prompt without one has the base's, corrupted."""
     max_pairs: int | None = None
-    """Stop at so many pairs."""
+    """Make so many pairs, and draw for no more prompts than that takes; all of the prompts if not given."""
 
     def __post_init__(self) -> None:
         if unknown := set(self.corruptions) - set(CORRUPTIONS):
@@ -106,11 +107,12 @@ def distill(
     seed: int = 0,
     judge: JudgeSettings | None = None,
     candidates: str | None = None,
+    max_prompt_tokens: int | None = None,
 ) -> Path:
     """Make preference pairs: `pairs.parquet`, with `statistics.json` and a preview beside it.
 
     Args:
-        prompts: questions with gold answers.
+        prompts: questions with gold answers; they are taken in an order shuffled by the seed, from each file alike.
         zero: the model whose samples are chosen.
         base: the model whose samples are rejected.
         output: the folder to write to. Samples drawn there before are used again.
@@ -122,6 +124,7 @@ def distill(
             rules cannot; rules alone do without one.
         candidates: the folder in which samples are kept; `output` if not given. Another `distill` with the same models,
             sampling and seed may have drawn them.
+        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
 
     Raises:
         DataError: not one pair could be made, or the samples that are there were drawn otherwise; the message says why.
@@ -136,8 +139,11 @@ def distill(
     set_aside = SetAside()
     questions = [p for p in load_prompts(prompts, set_aside) if _can_be_corrupted(p, set_aside)]
     models = {"zero": zero, "base": base}
-    drawn = _draw(questions, models, engine or HFEngine(), sampling, seed, Path(candidates or output), set_aside)
-    made = _make_pairs(questions, drawn, pairs, models, seed, asked, folder)
+    draw = _Draw(models, engine or HFEngine(), sampling, seed, Path(candidates or output), set_aside, max_prompt_tokens)
+    try:
+        made = _make_pairs(drawing_order(questions, seed), draw, pairs, models, seed, asked, folder)
+    finally:
+        draw.engine.close()
     if asked is not None and asked.usage.unscored > MAX_UNJUDGED_SHARE * asked.usage.questions:
         raise RewardError(
             f"the judge left {asked.usage.unscored} of {asked.usage.questions} questions without a verdict: the causes "
@@ -151,63 +157,89 @@ def distill(
     return folder / "pairs.parquet"
 
 
-def _draw(
-    questions: Sequence[Prompt],
-    models: dict[str, str],
-    engine: RolloutEngine,
-    sampling: SamplingSettings,
-    seed: int,
-    folder: Path,
-    set_aside: SetAside,
-) -> dict[str, dict[str, list[Completion]]]:
-    """What each model says to each question; what the folder holds already is not drawn again."""
-    drawn = {}
-    with only_writer(folder):
-        for side, model in models.items():
-            settings, file = PolicySettings(model=model), folder / f"{side}_candidates.jsonl"
-            luck, title = f"{side}-{seed}", f"sampling from {side}"
-            drawn[side] = draw_candidates(settings, questions, engine, sampling, luck, file, set_aside, title)
-    engine.close()
-    return drawn
+@dataclass(frozen=True)
+class _Draw:
+    """Draws candidates; what the folder holds already is not drawn again."""
+
+    models: dict[str, str]
+    engine: RolloutEngine
+    sampling: SamplingSettings
+    seed: int
+    folder: Path
+    set_aside: SetAside
+    max_prompt_tokens: int | None
+
+    def __call__(self, questions: Sequence[Prompt]) -> dict[str, dict[str, list[Completion]]]:
+        """What each model says to each question."""
+        drawn = {}
+        with only_writer(self.folder):
+            for side, model in self.models.items():
+                drawn[side] = draw_candidates(
+                    PolicySettings(model=model),
+                    questions,
+                    self.engine,
+                    self.sampling,
+                    f"{side}-{self.seed}",
+                    self.folder / f"{side}_candidates.jsonl",
+                    self.set_aside,
+                    f"sampling from {side}",
+                    self.max_prompt_tokens,
+                )
+        return drawn
 
 
 def _make_pairs(
     questions: Sequence[Prompt],
-    drawn: dict[str, dict[str, list[Completion]]],
+    draw: _Draw,
     settings: PairSettings,
     models: dict[str, str],
     seed: int,
     asked: Judge | None,
     folder: Path,
 ) -> _Made:
-    """A pair of each question that allows one; a judge is asked of several questions side by side."""
-    made = _Made(counts=Counter(prompts=len(questions)))
-    accuracy = AccuracyReward(judge=asked)
+    """A pair of each question that allows one, in their order, wave by wave until there are enough."""
+    made, accuracy, wanted = _Made(), AccuracyReward(judge=asked), settings.max_pairs
 
-    def make(prompt: Prompt) -> tuple[PreferencePair | str, Counter[str]]:
-        maker = _PairMaker(prompt, settings, models, seed, accuracy, asked)
-        return maker.make(drawn["zero"].get(prompt.id), drawn["base"].get(prompt.id)), maker.counts
+    def maker(prompt: Prompt) -> _PairMaker:
+        return _PairMaker(prompt, settings, models, seed, accuracy, asked)
 
     try:
-        with (
-            ThreadPoolExecutor(1 if asked is None else PROMPTS_AT_ONCE) as threads,
-            progress_bar("making pairs", len(questions)) as advance,
-        ):
-            batches = (questions[i : i + PROMPTS_AT_ONCE] for i in range(0, len(questions), PROMPTS_AT_ONCE))
-            for pair, seen in chain.from_iterable(threads.map(make, batch) for batch in batches):
-                advance(1)
-                made.counts.update(seen)
-                if isinstance(pair, str):
-                    made.dropped[pair] += 1
-                else:
-                    made.pairs.append(pair)
-                if len(made.pairs) == settings.max_pairs:
-                    break
+        while (done := made.counts["prompts"]) < len(questions) and len(made.pairs) != wanted:
+            size = len(questions) if wanted is None else wave_size(wanted, len(made.pairs), done)
+            wave = questions[done : done + size]
+            _add_pairs(made, wave, draw(wave), maker, wanted, 1 if asked is None else PROMPTS_AT_ONCE)
     finally:
         accuracy.close()
         if asked is not None:
             record_usage(asked, folder)
     return made
+
+
+def _add_pairs(
+    made: _Made,
+    wave: Sequence[Prompt],
+    drawn: dict[str, dict[str, list[Completion]]],
+    maker: Callable[[Prompt], _PairMaker],
+    wanted: int | None,
+    at_once: int,
+) -> None:
+    """The pairs of a wave, until there are enough; with a judge, several questions are asked `at_once`."""
+
+    def make(prompt: Prompt) -> tuple[PreferencePair | str, Counter[str]]:
+        one = maker(prompt)
+        return one.make(drawn["zero"].get(prompt.id), drawn["base"].get(prompt.id)), one.counts
+
+    with ThreadPoolExecutor(at_once) as threads, progress_bar("making pairs", len(wave)) as advance:
+        batches = (wave[i : i + PROMPTS_AT_ONCE] for i in range(0, len(wave), PROMPTS_AT_ONCE))
+        for pair, seen in chain.from_iterable(threads.map(make, batch) for batch in batches):
+            advance(1)
+            made.counts.update(seen, prompts=1)
+            if isinstance(pair, str):
+                made.dropped[pair] += 1
+            else:
+                made.pairs.append(pair)
+            if len(made.pairs) == wanted:
+                break
 
 
 def _write(made: _Made, settings: PairSettings, folder: Path) -> None:
@@ -298,10 +330,12 @@ class _PairMaker:
         self.counts["chosen_correct"] += len(right)
         if not right:
             return "no right sample of zero"
-        complete = [(c, parts, False) for c in right if (parts := self.format.read(c.text))]
-        self.counts["chosen_format"] += len(complete)
+        kept = [(c, parts) for c in right if (parts := self._read(c))]
+        self.counts["chosen_format"] += len(kept)
+        whole = self._readable(right)
+        complete = [(c, parts, False) for c, parts in kept if (c, parts) in whole]
         if not complete and self.settings.supplement:
-            complete = [(c, parts, True) for c, parts in self._readable(right) if parts.reasoning]
+            complete = [(c, parts, True) for c, parts in whole]
         if not complete:
             return "no complete sample of zero"
         if self.settings.verify:
@@ -317,7 +351,7 @@ class _PairMaker:
 
     def _hard_negative(self, wrong: Sequence[Completion]) -> _Side | None:
         """A wrong sample of zero that kept the format, if there is one."""
-        texts = [completion.text for completion in wrong if self.format.read(completion.text)]
+        texts = [completion.text for completion in wrong if self._read(completion)]
         self.counts["hard_negative_candidates"] += len(texts)
         if not texts:
             return None
@@ -334,15 +368,19 @@ class _PairMaker:
             return f"no {wanted} sample of base"
         completion, parts = self.rng.choice(readable)
         text, name = completion.text, "as_sampled"
-        if self.settings.corrupt == "always" or self.format.read(text) is not None:
+        if self.settings.corrupt == "always" or self._read(completion) is not None:
             whole = self.format.write(*parts)
             text, name = corrupt(whole, self.format, self.rng, self.settings.corruptions)  # type: ignore[arg-type]
         return text, {"rejected_sample": completion.text, "corruption": name}
 
+    def _read(self, completion: Completion) -> Parts | None:
+        """The parts of a response that keeps the asked format."""
+        return read_asked(completion.text, self.prompt.answer_format, completion.opened)
+
     def _readable(self, completions: Sequence[Completion]) -> list[tuple[Completion, Parts]]:
-        """The responses whose parts can be told apart and written in the asked format."""
+        """The responses that can be written in the asked format: an answer, and reasoning in whole sentences."""
         found = [(c, parts) for c in completions if (parts := read_parts(c.text, self.prompt.answer_format))]
-        return [(c, parts) for c, parts in found if self.format.read(self.format.write(*parts))]
+        return [(c, parts) for c, parts in found if parts.reasoning and self.format.read(self.format.write(*parts))]
 
 
 def _preview(pair: PreferencePair) -> PairPreview:

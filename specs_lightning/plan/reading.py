@@ -20,8 +20,8 @@ from specs_lightning.commands.fit import SpecsCLI
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.distill.pairs import distill
+from specs_lightning.distill.waves import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.modules import PolicyModule

@@ -17,7 +17,7 @@ from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.shared_prefix import join_vision, next_positions
 from specs_lightning.rollout.cache import make_cache
-from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 
 
 class HFEngine(RolloutEngine):
@@ -58,7 +58,7 @@ class HFEngine(RolloutEngine):
             indices = by_length[start : start + at_once]
             batch = _Decoding(self.policy, [prompts[i] for i in indices], sampling, seed)
             completions.update(zip(indices, batch.run(), strict=True))
-        return [completions[i] for i in range(len(prompts))]
+        return with_opened(prompts, [completions[i] for i in range(len(prompts))])
 
 
 class _Decoding:
