@@ -41,6 +41,7 @@ from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import Parts, TagFormat, answer_format, read_asked
 from specs_lightning.scoring.consistency import read_parts
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
+from specs_lightning.scoring.sentences import has_delimiter
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import progress_bar
 
@@ -380,7 +381,8 @@ class _PairMaker:
     def _readable(self, completions: Sequence[Completion]) -> list[tuple[Completion, Parts]]:
         """The responses that can be written in the asked format: an answer, and reasoning in whole sentences."""
         found = [(c, parts) for c in completions if (parts := read_parts(c.text, self.prompt.answer_format))]
-        return [(c, parts) for c, parts in found if parts.reasoning and self.format.read(self.format.write(*parts))]
+        found = [(c, parts) for c, parts in found if parts.reasoning and not has_delimiter(parts.answer)]
+        return [(c, parts) for c, parts in found if self.format.read(self.format.write(*parts))]
 
 
 def _preview(pair: PreferencePair) -> PairPreview:

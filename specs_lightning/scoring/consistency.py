@@ -79,7 +79,7 @@ def read_parts(text: str, asked: str) -> Parts | None:
     for form in (answer_format(asked), *FORMATS.values()):
         if parts := form.read(text):
             in_prose = isinstance(form, BoxedFormat)
-            reasoning = sentences_before(*parts) if in_prose else whole_sentences(parts.reasoning)
+            reasoning = sentences_before(*parts) if in_prose else whole_sentences(*parts)
             return Parts(reasoning, parts.answer)
     if (answer := find_answer(text, asked)) is None:
         return None
@@ -89,7 +89,7 @@ def read_parts(text: str, asked: str) -> Parts | None:
 def _loose_reasoning(text: str, answer: str) -> str:
     """The reasoning of a response in no format, before the last mention of its answer."""
     if written := _JSON_REASONING.search(text):
-        return whole_sentences(_json_text(written[1]))
+        return whole_sentences(_json_text(written[1]), answer)
     if text.lstrip().startswith("{"):
         return ""  # JSON with other keys
     mentions = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text))
@@ -97,9 +97,9 @@ def _loose_reasoning(text: str, answer: str) -> str:
     before = _OPENS_REASONING.split(before)[-1]
     reasoning, *behind = _CLOSES_REASONING.split(before, maxsplit=1)
     if behind:
-        return whole_sentences(reasoning)
+        return whole_sentences(reasoning, answer)
     untagged = _OPENS_ANSWER.sub("", reasoning)
-    return sentences_before(reasoning, answer) if untagged == reasoning else whole_sentences(untagged)
+    return sentences_before(reasoning, answer) if untagged == reasoning else whole_sentences(untagged, answer)
 
 
 def _json_text(quoted: str) -> str:

@@ -7,6 +7,7 @@ pairs made of such texts would differ in more than their format.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 
 _END = re.compile(
@@ -37,16 +38,19 @@ _BEFORE_ANSWER = re.compile(r"(?:\\(?:boxed|text)\s*\{|\\[(\[]|[\s*$({\[\"'`_（
 _DRESSING = " \t\n*$`_\"'()[]{}\\.,:;（）【】。"
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TAG = re.compile(r"</?[A-Za-z]\w*>")
+_DELIMITER = re.compile(rf"{_TAG.pattern}|\\boxed|\{{\s*\"|\"\s*\}}")
 _SHORT, _TAIL = 60, 200
 """Characters of a heading, and those at a text's end that patterns look at: they stay fast on degenerate text."""
 
 
-def whole_sentences(text: str) -> str:
+def whole_sentences(text: str, answer: str) -> str:
     """The text to the end of its last whole sentence, without tags and boxes; empty where there is none.
 
-    A last line without a full stop counts, unless it ends in what something must follow: "so the area is".
+    A last line without a full stop counts, unless it ends in what something must follow ("so the area is"), or is the
+    answer alone.
     """
-    return _join(_cut(_sentences(_bare(text))))
+    kept = _cut(_sentences(_bare(text)), lambda said: not _is_whole(said) or _is_alone(said, answer))
+    return _join(kept)
 
 
 def sentences_before(text: str, answer: str) -> str:
@@ -59,7 +63,12 @@ def sentences_before(text: str, answer: str) -> str:
     sentences = _sentences(_bare(before))
     if "\n" not in text[len(before) :] and not (_ENDED.search(sentences[-1]) or _says(sentences[-1], answer)):
         sentences.pop()  # the sentence that the answer ends
-    return _join(_cut(sentences, answer))
+    return _join(_cut(sentences, lambda said: not _is_whole(said) or _announces(said, answer)))
+
+
+def has_delimiter(text: str) -> bool:
+    r"""Whether a text holds a tag, a `\boxed`, or quotes and braces as JSON leaves them: `no"}`."""
+    return bool(_DELIMITER.search(text)) or text.count('"') % 2 > 0
 
 
 def _sentences(text: str) -> list[str]:
@@ -68,10 +77,10 @@ def _sentences(text: str) -> list[str]:
     return [text[start:end] for start, end in pairwise(ends)]
 
 
-def _cut(sentences: list[str], answer: str | None = None) -> list[str]:
-    """The sentences without those at the end that are none, or that give the answer as such."""
+def _cut(sentences: list[str], cut_off: Callable[[str], bool]) -> list[str]:
+    """The sentences without those at the end that are to be cut off."""
     kept = len(sentences)
-    while kept and (not _is_whole(sentences[kept - 1]) or _announces(sentences[kept - 1], answer)):
+    while kept and cut_off(sentences[kept - 1]):
         kept -= 1
     return sentences[:kept]
 
@@ -91,15 +100,16 @@ def _says(sentence: str, answer: str) -> bool:
     return bool(answer) and bool(re.search(rf"(?<![\w.]){re.escape(answer)}$", said))
 
 
-def _announces(sentence: str, answer: str | None) -> bool:
+def _is_alone(sentence: str, answer: str) -> bool:
+    return sentence.strip(_DRESSING).casefold() == answer.strip(_DRESSING).casefold()
+
+
+def _announces(sentence: str, answer: str) -> bool:
     """Whether a sentence gives the answer as such, by itself or as in "The answer is 5."."""
-    if answer is None or not (answer := answer.strip(_DRESSING).casefold()):
-        return False
-    if sentence.strip(_DRESSING).casefold() == answer:
-        return True
-    found = _ANNOUNCEMENT.search(sentence)
-    said = "" if found is None else sentence[found.end() :].casefold()
-    return bool(re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", said))
+    if _is_alone(sentence, answer) or (found := _ANNOUNCEMENT.search(sentence)) is None:
+        return _is_alone(sentence, answer)
+    sought = re.escape(answer.strip(_DRESSING).casefold())
+    return bool(re.search(rf"(?<![\w.]){sought}(?!\w|\.\d)", sentence[found.end() :].casefold()))
 
 
 def _bare(text: str) -> str:
@@ -109,4 +119,4 @@ def _bare(text: str) -> str:
 
 def _join(sentences: list[str]) -> str:
     text = "".join(sentences).strip()
-    return "" if r"\boxed" in text else text
+    return "" if has_delimiter(text) else text
