@@ -6,7 +6,6 @@ is drawn for a prompt, and which pairs are made, depends neither on the waves no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -15,8 +14,8 @@ from specs_lightning.rollout.engine import prompt_seed
 
 PROMPTS_AT_ONCE = 64
 """Prompts of a batch, which are drawn together."""
-MARGIN = 1.1
-"""So many times the prompts that the pairs still wanted should take: one more wave costs the loading of two models."""
+MARGIN = 10
+"""Percent of prompts more than the pairs still wanted should take: one more wave costs the loading of two models."""
 
 
 def drawing_order(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
@@ -33,5 +32,8 @@ def wave_size(wanted: int, made: int, asked: int) -> int:
 
     A prompt gives one pair at most, so the first wave has as many prompts as pairs are wanted.
     """
-    prompts = wanted if not asked else asked if not made else math.ceil(MARGIN * (wanted - made) * asked / made)
-    return max(1, math.ceil(prompts / PROMPTS_AT_ONCE)) * PROMPTS_AT_ONCE
+    if not asked:
+        prompts = wanted
+    else:
+        prompts = asked if not made else -(-(100 + MARGIN) * (wanted - made) * asked // (100 * made))
+    return -(-prompts // PROMPTS_AT_ONCE) * PROMPTS_AT_ONCE

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 _END = re.compile(
-    r"(?<![.!?])(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\bFig)(?<!\bEq)[.!?]+[\"')\]*]*(?=\s|$)|[。！？]|\n"
+    r"(?<![.!?])(?<!\be\.g)(?<!\bi\.e)(?<!\bcf)(?<!\bvs)(?<!\bFig)(?<!\bEq)[.!?]+[\"')\]*]*(?=\s|$)|[。！？]|\n\s*"
 )
 """Where a sentence ends; a line ends one, too."""
 _ENDED = re.compile(r"[.!?。！？][\"')\]*]*\s*$")
