@@ -1,6 +1,6 @@
 """Candidates: what each model answers to the prompts, drawn once and kept on disk, so that a stopped run goes on.
 
-Their texts are kept, and not their tokens: pairs are made of texts, and tokens take ten times the room.
+Their texts are kept, and not their tokens: pairs are made of texts, and tokens take several times the room.
 """
 
 from __future__ import annotations
