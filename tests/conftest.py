@@ -41,11 +41,27 @@ LONGEST_FIRST = (
 )
 """Files by the seconds that they take: a worker that began one of them last would keep the other waiting."""
 
+PLACE_IN_A_GROUP = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "RANK", "WORLD_SIZE", "PL_GLOBAL_SEED")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {file: number for number, file in enumerate(LONGEST_FIRST)}
     tests = Path(__file__).parent
     items.sort(key=lambda item: place.get(item.path.relative_to(tests).as_posix(), len(place)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """A training within the tests' own process leaves a process's place in a group behind: another would take it."""
+    before = {name: os.environ.get(name) for name in PLACE_IN_A_GROUP}
+    try:
+        return (yield)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

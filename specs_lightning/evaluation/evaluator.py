@@ -16,7 +16,8 @@ from specs_lightning.records.answers import Answer
 from specs_lightning.rewards import AccuracyReward, Judge
 from specs_lightning.rewards.accuracy import decide
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
-from specs_lightning.scoring.answer_formats import find_answer, read_asked
+from specs_lightning.scoring.answer_formats import read_asked
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.benchmarks import judge_response
 from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.scoring.text import plain

@@ -1,7 +1,7 @@
 """The formats in which a prompt may ask for its answer: how each is asked for, written and read.
 
 Reading is strict, so that one definition serves the format reward, the filters of the preference pairs and the
-evaluation. `find_answer` is the lenient reader, for accuracy: an answer is right in whatever form it stands.
+evaluation. The lenient reader, for accuracy, is `answer_search`.
 """
 
 from __future__ import annotations
@@ -71,6 +71,10 @@ class TagFormat(AnswerFormat):
         return Parts(match[1].strip(), match[2].strip())
 
 
+_MATHS = {"": "", "$": "$", "$$": "$$", r"\]": r"\[", r"\)": r"\("}
+"""What opens maths, by what closes it."""
+
+
 class BoxedFormat(AnswerFormat):
     r"""Reasoning, then the answer in exactly one `\boxed{}`, at the end and without tags."""
 
@@ -82,10 +86,13 @@ class BoxedFormat(AnswerFormat):
     def read(self, text: str) -> Parts | None:
         if text.count(r"\boxed") != 1 or re.search(r"</?\w+>", text):
             return None
-        box = next(_boxes_backwards(text), None)
-        if box is None or not box.inside.strip() or text[box.end :].strip(" .$\n"):
+        box = next(boxes_backwards(text), None)
+        if box is None or not box.inside.strip():
             return None
-        return Parts(text[: box.start].strip(), box.inside.strip())
+        opens = _MATHS.get(re.sub(r"[\s.]", "", text[box.end :]))
+        if opens is None:
+            return None
+        return Parts(text[: box.start].rstrip().removesuffix(opens).strip(), box.inside.strip())
 
 
 class JsonFormat(AnswerFormat):
@@ -146,35 +153,7 @@ def read_asked(text: str, asked: str, opened: str = "") -> Parts | None:
     return form.read(text)
 
 
-def find_answer(text: str, asked: str = "think_answer") -> str | None:
-    r"""The answer of a response in whatever form it stands, the asked format first.
-
-    Then, in this order: the last complete pair of answer tags, the last complete `\boxed{}`, a JSON `answer` key,
-    what follows "answer is" or "answer:" on the last line that has it (up to the end of the sentence), and the last
-    line if it is short. `None` where nothing is found. Takes time in proportion to the text, whatever stands in it.
-    """
-    if parts := answer_format(asked).read(text):
-        return parts.answer
-    for tag_format in (f for f in FORMATS.values() if isinstance(f, TagFormat)):
-        tag = tag_format.answer_tag
-        if found := re.findall(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", text, re.DOTALL):
-            return found[-1].strip() or None
-    if r"\boxed" in text:
-        insides = (box.inside.strip() for box in _boxes_backwards(text))
-        return next((inside for inside in insides if inside), None)
-    if found := re.findall(r'"answer"\s*:\s*(?:("(?:[^"\\]|\\.)*")|"?([^"}\n]+))', text):
-        quoted, unquoted = found[-1]
-        return (_unquoted(quoted) if quoted else unquoted).strip().rstrip(",").rstrip() or None
-    bare = re.sub(r"</?\w+>", "\n", text)
-    if found := re.findall(r"answer(?:\s+is\b|\s*:)[\s:]*([^\s:][^\n]*)", bare, re.IGNORECASE):
-        # A sentence ends in a full stop, but not behind a choice's letter: "C. 12".
-        sentence = re.split(r"(?<=[\w)}\]$%*]{2})\.\s|(?<=\d)\.\s", found[-1], maxsplit=1)[0]
-        return sentence.strip().strip("*").rstrip(".").strip() or None
-    lines = [line.strip() for line in bare.splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines and len(lines[-1].split()) <= 4 else None
-
-
-class _Box(NamedTuple):
+class Box(NamedTuple):
     r"""A `\boxed{…}` in a text, from `start` to `end`."""
 
     start: int
@@ -182,12 +161,12 @@ class _Box(NamedTuple):
     inside: str
 
 
-def _boxes_backwards(text: str) -> Iterator[_Box]:
+def boxes_backwards(text: str) -> Iterator[Box]:
     r"""Every `\boxed{…}` whose braces balance, the last opening first."""
     closing = closing_braces(text)
     for opening in reversed(list(re.finditer(r"\\boxed\s*\{", text))):
         if (end := closing.get(opening.end() - 1)) is not None:
-            yield _Box(opening.start(), end + 1, text[opening.end() : end])
+            yield Box(opening.start(), end + 1, text[opening.end() : end])
 
 
 _SWALLOWED = re.compile(
@@ -200,13 +179,3 @@ _ESCAPES = {"\x08": r"\b", "\x0c": r"\f", "\t": r"\t", "\r": r"\r", "\n": r"\n"}
 def restore_latex(text: str) -> str:
     r"""The text of a JSON string with its LaTeX commands whole again: to JSON, `\frac` is a form feed and "rac"."""
     return _SWALLOWED.sub(lambda match: _ESCAPES[match[0]], text)
-
-
-def _unquoted(quoted: str) -> str:
-    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX, such as `\sqrt`."""
-    if re.search(r"(?<!\\)(?:\\\\)*\\[bfnrt][a-z]", quoted):
-        return quoted[1:-1]
-    try:
-        return str(json.loads(quoted))
-    except ValueError:
-        return quoted[1:-1]

@@ -13,9 +13,9 @@ from specs_lightning.scoring.answer_formats import (
     Parts,
     TagFormat,
     answer_format,
-    find_answer,
     restore_latex,
 )
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.choices import LETTERS, picked_option
 from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.scoring.quantities import read_quantity, same_quantity

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -46,6 +46,8 @@ class Comparison:
 
     gold: str
     answer: str
+    places: int | None = None
+    """Decimal places that must agree; six where nothing is said."""
 
 
 class MathVerifier:
@@ -139,7 +141,7 @@ class _Worker:
             raise VerifierError(f"the math-verify process failed: {verdict.cause if verdict else reason}")
 
     def compare(self, comparison: Comparison) -> Verdict:
-        request = {"gold": comparison.gold, "answer": comparison.answer}
+        request = asdict(comparison)
         line, timed_out = self._exchange(json.dumps(request) + "\n", PATIENCE * self.timeout_seconds + 1)
         died = Verdict(None, TIMED_OUT if timed_out else "the math-verify process died")
         return _read_verdict(line) or died

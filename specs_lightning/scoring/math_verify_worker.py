@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any, TextIO
 
 TIMED_OUT = "timed out"
+PLACES = 6
 CAN_FORK = hasattr(os, "fork")
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of address space, so that a huge power ends in an error here and not in a machine out of memory."""
@@ -40,8 +41,12 @@ def read(expression: str) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def compare(gold: str, answer: str) -> dict[str, Any]:
-    """`{"correct": …, "cause": …}`: `correct` is null where there is no verdict, and `cause` then says why."""
+def compare(gold: str, answer: str, places: int | None = None) -> dict[str, Any]:
+    """`{"correct": …, "cause": …}`: `correct` is null where there is no verdict, and `cause` then says why.
+
+    Args:
+        places: decimal places that must agree.
+    """
     from math_verify import verify
 
     try:
@@ -49,7 +54,10 @@ def compare(gold: str, answer: str) -> dict[str, Any]:
         if not gold_read:
             return {"correct": None, "cause": "math-verify cannot parse the gold answer"}
         found = list(read(answer))
-        correct = bool(found) and verify(list(gold_read), found, timeout_seconds=None, raise_on_error=True)
+        rounding = PLACES if places is None else places
+        correct = bool(found) and verify(
+            list(gold_read), found, float_rounding=rounding, timeout_seconds=None, raise_on_error=True
+        )
     except ImportError:
         raise
     except Exception as error:  # a verdict that could not be reached is reported, whatever the reason
@@ -129,7 +137,7 @@ def serve(requests: Iterable[str], replies: TextIO, limit: float) -> None:
         request = json.loads(line)
         if CAN_FORK:
             signal.setitimer(signal.ITIMER_PROF, limit)
-        reply = compare(request["gold"], request["answer"])
+        reply = compare(**request)
         if CAN_FORK:
             signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(reply), file=replies, flush=True)

@@ -16,7 +16,8 @@ from specs_lightning.data.tables import DataError
 from specs_lightning.distill.pairs import PairSettings, distill
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.rewards import AccuracyReward, BudgetSpent, RewardError
-from specs_lightning.scoring.answer_formats import FORMATS, answer_format, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, answer_format
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.corruptions import CORRUPTIONS
 
 CONTRADICTS = THINK.write("one and two, so 3", "2")

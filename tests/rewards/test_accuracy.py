@@ -40,7 +40,6 @@ def test_no_answer_is_wrong(accuracy, ask, reply, text):
         ({"answer": ""}, "empty"),
         ({"answer": "E", "answer_type": "choice", "choices": ("a", "b")}, "one of the 2 options"),
         ({"answer": r"\frac{1", "answer_type": "math"}, "unbalanced"),
-        ({"answer": r"\foo", "answer_type": "math"}, "cannot parse the gold"),
     ],
 )
 def test_an_unusable_gold_is_unscored_even_for_the_same_answer(accuracy, ask, reply, prompt, cause):
@@ -50,20 +49,27 @@ def test_an_unusable_gold_is_unscored_even_for_the_same_answer(accuracy, ask, re
     assert cause in causes[0]
 
 
+def test_a_gold_that_math_verify_cannot_parse_is_right_in_its_own_words_and_unscored_in_others(accuracy, ask, reply):
+    prompt = ask(r"\foo x", answer_type="math")
+    values, causes = accuracy.score([prompt] * 2, [reply(r"<answer>$\foo x$</answer>"), reply("<answer>y^2</answer>")])
+    assert values[0] == 1.0 and math.isnan(values[1])
+    assert causes == [None, "math-verify cannot parse the gold answer"]
+
+
 def test_is_correct_is_the_reward_for_one(verifier, ask):
     assert is_correct("so x+1", ask("1+x", "math"), verifier) == Verdict(True)
 
 
-def test_a_hostile_answer_is_unscored_and_the_others_are_not(ask, reply):
+def test_an_answer_that_takes_too_long_is_unscored_one_that_is_too_long_wrong_and_the_others_are_judged(ask, reply):
     reward = AccuracyReward(timeout_seconds=1.0)
     texts = [f"<answer>{answer}</answer>" for answer in ("9^{9^{9^{9}}}", "(" * 10000 + "7" + ")" * 10000, "7", "8")]
     try:
         total_N, by_name = RewardSum([reward]).score([ask("7")] * 4, [reply(text) for text in texts])
     finally:
         reward.close()
-    assert total_N.isnan().tolist() == [True, True, False, False]
-    assert total_N[2:].tolist() == [1.0, 0.0]
-    assert by_name["accuracy"].causes == [TIMED_OUT, TIMED_OUT, None, None]
+    assert total_N.isnan().tolist() == [True, False, False, False]
+    assert total_N[1:].tolist() == [0.0, 1.0, 0.0]
+    assert by_name["accuracy"].causes == [TIMED_OUT, None, None, None]
 
 
 def test_it_scores_off_the_main_thread(accuracy, ask, reply):

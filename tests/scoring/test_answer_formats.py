@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format
+from specs_lightning.scoring.answer_search import find_answer
 
 # Prose as models write it, LaTeX and markup included, but without the formats' own marks.
 _PIECES = st.sampled_from(

@@ -7,7 +7,8 @@ from collections import Counter
 
 import pytest
 
-from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, TagFormat
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.corruptions import CORRUPTIONS, corrupt
 
 THINK = FORMATS["think_answer"]

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from specs_lightning.scoring.answer_formats import FORMATS, answer_format, find_answer
+from specs_lightning.scoring.answer_formats import FORMATS, answer_format
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.toy import habits, scenes
 from specs_lightning.toy.scenes import SceneQuestion
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from specs_lightning.groups import Prompt
-from specs_lightning.scoring.answer_formats import find_answer
+from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.benchmarks.rules import Judged, said
 from specs_lightning.scoring.boxes import iou, is_box
 from specs_lightning.scoring.math_verify import Verdict
