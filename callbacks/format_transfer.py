@@ -21,7 +21,8 @@ from specs_lightning.callbacks import EvaluationCallback, Measured
 from specs_lightning.data import PromptSource
 from specs_lightning.evaluation import Answered
 from specs_lightning.modules import PolicyModule
-from specs_lightning.scoring.answer_formats import FORMATS
+from specs_lightning.records.answers import Answer
+from specs_lightning.scoring.answer_formats import FORMATS, read_asked
 
 FILE = "format_transfer.json"
 
@@ -56,7 +57,7 @@ class FormatTransfer(EvaluationCallback):
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         figures: dict[str, Measured] = {}
         for asked, of_set in answered.items():
-            written = [written_format(one.answer.text) if one.answer.finished else None for one in of_set]
+            written = [_written(one.answer) for one in of_set]
             figures[f"{asked}/correct"] = float(self.over_ranks([one.answer.correct for one in of_set]))
             for name in FORMATS:
                 figure = f"{asked}/kept" if name == asked else f"{asked}/as_{name}"
@@ -68,9 +69,13 @@ class FormatTransfer(EvaluationCallback):
         return figures
 
 
-def written_format(text: str) -> str | None:
-    """The format that a response is in."""
-    return next((name for name, form in FORMATS.items() if form.read(text) is not None), None)
+def written_format(text: str, opened: str = "") -> str | None:
+    """The format that a response is in, given what of it the chat template opened."""
+    return next((name for name in FORMATS if read_asked(text, name, opened) is not None), None)
+
+
+def _written(answer: Answer) -> str | None:
+    return written_format(answer.text, answer.opened) if answer.finished else None
 
 
 def grid(rows: Sequence[Mapping[str, object]], figure: str = "kept") -> Table:

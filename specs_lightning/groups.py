@@ -68,9 +68,10 @@ class Completion:
     Args:
         token_ids: the sampled ids, the end token included where there was one.
         logprobs: the engine's log-probability of each sampled id, in nats, at the sampling temperature.
-        text: the decoded ids without special tokens.
+        text: the response: what the prompt `opened`, then the decoded ids without special tokens.
         finished: whether the policy ended it, rather than the length limit.
         policy_version: the version of the policy that sampled it.
+        opened: the beginning of `text` that stands at the prompt's end (`EncodedPrompt.opened`).
     """
 
     token_ids: tuple[int, ...]
@@ -78,6 +79,7 @@ class Completion:
     text: str
     finished: bool
     policy_version: int = 0
+    opened: str = ""
 
     def as_row(self) -> dict[str, Any]:
         """Plain values by name: for checkpoints, files and the wire."""
@@ -102,6 +104,7 @@ class EncodedPrompt:
         prompt: what was encoded; engines that encode for themselves start from it.
         occurrence: how often the prompt came before among those that are sampled together; with its id it seeds the
             sampling, so that a second time brings other completions.
+        opened: the reasoning tag that the chat template opens at its end, with the white space behind it; mostly none.
     """
 
     id: str
@@ -111,6 +114,7 @@ class EncodedPrompt:
     token_types: Mapping[str, Tensor] = field(default_factory=dict)
     prompt: Prompt | None = None
     occurrence: int = 0
+    opened: str = ""
 
     @property
     def question(self) -> Prompt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,18 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from helpers.tiny_models import tiny_qwen2_5_vl
 
     return tiny_qwen2_5_vl(tmp_path_factory.mktemp("tiny_qwen2_5_vl"))
+
+
+@pytest.fixture(scope="session")
+def thinking_model_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model with a chat template that opens `<think>` for it, as those of R1 distills and Qwen3.5 do."""
+    folder = tmp_path_factory.mktemp("thinking") / "model"
+    shutil.copytree(tiny_model_path, folder)
+    file = folder / "chat_template.jinja"
+    template = file.read_text()
+    assert template.count("assistant\n{% endif %}") == 1
+    file.write_text(template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    return folder
 
 
 @pytest.fixture(scope="session")

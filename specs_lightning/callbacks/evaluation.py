@@ -117,7 +117,7 @@ class EvaluationCallback(Callback, ABC):
         prompts = self.prepare({name: load_prompts(source, data.set_aside) for name, source in self.sets.items()})
         engine = self.engine or data.engine
         evaluator = Evaluator(engine, self.sampling, with_choice=self.with_choice, judge=data.judge)
-        encoder = PromptEncoder(pl_module.policy.processor)
+        encoder = PromptEncoder(pl_module.policy.processor, data.max_prompt_tokens)
         self._asked = EvaluationSets(prompts, evaluator, encoder, data.set_aside, self.batch_size)
         self._shared_on = pl_module.device if trainer.world_size > 1 else None
         self.begin(trainer, pl_module)

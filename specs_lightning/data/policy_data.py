@@ -53,7 +53,8 @@ class PolicyDataModule(LightningDataModule):
     """Data for a `PolicyModule`.
 
     Args:
-        max_prompt_tokens: longer prompts are set aside (never cut), and counted.
+        max_prompt_tokens: longer prompts are set aside (never cut), and counted; also those of evaluation sets, here
+            and in callbacks.
         engine: samples the completions; the embedded transformers engine if not given.
         evaluation: the sets that `validate`, `test` and `predict` go through, by name.
         evaluation_sampling: how their answers are drawn.

@@ -97,7 +97,9 @@ class PreferenceDataModule(PolicyDataModule):
         if prompt is None:
             return None
         try:
-            chosen, rejected = map(self.encoder.encode_completion, (pair.chosen, pair.rejected))
+            chosen, rejected = (
+                self.encoder.encode_completion(text, prompt.opened) for text in (pair.chosen, pair.rejected)
+            )
         except UNUSABLE as error:
             self.set_aside.add_prompt(pair.prompt, str(error))
             return None

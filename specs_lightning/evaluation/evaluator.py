@@ -16,7 +16,7 @@ from specs_lightning.records.answers import Answer
 from specs_lightning.rewards import AccuracyReward, Judge
 from specs_lightning.rewards.accuracy import decide
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
-from specs_lightning.scoring.answer_formats import answer_format
+from specs_lightning.scoring.answer_formats import read_asked
 from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.benchmarks import judge_response
 from specs_lightning.scoring.math_verify import Verdict
@@ -77,7 +77,7 @@ class Evaluator:
         """Answers that were drawn before, by today's rules and judge."""
         verdicts = self._verdicts(questions, [answer.text for answer in answers])
         triples = zip(questions, answers, verdicts, strict=True)
-        return [replace(a, **_judged(a.text, a.finished, question, verdict)) for question, a, verdict in triples]
+        return [replace(a, **_judged(a, question, verdict)) for question, a, verdict in triples]
 
     def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
         """By the rules of each prompt's benchmark."""
@@ -110,14 +110,15 @@ def judge(
         entropy=entropy,
         branching_factor=branching_factor,
         logprob=math.fsum(completion.logprobs),
-        **_judged(completion.text, completion.finished, prompt, verdict),
+        opened=completion.opened,
+        **_judged(completion, prompt, verdict),
     )
 
 
-def _judged(text: str, finished: bool, prompt: Prompt, verdict: Judgement) -> dict[str, Any]:
+def _judged(said: Completion | Answer, prompt: Prompt, verdict: Judgement) -> dict[str, Any]:
     """All of an answer that follows from its text."""
-    kept = finished and answer_format(prompt.answer_format).read(text) is not None
-    found = find_answer(text, prompt.answer_format)
+    kept = said.finished and read_asked(said.text, prompt.answer_format, said.opened) is not None
+    found = find_answer(said.text, prompt.answer_format)
     correct, cause = verdict
     return {
         "format_kept": float(kept),

@@ -5,6 +5,7 @@ Callbacks, `specs validate`, `test` and `predict`, and through them `specs run`,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 from specs_lightning.errors import DataError
@@ -17,6 +18,8 @@ from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
 from specs_lightning.system.ranks import gather, share, world_size
 
+log = logging.getLogger(__name__)
+
 PROMPTS_AT_ONCE = 128
 """How many prompts a process answers at once, unless told otherwise."""
 
@@ -25,7 +28,7 @@ class EvaluationSets:
     """Sets of prompts, and the answers that a policy gives to them. Processes share the prompts of each batch.
 
     Args:
-        prompts: by set; those that cannot be encoded are set aside.
+        prompts: by set; those that cannot be encoded, or leave the engine no room for an answer, are set aside.
         batch_size: prompts that each process answers at once.
         cache: answers that were drawn before, of which none is drawn again.
     """
@@ -40,6 +43,7 @@ class EvaluationSets:
         cache: AnswerCache | None = None,
     ) -> None:
         self.prompts, self.evaluator, self.batch_size, self.cache = dict(prompts), evaluator, batch_size, cache
+        self.set_aside = set_aside
         missing = {name: [p for p in of_set if self._known(name, p) is None] for name, of_set in self.prompts.items()}
         self.encoded = {name: encode_all(encoder, of_set, set_aside) for name, of_set in missing.items()}
         """The prompts of each set that have no answer yet, of all processes."""
@@ -48,6 +52,8 @@ class EvaluationSets:
                 raise DataError(f"no prompt of the set {name} can be used: {set_aside.summary()}")
         self.drawn: dict[str, list[Answer]] = {name: [] for name in self.prompts}
         """This process's share of what was answered since."""
+        self._looked_at: set[str] = set()
+        """Sets of which the prompts that are too long for the engine are set aside."""
 
     @property
     def answered_before(self) -> int:
@@ -62,7 +68,7 @@ class EvaluationSets:
         """Judged answers to a batch of a set, those to one prompt next to each other."""
         if not self.encoded[name]:  # the same on all processes
             return []
-        answered = self.evaluator.ask(policy, batch, name)
+        answered = self.evaluator.ask(policy, self._fitting(policy, name, batch), name)
         if self.cache is not None:
             self.cache.add(name, answered)
         self.drawn[name] += [one.answer for one in answered]
@@ -95,6 +101,27 @@ class EvaluationSets:
     def close(self) -> None:
         """End the processes that judge. The engine is its owner's to close."""
         self.evaluator.close()
+
+    def _fitting(self, policy: Policy, name: str, batch: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+        """The prompts of a batch that leave the engine room for an answer.
+
+        Which do not, is found and set aside for the whole set, by all processes alike.
+        """
+        evaluator = self.evaluator
+        evaluator.engine.sync(policy)  # it may be another model's until now
+        longest = evaluator.engine.longest_prompt(evaluator.sampling)
+        if longest is None:
+            return list(batch)
+        if name not in self._looked_at:
+            self._looked_at.add(name)
+            for prompt in self.encoded[name]:
+                if len(prompt) > longest:
+                    reason = f"prompt longer than {longest} tokens: prompt {prompt.id} has {len(prompt)}"
+                    self.set_aside.add_prompt(prompt.question, f"{reason}; the engine has no room for its answer")
+                    log.warning("prompt set aside: %s", reason)
+            if all(len(prompt) > longest for prompt in self.encoded[name]):
+                raise DataError(f"no prompt of the set {name} can be used: {self.set_aside.summary()}")
+        return [prompt for prompt in batch if len(prompt) <= longest]
 
     def _known(self, name: str, prompt: Prompt) -> list[Answer] | None:
         return None if self.cache is None else self.cache.find(name, prompt)

@@ -20,8 +20,9 @@ from specs_lightning.commands.fit import SpecsCLI
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.distill.candidates import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
 from specs_lightning.distill.pairs import distill
+from specs_lightning.distill.waves import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
+from specs_lightning.distill.waves import wave_size
 from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.modules import PolicyModule
@@ -169,17 +170,21 @@ class _Planner:
         source = self._source(given["base"])
         prompts = self._prompts(given["prompts"], source)
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
-        pairs = min(prompts.rows, given["pairs"].max_pairs or prompts.rows)
+        wanted = given["pairs"].max_pairs
+        pairs = min(prompts.rows, wanted or prompts.rows)
+        asked_for = min(prompts.rows, wave_size(wanted, 0, 0)) if wanted else prompts.rows
+        notes = ("prompts that give no pair are made up for by others: how many depends on the models",)
         self.pairs[str(Path(given["output"]) / "pairs.parquet")] = replace(prompts, rows=pairs).answered(tokens, 2)
         work = {
-            "prompts": prompts.rows,
-            "completions (of two models)": 2 * prompts.rows * k,
-            "tokens sampled": 2 * prompts.rows * k * tokens,
+            "prompts": asked_for,
+            "completions (of two models)": 2 * asked_for * k,
+            "tokens sampled": 2 * asked_for * k * tokens,
             "pairs, at most": pairs,
         }
         longest = prompts.answered(tokens, k).longest
         asked = Sampling(given["engine"] or HFEngine(), sampling, CANDIDATES_AT_ONCE, longest)
-        return PlannedWork(name, self._sampling_job(given["base"], source, asked), work)
+        job = self._sampling_job(given["base"], source, asked)
+        return PlannedWork(name, job, work, notes if asked_for < prompts.rows else ())
 
     def evaluation(self, planned: PlannedStage, evaluation: EvaluationSettings, engine: RolloutEngine) -> PlannedWork:
         """Of the base; a run evaluates its later models in the same way."""

@@ -21,6 +21,7 @@ from specs_lightning.prompts.image_tensors import ImageMemory, ImageTensors
 from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.prompts.turn_end import turn_end
+from specs_lightning.scoring.answer_formats import REASONING_TAGS
 
 if TYPE_CHECKING:
     from transformers import ProcessorMixin
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NOT_VISION = ("input_ids", "attention_mask", *TOKEN_TYPES)
+_OPENED = re.compile(rf"(?:{'|'.join(REASONING_TAGS)})\s*\Z")
 
 
 class PromptTooLong(ValueError):
@@ -118,11 +120,16 @@ class PromptEncoder:
             length += sum(counted["num_image_tokens"]) - len(sizes)
         return length
 
-    def encode_completion(self, text: str) -> list[int]:
-        """The ids of a completion's text and of its turn's end.
+    def encode_completion(self, text: str, opened: str = "") -> list[int]:
+        """The ids of a response's text and of its turn's end. What its prompt has `opened` is not written twice.
 
         `SpecialTokenInText` if it holds special tokens, `RefusedPrompt` if the tokenizer cannot read it.
         """
+        tag = opened.strip()
+        if text.startswith(opened):
+            text = text.removeprefix(opened)
+        elif text.lstrip().startswith(tag):
+            text = text.lstrip().removeprefix(tag).lstrip()
         self._refuse_special_tokens(text, "completion")
         return [*self._tokens(text, "completion", add_special_tokens=False), self._turn_end]
 
@@ -142,12 +149,12 @@ class PromptEncoder:
             raise PromptTooLong(
                 f"prompt longer than {self.max_prompt_tokens} tokens: prompt {prompt.id} has {len(input_ids)}"
             )
-        tensors = _image_tensors(inputs)
+        tensors, opened = _image_tensors(inputs), self._opened(prompt)
         types = {name: inputs[name][0] for name in TOKEN_TYPES if name in inputs}
         if not tensors:
-            return EncodedPrompt(prompt.id, input_ids, token_types=types, prompt=prompt)
+            return EncodedPrompt(prompt.id, input_ids, token_types=types, prompt=prompt, opened=opened)
         images = ImageTensors(tensors, lambda: _image_tensors(self.process(prompt)), self._memory)
-        encoded = EncodedPrompt(prompt.id, input_ids, images, token_types=types, prompt=prompt)
+        encoded = EncodedPrompt(prompt.id, input_ids, images, token_types=types, prompt=prompt, opened=opened)
         images.keep_with(encoded)
         return encoded
 
@@ -180,6 +187,14 @@ class PromptEncoder:
         # Some templates write the beginning-of-sequence token themselves; the tokenizer would add a second one.
         bos = self.tokenizer.bos_token
         return text, {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+
+    def _opened(self, prompt: Prompt) -> str:
+        """The reasoning tag that the template opens for the answer, which a question may end in by itself."""
+        found = _OPENED.search(self._template(prompt)[0][-80:])
+        if found is None:
+            return ""
+        asked = self.processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=False)
+        return "" if asked.endswith(found[0]) else found[0]
 
     def _check_parts(self, prompt: Prompt) -> None:
         parts = [part for m in prompt.messages if not isinstance(m["content"], str) for part in m["content"]]

@@ -28,7 +28,7 @@ class Answer:
     Args:
         set: the evaluation set.
         prompt_id: the prompt's id in it.
-        text: the completion.
+        text: the completion's, from what the prompt `opened` on.
         tokens: its length.
         finished: whether the policy ended it, rather than the length limit.
         format_kept: 1 if it is finished and in the asked format, else 0.
@@ -40,6 +40,7 @@ class Answer:
         task: the part of a benchmark that the prompt belongs to; None where there are no parts.
         cause: why it could not be judged; None where it was.
         logprob: the sum over its tokens, by the policy that sampled it, in nats; NaN in files that do not have it.
+        opened: the reasoning tag that the chat template opened for the model; mostly none.
     """
 
     set: str
@@ -56,6 +57,7 @@ class Answer:
     task: str | None = None
     cause: str | None = None
     logprob: Score = math.nan
+    opened: str = ""
 
     def as_row(self) -> dict[str, Any]:
         """For JSON, which knows no NaN."""

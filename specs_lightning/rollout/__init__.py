@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentError
 
-from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, with_opened
 from specs_lightning.rollout.hf import HFEngine
 from specs_lightning.rollout.sampler import EngineError, VLLMSettings
 from specs_lightning.rollout.servers import VLLMServers
@@ -22,6 +22,7 @@ __all__ = [
     "VLLMSettings",
     "engine_class_path",
     "make_engine",
+    "with_opened",
 ]
 
 

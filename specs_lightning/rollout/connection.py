@@ -51,6 +51,7 @@ class Connection:
         """Which weights it said that it holds."""
         self.workers = 1
         self.backend = "gloo"
+        self.max_model_len = 0
 
     def look(self) -> None:
         """Ask how it is, and count it in again if it answers.
@@ -66,6 +67,7 @@ class Connection:
             raise ServerFailed("it is still at work on what it was asked before it was left out")
         self.lost, self.failures = None, 0
         self.weights_id, self.workers, self.backend = health["weights_id"], health["workers"], health["backend"]
+        self.max_model_len = health["max_model_len"]
 
     def leave_out(self) -> None:
         """Say that it is lost, and why."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from specs_lightning.groups import Completion, EncodedPrompt
@@ -43,6 +43,15 @@ class RolloutEngine(ABC):
         """What its completions depend on: the class; a subclass adds settings that change more than speed."""
         return {"class": f"{type(self).__module__}.{type(self).__qualname__}"}
 
+    @property
+    def max_length(self) -> int | None:
+        """How many tokens a prompt and its completion may have together, known after a `sync`; `None`: any number."""
+        return None
+
+    def longest_prompt(self, sampling: SamplingSettings) -> int | None:
+        """How many tokens a prompt may have that leaves room for its completion; `None`: any number."""
+        return None if self.max_length is None else max(1, self.max_length - sampling.max_tokens)
+
     @abstractmethod
     def sync(self, policy: Policy) -> None:
         """Take over the policy's current weights; completions carry its version from here on."""
@@ -51,7 +60,7 @@ class RolloutEngine(ABC):
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
     ) -> list[list[Completion]]:
-        """Completions for each prompt, in order.
+        """Completions for each prompt, in order, their texts from what the prompt opened on (`with_opened`).
 
         The seed, a prompt's id and its occurrence determine that prompt's completions, whatever else is in the call
         and whatever was drawn before.
@@ -66,10 +75,18 @@ class RolloutEngine(ABC):
         return None
 
 
-def prompt_seed(seed: str, prompt: EncodedPrompt) -> int:
+def with_opened(prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Completion]]) -> list[list[Completion]]:
+    """The completions that were drawn for prompts, their texts made whole by what each prompt opened."""
+    return [
+        [replace(c, text=prompt.opened + c.text, opened=prompt.opened) for c in group] if prompt.opened else [*group]
+        for prompt, group in zip(prompts, drawn, strict=True)
+    ]
+
+
+def prompt_seed(seed: str, prompt_id: str, occurrence: int = 0) -> int:
     """A 63-bit seed from a call's seed, a prompt's id and its occurrence; the same on every machine."""
-    occurrence = prompt.occurrence.to_bytes(8, "little")
-    digest = hashlib.blake2b(f"{seed}/{prompt.id}".encode(), digest_size=8, salt=occurrence).digest()
+    salt = occurrence.to_bytes(8, "little")
+    digest = hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little") >> 1
 
 

@@ -17,7 +17,7 @@ from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.shared_prefix import join_vision, next_positions, token_types
 from specs_lightning.rollout.cache import make_cache
-from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError
 
 
@@ -59,7 +59,7 @@ class HFEngine(RolloutEngine):
             indices = by_length[start : start + at_once]
             batch = _Decoding(self.policy, [prompts[i] for i in indices], sampling, seed)
             completions.update(zip(indices, batch.run(), strict=True))
-        return [completions[i] for i in range(len(prompts))]
+        return with_opened(prompts, [completions[i] for i in range(len(prompts))])
 
 
 class _Decoding:
@@ -72,7 +72,10 @@ class _Decoding:
         self.policy, self.prompts, self.sampling = policy, prompts, sampling
         device, k = policy.device, sampling.completions_per_prompt
         draws = [
-            torch.rand((k, sampling.max_tokens), generator=torch.Generator().manual_seed(prompt_seed(seed, prompt)))
+            torch.rand(
+                (k, sampling.max_tokens),
+                generator=torch.Generator().manual_seed(prompt_seed(seed, prompt.id, prompt.occurrence)),
+            )
             for prompt in prompts
         ]
         self.draws_NT = torch.cat(draws).to(device)

@@ -22,7 +22,7 @@ from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout.connection import FAILURES, Connection, ServerFailed, check_url, failing
 from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
-from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError, SampleRequest
 from specs_lightning.rollout.vllm import sample_request
 from specs_lightning.rollout.wire import TOKEN_ENV, read_token, request_to_json
@@ -88,6 +88,11 @@ class VLLMServers(RolloutEngine):
         self._version = -1
         self._encoder: Any = None
         self._stop_ids: list[int] = []
+
+    @property
+    def max_length(self) -> int | None:
+        """That of the server with the least."""
+        return min((server.max_model_len for server in self._live()), default=None)
 
     def sync(self, policy: Policy) -> None:
         """Send the policy's weights to all servers that do not hold them.
@@ -176,7 +181,7 @@ class VLLMServers(RolloutEngine):
                 free.put(server)
             with ThreadPoolExecutor(len(self.servers), thread_name_prefix="rollout-server") as threads:
                 answers = list(threads.map(lambda chunk: self._answer(chunk, sampling, free), chunks))
-            return [group for answer in answers for group in answer]
+            return with_opened(prompts, [group for answer in answers for group in answer])
 
     def _answer(
         self, requests: list[SampleRequest], sampling: SamplingSettings, free: SimpleQueue[Connection | None]

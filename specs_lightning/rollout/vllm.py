@@ -9,7 +9,7 @@ from typing import Any, Literal
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
-from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids
+from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings
 
 
@@ -39,6 +39,10 @@ class VLLMEngine(RolloutEngine):
     def decisive(self) -> dict[str, Any]:
         return {**super().decisive, "dtype": self.settings.dtype, "arguments": self.settings.arguments}
 
+    @property
+    def max_length(self) -> int | None:
+        return None if self.sampler is None else self.sampler.max_model_len
+
     def sync(self, policy: Policy) -> None:
         if self.sampler is not None and self._model != _architecture(policy):
             self.close()
@@ -60,7 +64,7 @@ class VLLMEngine(RolloutEngine):
             raise EngineError("the engine has no weights yet: call sync(policy) first")
         self._wake_up()
         requests = [sample_request(prompt, self._encoder, seed) for prompt in prompts]
-        return self.sampler.generate(requests, sampling, self._stop_ids)
+        return with_opened(prompts, self.sampler.generate(requests, sampling, self._stop_ids))
 
     def release(self) -> None:
         if self.sampler is not None and self.sleep_level and not self.asleep:
@@ -84,7 +88,8 @@ class VLLMEngine(RolloutEngine):
 def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> SampleRequest:
     """The request for an encoded prompt."""
     template_ids, expanded_ids = tuple(encoder.template_ids(prompt.question)), tuple(prompt.input_ids.tolist())
-    return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, prompt_seed(seed, prompt))
+    own_seed = prompt_seed(seed, prompt.id, prompt.occurrence)
+    return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, own_seed)
 
 
 def _architecture(policy: Policy) -> dict[str, Any]:

@@ -122,6 +122,10 @@ FORMATS: dict[str, AnswerFormat] = {
 }
 
 
+REASONING_TAGS = tuple(form.tags[0] for form in FORMATS.values() if isinstance(form, TagFormat))
+"""Those that a chat template may open for the model."""
+
+
 def answer_format(name: str) -> AnswerFormat:
     """The format of this name.
 
@@ -131,6 +135,22 @@ def answer_format(name: str) -> AnswerFormat:
     if name not in FORMATS:
         raise ValueError(f"unknown answer format {name!r}; there are: {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def read_asked(text: str, asked: str, opened: str = "") -> Parts | None:
+    """The parts of a response that keeps the asked format exactly; `None` of any other.
+
+    Args:
+        text: the response, from what the prompt `opened` on.
+        asked: the format's name.
+        opened: the tag that the chat template opens for the model. A format that has another beginning is looked for
+            behind the thought that this tag begins, which is the template's and not the format's.
+    """
+    form, tag = answer_format(asked), opened.strip()
+    if tag and not (isinstance(form, TagFormat) and form.tags[0] == tag):
+        _, closed, text = text.partition(f"</{tag[1:]}")
+        return form.read(text) if closed else None
+    return form.read(text)
 
 
 class Box(NamedTuple):

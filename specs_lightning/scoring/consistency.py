@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from specs_lightning.scoring.answer_formats import FORMATS, Parts, answer_format
+from specs_lightning.scoring.answer_formats import (
+    FORMATS,
+    BoxedFormat,
+    Parts,
+    TagFormat,
+    answer_format,
+    restore_latex,
+)
 from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.choices import LETTERS, picked_option
 from specs_lightning.scoring.comparison import resolve_type
 from specs_lightning.scoring.quantities import read_quantity, same_quantity
+from specs_lightning.scoring.sentences import sentences_before, whole_sentences
 from specs_lightning.scoring.text import plain, same_text, yes_or_no
 
 T = TypeVar("T")
@@ -30,6 +39,11 @@ TAIL = 4000
 """Characters of reasoning, from its end, in which its conclusion is looked for: degenerate text costs little then."""
 _YES_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _LETTER = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s+([A-Z])\b|(?<![\w'])([A-Z])(?=[.):]|\s*$)")
+
+_TAGS = [form.tags for form in FORMATS.values() if isinstance(form, TagFormat)]
+_OPENS_REASONING, _CLOSES_REASONING = (re.compile("|".join(tags[i] for tags in _TAGS)) for i in (0, 1))
+_OPENS_ANSWER = re.compile(rf"(?:{'|'.join(tags[2] for tags in _TAGS)})\s*$")
+_JSON_REASONING = re.compile(r'"reasoning"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 
 
 def is_consistent(reasoning: str, answer: str, answer_type: str = "auto", choices: Sequence[str] = ()) -> bool:
@@ -57,14 +71,42 @@ def is_consistent(reasoning: str, answer: str, answer_type: str = "auto", choice
 
 
 def read_parts(text: str, asked: str) -> Parts | None:
-    """Reasoning and answer of a response, the asked format first; `None` where there is no answer."""
+    """Reasoning and answer of a response, the asked format first; `None` where there is no answer.
+
+    The reasoning is whole sentences, without what introduces the answer and without delimiters of any format; it is
+    empty where nothing is left.
+    """
     for form in (answer_format(asked), *FORMATS.values()):
         if parts := form.read(text):
-            return parts
+            in_prose = isinstance(form, BoxedFormat)
+            reasoning = sentences_before(*parts) if in_prose else whole_sentences(*parts)
+            return Parts(reasoning, parts.answer)
     if (answer := find_answer(text, asked)) is None:
         return None
-    inside = re.search(r"<(?:think|reasoning)>(.*?)(?:</(?:think|reasoning)>|<(?:answer|solution)>|$)", text, re.DOTALL)
-    return Parts((inside[1] if inside else text.rpartition(answer)[0]).strip(), answer)
+    return Parts(_loose_reasoning(text, answer), answer)
+
+
+def _loose_reasoning(text: str, answer: str) -> str:
+    """The reasoning of a response in no format, before the last mention of its answer."""
+    if written := _JSON_REASONING.search(text):
+        return whole_sentences(_json_text(written[1]), answer)
+    if text.lstrip().startswith("{"):
+        return ""  # JSON with other keys
+    mentions = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text))
+    before = text[: mentions[-1].start()] if mentions else text.rpartition(answer)[0]
+    before = _OPENS_REASONING.split(before)[-1]
+    reasoning, *behind = _CLOSES_REASONING.split(before, maxsplit=1)
+    if behind:
+        return whole_sentences(reasoning, answer)
+    untagged = _OPENS_ANSWER.sub("", reasoning)
+    return sentences_before(reasoning, answer) if untagged == reasoning else whole_sentences(untagged, answer)
+
+
+def _json_text(quoted: str) -> str:
+    try:
+        return restore_latex(json.loads(quoted))
+    except ValueError:
+        return ""
 
 
 def _conclusion(reasoning: str, candidates: Callable[[str], list[T]]) -> T | None:

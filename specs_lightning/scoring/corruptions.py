@@ -14,7 +14,7 @@ CORRUPTIONS: dict[str, Callable[[str, TagFormat], str]] = {
     # strips the answer tags and moves the closing reasoning tag to the end
     "close_reasoning_last": lambda text, tags: _without(text, *tags.tags[1:]) + tags.tags[1],
     # replaces the opening answer tag by "Answer:" and drops the closing one
-    "announce_answer": lambda text, tags: _without(text.replace(tags.tags[2], "Answer: "), tags.tags[3]),
+    "announce_answer": lambda text, tags: _without(text.replace(tags.tags[2], "Answer:"), tags.tags[3]),
 }
 
 

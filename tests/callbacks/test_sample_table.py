@@ -63,3 +63,18 @@ def test_as_many_as_asked_for(tiny_model_path: Path, tmp_path: Path) -> None:
 def test_settings_out_of_range(wrong: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         SampleTable(*wrong)
+
+
+def test_a_sample_begins_with_the_tag_that_the_template_opens(thinking_model_path: Path, tmp_path: Path) -> None:
+    data = RolloutDataModule(
+        PromptSource(str(write_prompt_file(tmp_path))),
+        sampling=SamplingSettings(2, 6),
+        prompts_per_round=2,
+        steps_per_round=1,
+        rounds=1,
+    )
+    module = GRPOModule(PolicySettings(str(thinking_model_path)), optimizer=adam)
+    small_trainer(tmp_path, SampleTable()).fit(module, datamodule=data)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    texts = [completion["text"] for row in rows for completion in row["completions"]]
+    assert len(texts) == 4 and all(text.startswith("<think>\n") for text in texts)

@@ -158,3 +158,13 @@ class TestSetAside:
 def test_a_batch_size_out_of_range(pairs: str) -> None:
     with pytest.raises(ValueError, match="batch_size must be positive, not 0"):
         PreferenceDataModule(pairs, batch_size=0)
+
+
+def test_rows_hold_the_tag_that_the_template_opens_once(thinking_model_path: Path, pairs: str, tmp_path: Path) -> None:
+    data = PreferenceDataModule(pairs, batch_size=8)
+    fit(thinking_model_path, data, tmp_path, DPO())
+    for pair, encoded in zip(data.pairs, data.encoded, strict=True):
+        for text, ids in ((pair.chosen, encoded.chosen), (pair.rejected, encoded.rejected)):
+            row = data.encoder.decode([*encoded.prompt.input_ids.tolist(), *ids])
+            assert row.endswith("assistant\n<think>\n" + text.removeprefix("<think>"))
+    assert any(pair.chosen.startswith("<think>") for pair in data.pairs)

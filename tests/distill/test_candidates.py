@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from helpers.distilling import SAYS_2, UNTAGGED, WORDS, engine
+from helpers.distilling import SAYS_2, SAYS_3, UNTAGGED, WORDS, engine
+from helpers.small_runs import ScriptedEngine
 
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource
@@ -39,11 +40,12 @@ class TestResume:
         first, _ = make([SAYS_2], [SAYS_2, UNTAGGED])
         candidates = tmp_path / "out" / "zero_candidates.jsonl"
         header, *lines = candidates.read_text().splitlines(keepends=True)
-        assert len(lines) == 8
+        order = [json.loads(line)["prompt_id"] for line in lines]
+        assert sorted(order) == [f"p{i}" for i in range(8)]
         # As a kill leaves it: four prompts done, the fifth cut off.
         candidates.write_text(header + "".join(lines[:4]) + lines[4][:40])
         # The fourth is asked again: drawn in other company, its rounding would be another.
-        assert again().calls == [("zero-0", ["p3", "p4", "p5"]), ("zero-0", ["p6", "p7"])]
+        assert again().calls == [("zero-0", order[3:6]), ("zero-0", order[6:])]
         pairs = load_pairs(str(tmp_path / "out" / "pairs.parquet"), SetAside())
         assert [(p.chosen, p.rejected) for p in pairs] == [(p.chosen, p.rejected) for p in first]
         # And the file is whole again: nothing more is asked.
@@ -64,13 +66,108 @@ class TestResume:
         with pytest.raises(DataError, match=rf"zero_candidates.jsonl holds .* drawn otherwise \({changed}\)"):
             again(**settings)
 
-    def test_candidates_keep_what_was_sampled(self, make: Any, tmp_path: Path) -> None:
+    def test_candidates_are_kept_as_texts_without_their_tokens(self, make: Any, tmp_path: Path) -> None:
         make([SAYS_2], [SAYS_2])
-        row = json.loads((tmp_path / "out" / "base_candidates.jsonl").read_text().splitlines()[1])
-        assert row["prompt_id"] == "p0"
-        (completion,) = row["completions"]
-        assert completion["text"] == SAYS_2 and completion["finished"] is True
-        assert len(completion["token_ids"]) == len(completion["logprobs"]) > 5
+        rows = [json.loads(line) for line in (tmp_path / "out" / "base_candidates.jsonl").read_text().splitlines()[1:]]
+        assert {row["prompt_id"] for row in rows} == {f"p{i}" for i in range(8)}
+        assert all(row["completions"] == [{"text": SAYS_2, "finished": True, "opened": ""}] for row in rows)
+
+
+LIMIT = 63
+"""Tokens: of the eight questions, some have more."""
+
+
+class Killed(BaseException):
+    """Whatever ends a process."""
+
+
+class TestWaves:
+    """No more is drawn than the pairs take, and a stop anywhere changes nothing."""
+
+    WRONG: ClassVar[dict[str, list[str]]] = {f"p{i}": [SAYS_2 if i % 2 else SAYS_3] for i in range(8)}
+    """Of zero: half of the prompts give no pair."""
+
+    @pytest.fixture(autouse=True)
+    def batches_of_two(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("candidates", "pairs", "waves"):
+            monkeypatch.setattr(f"specs_lightning.distill.{module}.PROMPTS_AT_ONCE", 2)
+
+    @pytest.fixture
+    def distilled(self, tiny_model_path: Path, questions: str, tmp_path: Path) -> Callable[..., Any]:
+        """The engine's calls, what was drawn and what was made; the engine may be killed at one of its calls."""
+
+        def run(output: str, max_pairs: int | None, killed_at: int | None = None, zero: Any = None) -> Any:
+            drawn = engine(self.WRONG if zero is None else zero, [SAYS_2, UNTAGGED])
+            generate = drawn.generate
+
+            def until_killed(*asked: Any, **named: Any) -> Any:
+                if len(drawn.calls) == killed_at:
+                    raise Killed
+                return generate(*asked, **named)
+
+            drawn.generate = until_killed
+            model, folder = str(tiny_model_path), tmp_path / output
+            settings, sampling = PairSettings(max_pairs=max_pairs), SamplingSettings(3, 64)
+            distill(PromptSource(questions), model, model, str(folder), settings, sampling, drawn)
+            files = {side: (folder / f"{side}_candidates.jsonl").read_text() for side in ("zero", "base")}
+            pairs = [(p.prompt.id, p.chosen, p.rejected) for p in load_pairs(str(folder / "pairs.parquet"), SetAside())]
+            return drawn.calls, files, pairs, json.loads((folder / "statistics.json").read_text())
+
+        return run
+
+    def test_where_every_prompt_gives_a_pair_as_many_prompts_are_drawn_for(self, distilled: Any) -> None:
+        calls, files, pairs, statistics = distilled("out", 3, zero=[SAYS_2])
+        assert [(seed, len(ids)) for seed, ids in calls] == [("zero-0", 2)] * 2 + [("base-0", 2)] * 2
+        assert all(len(text.splitlines()) == 1 + 4 for text in files.values())
+        assert len(pairs) == statistics["prompts"] == 3
+
+    def test_where_some_do_not_others_make_up_for_them(self, distilled: Any) -> None:
+        _, files, pairs, statistics = distilled("out", 3)
+        _, everything, all_pairs, _ = distilled("all", None)
+        assert pairs == all_pairs[:3]
+        assert statistics["prompts"] == 3 + sum(statistics["dropped"].values())
+        assert all(everything[side].startswith(files[side]) for side in files)
+
+    def test_with_too_few_prompts_all_of_them_are_asked_once(self, distilled: Any) -> None:
+        calls, _, pairs, statistics = distilled("out", 6)
+        assert sorted(id for seed, ids in calls for id in ids if seed == "zero-0") == [f"p{i}" for i in range(8)]
+        assert len(pairs) == 4 and statistics["prompts"] == 8
+
+    def test_a_kill_anywhere_changes_nothing(self, distilled: Any) -> None:
+        whole_calls, files, pairs, statistics = distilled("whole", 4)
+        for killed_at in (1, len(whole_calls) // 2, len(whole_calls) - 1):
+            with pytest.raises(Killed):
+                distilled(f"killed-{killed_at}", 4, killed_at)
+            calls, *made = distilled(f"killed-{killed_at}", 4)
+            assert calls == whole_calls[killed_at:], "nothing finished is drawn again"
+            assert made == [files, pairs, statistics]
+
+    def test_more_pairs_later_go_on_from_what_there_is(self, distilled: Any) -> None:
+        first, _, few, _ = distilled("out", 1)
+        more, _, many, _ = distilled("out", 4)
+        assert first and not {(seed, *ids) for seed, ids in first} & {(seed, *ids) for seed, ids in more}
+        assert many[:1] == few
+
+
+class TestTooLong:
+    @pytest.mark.parametrize("of_engine", [False, True])
+    def test_a_prompt_that_is_too_long_is_set_aside(
+        self, tiny_model_path: Path, questions: str, tmp_path: Path, of_engine: bool
+    ) -> None:
+        class Short(ScriptedEngine):
+            max_length = LIMIT + 64 if of_engine else None
+
+        model, out = str(tiny_model_path), tmp_path / "out"
+        drawn, sampling = Short(lambda prompt, seed: [SAYS_2]), SamplingSettings(3, 64)
+        limit = None if of_engine else LIMIT
+        distill(
+            PromptSource(questions), model, model, str(out), sampling=sampling, engine=drawn, max_prompt_tokens=limit
+        )
+        aside = [json.loads(line) for line in (out / "set_aside.jsonl").read_text().splitlines()]
+        pairs = load_pairs(str(out / "pairs.parquet"), SetAside())
+        assert 0 < len(aside) == 8 - len(pairs) < 8
+        assert all(row["reason"].startswith(f"prompt longer than {LIMIT} tokens: ") for row in aside)
+        assert json.loads((out / "statistics.json").read_text())["dropped"] == {"prompt set aside": len(aside)}
 
 
 class TestCandidatesOfAnother:

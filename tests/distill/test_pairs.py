@@ -77,8 +77,8 @@ class TestChosen:
 
     @pytest.mark.parametrize("text", [UNTAGGED, WORDS])
     def test_a_right_one_without_its_format_is_completed(self, make: Any, text: str) -> None:
-        pairs, statistics = make([text], [SAYS_2], verify=text != WORDS)
-        reasoning = "one and one, so 2" if text == UNTAGGED else "one and one, so\nThe answer is"
+        pairs, statistics = make([text], [SAYS_2])
+        reasoning = "one and one, so 2" if text == UNTAGGED else "one and one, so 2."
         assert {pair.chosen for pair in pairs} == {THINK.write(reasoning, "2")}
         assert all(pair.provenance["chosen_supplemented"] for pair in pairs)
         assert {pair.provenance["chosen_sample"] for pair in pairs} == {text}
@@ -127,8 +127,9 @@ class TestRejected:
     def test_a_prompt_without_a_hard_negative_has_a_corrupted_one(self, make: Any) -> None:
         zero = {f"p{i}": [SAYS_2, SAYS_3] if i < 3 else [SAYS_2] for i in range(8)}
         pairs, statistics = make(zero, [SAYS_2], hard_negatives=1.0)
-        assert [pair.rejected == SAYS_3 for pair in pairs] == [True] * 3 + [False] * 5
-        assert all(is_right(pair.rejected) and THINK.read(pair.rejected) is None for pair in pairs[3:])
+        assert {pair.prompt.id for pair in pairs if pair.rejected == SAYS_3} == {"p0", "p1", "p2"}
+        others = [pair.rejected for pair in pairs if pair.rejected != SAYS_3]
+        assert len(others) == 5 and all(is_right(text) and THINK.read(text) is None for text in others)
         assert statistics["pairings"] == {"hard_negative": 3, "decoupled": 5}
 
     def test_a_hard_negative_needs_nothing_of_the_base(self, make: Any) -> None:
@@ -167,7 +168,7 @@ class TestStatistics:
 
     def test_they_add_up(self, make: Any) -> None:
         pairs, statistics = make(self.ZERO, self.BASE)
-        assert [pair.prompt.id for pair in pairs] == ["p0", "p1", "p2", "p3"]
+        assert {pair.prompt.id for pair in pairs} == {"p0", "p1", "p2", "p3"}
         assert statistics["dropped"] == {
             "no right sample of zero": 1,
             "no consistent sample of zero": 1,
@@ -186,7 +187,8 @@ class TestStatistics:
         pairs, _ = make(self.ZERO, self.BASE)
         rows = [json.loads(line) for line in (tmp_path / "out" / "pairs_preview.jsonl").read_text().splitlines()]
         assert [(row["chosen"], row["rejected"]) for row in rows] == [(pair.chosen, pair.rejected) for pair in pairs]
-        assert [len(row["images"]) for row in rows] == [1, 1, 0, 1]
+        assert [len(row["images"]) for row in rows] == [len(pair.prompt.images) for pair in pairs]
+        assert sum(len(row["images"]) for row in rows) == 3
 
     def test_without_a_pair_the_reasons_are_named(self, make: Any) -> None:
         with pytest.raises(DataError, match=r"not one pair of 8 prompts \(8 x no right sample of base\)"):
@@ -205,8 +207,9 @@ class TestSeed:
 
     def test_a_pair_does_not_depend_on_those_before_it(self, make: Any) -> None:
         everything, _ = make([SAYS_2], self.MIXED, "a")
-        without_first, _ = make({**{f"p{i}": [SAYS_2] for i in range(1, 8)}, "p0": [SAYS_3]}, self.MIXED, "b")
-        assert [pair.rejected for pair in without_first] == [pair.rejected for pair in everything[1:]]
+        first = everything[0].prompt.id
+        without, _ = make({f"p{i}": [SAYS_3 if f"p{i}" == first else SAYS_2] for i in range(8)}, self.MIXED, "b")
+        assert [pair.rejected for pair in without] == [pair.rejected for pair in everything[1:]]
 
 
 def test_prompts_that_no_pair_can_be_made_of_are_set_aside(tiny_model_path: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.tiny_policies import mixed_prompts, plain_inputs, sharp_policy
 
-from specs_lightning.evaluation.evaluator import judge, measure_choice
+from specs_lightning.evaluation.evaluator import Evaluator, judge, measure_choice
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.records.answers import Answer, read_answers, write_answers
@@ -42,6 +43,20 @@ def test_an_answer_is_judged_and_stripped_of_its_dressing(
     prompt = Prompt("p", build_messages("How many?", 0), (), "7")
     judged = judge("id", prompt, Completion((1, 2), (0.0, 0.0), text, finished), (1.0, None))
     assert (judged.format_kept, judged.solved, judged.answer, judged.tokens) == (kept, kept, answer, 2)
+
+
+def test_the_tag_that_a_template_opens_belongs_to_the_answer_also_when_it_is_judged_again() -> None:
+    prompt = Prompt("p", build_messages("How many?", 0), (), "7")
+    said = Completion((1,), (0.0,), "<think>\na</think><answer>7</answer>", True, opened="<think>\n")
+    answer = judge("id", prompt, said, (1.0, None))
+    boxed = judge(
+        "id", replace(prompt, answer_format="boxed"), replace(said, text="<think>\na</think>\\boxed{7}"), (1.0, None)
+    )
+    assert (answer.format_kept, answer.solved, boxed.format_kept, boxed.solved) == (1.0, 1.0, 1.0, 1.0)
+    evaluator = Evaluator(HFEngine(), SamplingSettings(1))
+    again = evaluator.judge_again([prompt], [Answer(**answer.as_row() | {"format_kept": 0.0, "entropy": math.nan})])
+    evaluator.close()
+    assert (again[0].format_kept, again[0].solved, again[0].text) == (1.0, 1.0, said.text)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 0.0])

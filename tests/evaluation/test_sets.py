@@ -215,3 +215,33 @@ def test_what_two_ranks_have_kept_one_process_finds(make: Any, monkeypatch: pyte
     alone = make({"a": prompts("p0", "p1", "p2")}, cache=kept(tmp_path))
     assert alone.answered_before == 3 and list(alone.batches("a")) == [[]]
     assert ids(alone.answers()["a"]) == first == second
+
+
+class TestTooLongForTheEngine:
+    """An engine with little room: what leaves none for an answer is set aside, and does not end the evaluation."""
+
+    class Short(Echo):
+        max_length = 12
+
+    class ByLength(Plain):
+        def encode(self, prompt: Prompt) -> EncodedPrompt:
+            return EncodedPrompt(prompt.id, torch.ones(len(prompt.id), dtype=torch.long), prompt=prompt)
+
+    def sets(self, **by_name: list[Prompt]) -> tuple[EvaluationSets, SetAside]:
+        evaluator, set_aside = Evaluator(self.Short(), SamplingSettings(2, 8)), SetAside()
+        encoder = cast(PromptEncoder, self.ByLength())
+        return EvaluationSets(by_name, evaluator, encoder, set_aside, 2), set_aside
+
+    def test_it_is_set_aside_and_the_others_are_answered(self) -> None:
+        asked, set_aside = self.sets(id=prompts("a", "abcde", "abcd", "c"), ood=prompts("b"))
+        asked.ask_all(POLICY)
+        answers = asked.answers()
+        asked.close()
+        assert [answer.prompt_id for answer in answers["id"]] == ["a", "a", "abcd", "abcd", "c", "c"]
+        assert [row.reason.partition(":")[0] for row in set_aside.rows] == ["prompt longer than 4 tokens"]
+
+    def test_a_set_without_any_other_is_refused_by_name(self) -> None:
+        asked, _ = self.sets(id=prompts("a"), ood=prompts("abcde"))
+        with pytest.raises(DataError, match="no prompt of the set ood can be used"):
+            asked.ask_all(POLICY)
+        asked.close()

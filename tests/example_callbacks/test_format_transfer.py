@@ -22,6 +22,9 @@ from specs_lightning.scoring.answer_formats import FORMATS
 def test_the_format_that_a_response_is_in(name: str) -> None:
     assert written_format(FORMATS[name].write("2 + 2", "4")) == name
     assert written_format("It is 4.") is None
+    behind_a_thought = "" if name == "think_answer" else "2 and 2</think>\n"
+    text = FORMATS[name].write("2 + 2", "4").removeprefix("<think>" if name == "think_answer" else "")
+    assert written_format("<think>\n" + behind_a_thought + text, "<think>\n") == name
 
 
 def say(prompt: Prompt, seed: str) -> list[str]:

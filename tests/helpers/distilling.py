@@ -13,7 +13,7 @@ THINK = FORMATS["think_answer"]
 SAYS_2 = THINK.write("one and one, so 2", "2")
 SAYS_3 = THINK.write("one and two, so 3", "3")
 UNTAGGED = "<think>one and one, so 2</think>\nAnswer: 2"
-WORDS = "one and one, so\nThe answer is 2"
+WORDS = "one and one, so 2.\nThe answer is 2"
 Script = dict[str, Sequence[str]]
 
 

@@ -197,3 +197,47 @@ class TestEncoding:
 def _options(encoder: PromptEncoder, processor: Any) -> dict[str, Any]:
     encoder.encode(prompt("2+2?", 0, id=str(processor.tokenizer.bos_token)))
     return processor.options
+
+
+class TestOpenedTag:
+    """A template may open a reasoning tag for the model: the prompt knows, and no completion has it again."""
+
+    @pytest.fixture(scope="class")
+    def encoder(self, thinking_model_path: Path) -> PromptEncoder:
+        return PromptEncoder(AutoProcessor.from_pretrained(thinking_model_path))
+
+    @pytest.mark.parametrize("images", [0, 2])
+    def test_the_prompt_knows_what_it_ends_in(self, encoder: PromptEncoder, images: int) -> None:
+        encoded = encoder.encode(prompt("How many?", images))
+        assert encoded.opened == "<think>\n"
+        assert encoder.decode(encoded.input_ids).endswith("assistant\n<think>\n")
+        assert encoded.to(torch.device("meta")).opened == "<think>\n"
+
+    def test_other_templates_open_none_whatever_the_question_ends_in(self, processor: Any) -> None:
+        question = Prompt("p", ({"role": "user", "content": "What does HTML make of <think>"},))
+        assert PromptEncoder(processor).encode(question).opened == ""
+        bare = AutoProcessor.from_pretrained(processor.tokenizer.name_or_path)
+        bare.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        assert PromptEncoder(bare).encode(question).opened == ""
+
+    @pytest.mark.parametrize("ending", ["<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_start|><assistant>"])
+    def test_a_tag_that_is_closed_again_or_is_a_role_is_none(self, processor: Any, ending: str) -> None:
+        other = AutoProcessor.from_pretrained(processor.tokenizer.name_or_path)
+        other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + (
+            "{% if add_generation_prompt %}" + ending + "{% endif %}"
+        )
+        question = Prompt("p", ({"role": "user", "content": "How many?"},))
+        assert PromptEncoder(other).encode(question).opened == ""
+
+    @pytest.mark.parametrize(
+        "response", ["<think>so 5</think>5", "<think>\nso 5</think>5", "<think>\n\nso 5</think>5", "so 5</think>5"]
+    )
+    def test_a_row_holds_it_once(self, encoder: PromptEncoder, response: str) -> None:
+        opened = encoder.encode(prompt("How many?", 0)).opened
+        row = opened + encoder.decode(encoder.encode_completion(response, opened))
+        assert row.count("<think>") == 1
+        assert row.replace("\n", "") == "<think>so 5</think>5"
+
+    def test_without_one_nothing_is_taken_away(self, encoder: PromptEncoder) -> None:
+        text = "<think>\nso 5</think>5"
+        assert encoder.decode(encoder.encode_completion(text)) == text

@@ -18,7 +18,7 @@ CORRUPTED = {
     "strip_answer_tags": "<think>\nTwo red, three blue.\n</think>\n\n5",
     "strip_reasoning_tags": "Two red, three blue.\n\n<answer>\n5\n</answer>",
     "close_reasoning_last": "<think>\nTwo red, three blue.\n\n\n5</think>",
-    "announce_answer": "<think>\nTwo red, three blue.\n</think>\nAnswer: \n5",
+    "announce_answer": "<think>\nTwo red, three blue.\n</think>\nAnswer:\n5",
 }
 ON_ONE_LINE = "<think>Two red, three blue.</think><answer>5</answer>"
 CORRUPTED_ON_ONE_LINE = {
@@ -26,7 +26,7 @@ CORRUPTED_ON_ONE_LINE = {
     "strip_answer_tags": "<think>Two red, three blue.</think>5",
     "strip_reasoning_tags": "Two red, three blue.<answer>5</answer>",
     "close_reasoning_last": "<think>Two red, three blue.5</think>",
-    "announce_answer": "<think>Two red, three blue.</think>Answer: 5",
+    "announce_answer": "<think>Two red, three blue.</think>Answer:5",
 }
 
 
