@@ -280,7 +280,8 @@ def test_groups_survive_a_checkpoint(policy: Policy, prompts: list[EncodedPrompt
 
 
 def test_a_checkpoint_calls_things_as_it_always_has(prompts: list[EncodedPrompt]) -> None:
-    completion = {"token_ids": (5, 6), "logprobs": (-1.0, -2.0), "text": "aa", "finished": True, "policy_version": 3}
+    before = {"token_ids": (5, 6), "logprobs": (-1.0, -2.0), "text": "aa", "finished": True, "policy_version": 3}
+    completion = before | {"opened": ""}
     group = {
         "prompt": prompts[0].id,
         "completions": [completion],
@@ -291,6 +292,7 @@ def test_a_checkpoint_calls_things_as_it_always_has(prompts: list[EncodedPrompt]
     state = {"groups": [group], "metrics": {"reward": 1.0}}
     known = {prompts[0].id: prompts[0]}
     assert Round.from_state(state, known).state() == state
+    assert Round.from_state({**state, "groups": [group | {"completions": [before]}]}, known).state() == state
     drawn = {"prompts": [prompts[0].id], "completions": [[completion]], "seconds": 1.5}
     assert drawn_state(restored_draw(drawn, known)) == drawn
 

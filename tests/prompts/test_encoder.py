@@ -199,6 +199,9 @@ def _options(encoder: PromptEncoder, processor: Any) -> dict[str, Any]:
     return processor.options
 
 
+TEXTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+
+
 class TestOpenedTag:
     """A template may open a reasoning tag for the model: the prompt knows, and no completion has it again."""
 
@@ -217,15 +220,13 @@ class TestOpenedTag:
         question = Prompt("p", ({"role": "user", "content": "What does HTML make of <think>"},))
         assert PromptEncoder(processor).encode(question).opened == ""
         bare = AutoProcessor.from_pretrained(processor.tokenizer.name_or_path)
-        bare.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        bare.chat_template = TEXTS
         assert PromptEncoder(bare).encode(question).opened == ""
 
     @pytest.mark.parametrize("ending", ["<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_start|><assistant>"])
     def test_a_tag_that_is_closed_again_or_is_a_role_is_none(self, processor: Any, ending: str) -> None:
         other = AutoProcessor.from_pretrained(processor.tokenizer.name_or_path)
-        other.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + (
-            "{% if add_generation_prompt %}" + ending + "{% endif %}"
-        )
+        other.chat_template = TEXTS + "{% if add_generation_prompt %}" + ending + "{% endif %}"
         question = Prompt("p", ({"role": "user", "content": "How many?"},))
         assert PromptEncoder(other).encode(question).opened == ""
 
