@@ -36,6 +36,7 @@ _STATES = re.compile(r"(?:\b(?:is|are|equals?|gives?|was|were|be|approximately|a
 _THERE = re.compile(
     r"\b(?:there|we|i|you|it)(?:\s+(?:are|is|have|has|can\s+see|see|get|find|count))\b\s*", re.IGNORECASE
 )
+_LABEL_ALONE = re.compile(r"\W*([A-Z])\W*")
 _COURTESY = re.compile(r"\b(?:hope\s+this|let\s+me\s+know|anything\s+else|any\s+other\s+questions?)\b", re.IGNORECASE)
 """What a chat ends with, behind its answer."""
 _TAG = re.compile(
@@ -79,20 +80,31 @@ def in_tags(text: str) -> str | None:
 
 
 def _announced(text: str) -> str | None:
-    """The last announcement that something follows."""
-    found: list[tuple[int, str]] = []
-    for line in _lines(text):
-        for pattern in (_ANNOUNCED, _LETTER_FIRST):
-            found += [(line.start() + match.start(), match["answer"]) for match in pattern.finditer(line[0])]
-        if _CONCLUDES.search(line[0]) and (ends := list(_COMES_TO.finditer(line[0]))):
-            number = line[0][ends[-1].end() :]
-            if "=" not in number:  # a line that ends in a number to which it has come
-                found.append((line.start() + ends[-1].start(), number))
+    """What is announced last; or a number that a later line comes to, or the label that is the last line."""
+    lines = list(_lines(text))
+    if lines and (label := _LABEL_ALONE.fullmatch(lines[-1][0])):
+        return label[1]
+    found = [
+        (line.start() + match.start(), match["answer"])
+        for line in lines
+        for pattern in (_ANNOUNCED, _LETTER_FIRST)
+        for match in pattern.finditer(line[0])
+    ]
+    if found:
+        found += [concluded for line in lines if (concluded := _concluded(line)) is not None]
     for _, answer in sorted(found, reverse=True):
         # an announcement within another: "The correct answer is: **Answer:** C"
         if sentence := _first_sentence(answer):
             return sentence
     return None
+
+
+def _concluded(line: re.Match[str]) -> tuple[int, str] | None:
+    """Where a line that ends in a number comes to it, and the number."""
+    if not _CONCLUDES.search(line[0]) or not (ends := list(_COMES_TO.finditer(line[0]))):
+        return None
+    number = line[0][ends[-1].end() :]
+    return None if "=" in number else (line.start() + ends[-1].start(), number)
 
 
 def _first_sentence(text: str) -> str:

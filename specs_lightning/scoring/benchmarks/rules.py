@@ -154,7 +154,7 @@ def _mathvista_number(response: str, prompt: Prompt) -> Quantity | None:
     answer = find_answer(response, prompt.answer_format) or ""
     if (quantity := read_quantity(answer)) is not None:
         return quantity
-    if opening := re.match(r"[$*]*(\d[\d,]*(?:\.\d+)?)\b(?!\s*[+=*/^-])", answer):
+    if opening := re.match(r"[$*]*(\d[\d,]*(?:\.\d+)?|[a-z]{3,6})\b(?!\s*[+=*/^-])", answer):
         return read_quantity(opening[1].rstrip(","))
     for sentence in reversed(re.split(r"(?<=[.!?])\s+|\n", response)):
         if found := re.findall(r"(?<![\w.])-?\$?(\d[\d,]*(?:\.\d+)?)", sentence):
