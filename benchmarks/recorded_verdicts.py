@@ -1,8 +1,9 @@
-"""How often our verdicts are those that MathVista and MathVision have recorded of models' responses.
+"""How often our verdicts are those of the benchmarks' own scripts on recorded responses of models.
 
-The responses are in the benchmarks' repositories (github.com/lupantech/MathVista, github.com/mathllm/MATH-V):
+The responses are in the benchmarks' repositories (github.com/lupantech/MathVista, github.com/mathllm/MATH-V,
+github.com/MMMU-Benchmark/MMMU). MathVista and MathVision have recorded their verdicts; MMMU's script is run:
 
-    python benchmarks/recorded_verdicts.py --mathvista PATH/MathVista --mathvision PATH/MATH-V
+    python benchmarks/recorded_verdicts.py --mathvista PATH/MathVista --mathvision PATH/MATH-V --mmmu PATH/MMMU
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +66,28 @@ def mathvision(folder: Path, rule: str) -> Iterator[Recorded]:
             yield Recorded(file.stem, prompt, row["response"], row["correct"])
 
 
+def mmmu(folder: Path) -> Iterator[Recorded]:
+    """A response in which no option is found is wrong, where the script draws one."""
+    found = spec_from_file_location("eval_utils", folder / "mmmu" / "utils" / "eval_utils.py")
+    assert found is not None and found.loader is not None
+    script = module_from_spec(found)
+    found.loader.exec_module(script)
+    script.random.choice = lambda _: None
+    for file in sorted(folder.glob("mmmu/example_outputs/*/*/output.json")):
+        for row in json.loads(file.read_text("utf-8")):
+            golds = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
+            if row["question_type"] == "multiple-choice":
+                picked = script.parse_multi_choice_response(row["response"], row["all_choices"], row["index2ans"])
+                correct, choices = script.eval_multi_choice(row["answer"], picked), tuple(row["index2ans"].values())
+            else:
+                correct, choices = script.eval_open(row["answer"], script.parse_open_response(row["response"])), ()
+            metadata = {"benchmark": "mmmu", "alternatives": json.dumps(golds[1:])}
+            problem = {"question": row["id"], "answer": golds[0]}
+            yield Recorded(
+                file.parents[1].name, _prompt(row["id"], problem, choices, None, metadata), row["response"], correct
+            )
+
+
 def _prompt(id: str, problem: dict, choices: tuple[str, ...], precision: int | None, metadata: dict) -> Prompt:
     messages = ({"role": "user", "content": problem["question"]},)
     answer, kind = problem["answer"], "choice" if choices and "options" in problem else "auto"
@@ -81,7 +105,7 @@ def compare(title: str, recorded: list[Recorded], verifier: MathVerifier) -> Non
     pairs = [(one, verdict.correct) for one, verdict in zip(recorded, verdicts, strict=True)]
     said = [(one, ours) for one, ours in pairs if one.response.strip()]
     other = Counter((one.correct, ours) for one, ours in pairs if ours is not one.correct)
-    print(f"{title}: {_alike(pairs)} alike; {_alike(said)} of those that say something")
+    print(f"{title}: {_alike(pairs)} alike; {_alike(said)} that say something")
     print(f"  by rules {len(pairs) / seconds:,.0f} a CPU second; recorded → ours: {dict(other)}")
 
 
@@ -93,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mathvista", type=Path, help="a clone of MathVista's repository")
     parser.add_argument("--mathvision", type=Path, help="a clone of MATH-V's repository")
+    parser.add_argument("--mmmu", type=Path, help="a clone of MMMU's repository; its script is run")
     args = parser.parse_args()
     verifier = MathVerifier(timeout_seconds=2.0, workers=2)
     if args.mathvista:
@@ -101,6 +126,8 @@ def main() -> None:
     if args.mathvision:
         compare("MathVision, its rule", list(mathvision(args.mathvision, "mathvision")), verifier)
         compare("MathVision, the accuracy reward", list(mathvision(args.mathvision, "accuracy")), verifier)
+    if args.mmmu:
+        compare("MMMU, its rule", list(mmmu(args.mmmu)), verifier)
     verifier.close()
 
 
