@@ -85,7 +85,7 @@ def with_opened(prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Compl
 
 def prompt_seed(seed: str, prompt_id: str, occurrence: int = 0) -> int:
     """A 63-bit seed from a call's seed, a prompt's id and its occurrence; the same on every machine."""
-    salt = occurrence.to_bytes(8, "little")
+    salt = occurrence.to_bytes(8, "big")
     digest = hashlib.blake2b(f"{seed}/{prompt_id}".encode(), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little") >> 1
 

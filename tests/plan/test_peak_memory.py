@@ -78,7 +78,7 @@ def write_model(folder: Path) -> None:
     shutil.copytree(resolve("toy:base"), folder / "endless")
     config = folder / "endless" / "config.json"
     file = folder / "endless" / "generation_config.json"
-    banned = json.loads(config.read_text())["image_token_id"]
+    banned = json.loads(config.read_text())["vision_end_token_id"]
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": banned}))
 
 

@@ -16,7 +16,7 @@ from specs_lightning.rollout.engine import prompt_seed, stop_ids
 
 def test_seeds_are_the_same_on_every_machine() -> None:
     assert prompt_seed("0/1", "a") == 4994886724436472275
-    assert prompt_seed("0/1", "a", 1) == 4225761135197055061
+    assert prompt_seed("0/1", "a", 1) == 8446177277320114290
     seeds = [prompt_seed(seed, id, n) for seed in ("0/1", "0") for id in ("a", "b") for n in (0, 1, 256)]
     assert len(set(seeds)) == 12
 
