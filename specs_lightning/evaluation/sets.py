@@ -52,8 +52,8 @@ class EvaluationSets:
                 raise DataError(f"no prompt of the set {name} can be used: {set_aside.summary()}")
         self.drawn: dict[str, list[Answer]] = {name: [] for name in self.prompts}
         """This process's share of what was answered since."""
-        self._looked_at: set[str] = set()
-        """Sets of which the prompts that are too long for the engine are set aside."""
+        self._longest: dict[str, int | None] = {}
+        """Tokens of the longest prompt that leaves the engine room, by set, once longer ones are set aside."""
 
     @property
     def answered_before(self) -> int:
@@ -103,25 +103,27 @@ class EvaluationSets:
         self.evaluator.close()
 
     def _fitting(self, policy: Policy, name: str, batch: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-        """The prompts of a batch that leave the engine room for an answer.
+        """The prompts of a batch that leave the engine room for an answer."""
+        if name not in self._longest:
+            self._longest[name] = self._set_aside_too_long(policy, name)
+        longest = self._longest[name]
+        return [prompt for prompt in batch if longest is None or len(prompt) <= longest]
 
-        Which do not, is found and set aside for the whole set, by all processes alike.
-        """
+    def _set_aside_too_long(self, policy: Policy, name: str) -> int | None:
+        """Of a whole set, by all processes alike; how long a prompt may be."""
         evaluator = self.evaluator
         evaluator.engine.sync(policy)  # it may be another model's until now
         longest = evaluator.engine.longest_prompt(evaluator.sampling)
         if longest is None:
-            return list(batch)
-        if name not in self._looked_at:
-            self._looked_at.add(name)
-            for prompt in self.encoded[name]:
-                if len(prompt) > longest:
-                    reason = f"prompt longer than {longest} tokens: prompt {prompt.id} has {len(prompt)}"
-                    self.set_aside.add_prompt(prompt.question, f"{reason}; the engine has no room for its answer")
-                    log.warning("prompt set aside: %s", reason)
-            if all(len(prompt) > longest for prompt in self.encoded[name]):
-                raise DataError(f"no prompt of the set {name} can be used: {self.set_aside.summary()}")
-        return [prompt for prompt in batch if len(prompt) <= longest]
+            return None
+        too_long = [prompt for prompt in self.encoded[name] if len(prompt) > longest]
+        for prompt in too_long:
+            reason = f"prompt longer than {longest} tokens: prompt {prompt.id} has {len(prompt)}"
+            self.set_aside.add_prompt(prompt.question, f"{reason}; the engine has no room for its answer")
+            log.warning("prompt set aside: %s", reason)
+        if len(too_long) == len(self.encoded[name]):
+            raise DataError(f"no prompt of the set {name} can be used: {self.set_aside.summary()}")
+        return longest
 
     def _known(self, name: str, prompt: Prompt) -> list[Answer] | None:
         return None if self.cache is None else self.cache.find(name, prompt)

@@ -15,7 +15,7 @@ from torch import Tensor
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import AnswerQuestion, Judge
 from specs_lightning.rewards.base import Reward, Scored
-from specs_lightning.scoring.comparison import OtherWords, judge_by_rules
+from specs_lightning.scoring.comparison import Judged, OtherWords, judge_by_rules
 from specs_lightning.scoring.math_verify import Comparison, MathVerifier, Verdict
 
 
@@ -55,7 +55,7 @@ def is_correct(response: str, prompt: Prompt, verifier: MathVerifier, judge: Jud
 
 
 def decide(
-    judged: Sequence[Verdict | Comparison | OtherWords],
+    judged: Sequence[Judged],
     prompts: Sequence[Prompt],
     verifier: MathVerifier,
     judge: Judge | None,

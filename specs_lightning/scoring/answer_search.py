@@ -32,7 +32,9 @@ _CONCLUDES = re.compile(r"\b(?:therefore|thus|hence|so)\b", re.IGNORECASE)
 _COMES_TO = re.compile(r"(?:\b(?:is|are|equals)\b|[=≈])\s*(?=[-$\\(]*\d)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[\w)}\]$%*\"']{2})[.!](?=\s|$)|(?<=\d)\.(?=\s|$)|[;?](?=\s|$)")
 _REASON = re.compile(r"[,\s]+(?:because|since|as\s+(?:it|the|they|this|we)|which|due\s+to|so\s+that|given\s+that)\b")
-_STATES = re.compile(r"(?:\b(?:is|are|equals?|gives?|was|were|be|approximately|about)\b|=|≈|\\approx)\s*(?=\S)")
+_STATES = re.compile(
+    r"(?:\b(?:is|are|equals?|gives?|was|were|(?:would|should|must|will)\s+be|approximately|about)\b|=|≈|\\approx)\s*(?=\S)"
+)
 _THERE = re.compile(
     r"\b(?:there|we|i|you|it)(?:\s+(?:are|is|have|has|can\s+see|see|get|find|count))\b\s*", re.IGNORECASE
 )

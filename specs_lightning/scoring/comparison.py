@@ -7,6 +7,7 @@ answer that can, is wrong."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import lru_cache
@@ -76,6 +77,7 @@ class OtherWords:
 
 
 Judged = Verdict | Comparison | OtherWords
+"""A verdict, or a question for math-verify or a judge."""
 
 
 def check_gold(answer: str | None, answer_type: str, choices: Seq[str] = ()) -> str | None:
@@ -207,8 +209,8 @@ def _judge_words(answer: str, gold: str) -> Judged:
 def _judge_value(answer: str, gold: str, precision: int | None, in_order: bool) -> Judged:
     """By what both are: the first of the kinds that the gold answer is decides."""
     gold_quantity, quantity = read_quantity(gold), read_quantity(answer)
-    if gold_quantity and quantity and not _names_differ(answer, gold):
-        return Verdict(same_quantity(gold_quantity, quantity, precision))
+    if gold_quantity and quantity:
+        return Verdict(not _names_differ(answer, gold) and same_quantity(gold_quantity, quantity, precision))
     if (gold_time := read_time(gold)) and (time := read_time(answer)):
         return Verdict(same_time(gold_time, time))
     if (gold_range := read_range(gold)) and (a_range := read_range(answer)):
@@ -274,9 +276,8 @@ def _brackets_agree(answer: Sequence, gold: Sequence) -> bool:
     return len(gold.parts) > 2 and {one, other} == {"()", "[]"}
 
 
-def _matched(answer: list[str], gold: list[str], judge: object) -> list[tuple[str, str]]:
+def _matched(answer: list[str], gold: list[str], judge: Callable[[str, str], Judged]) -> list[tuple[str, str]]:
     """Each part of the gold answer with the answer's part that is right, in whatever order; the others as they come."""
-    assert callable(judge)
     pairs, left = [], []
     for gold_part in gold:
         place = next((i for i, part in enumerate(answer) if judge(part, gold_part) == Verdict(True)), None)

@@ -22,7 +22,7 @@ from typing import Any
 from specs_lightning.groups import Prompt
 from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, answer_format
 from specs_lightning.scoring.benchmarks import judge_response
-from specs_lightning.scoring.benchmarks.rules import Judged
+from specs_lightning.scoring.benchmarks.rules import Ruling
 from specs_lightning.scoring.choices import LETTERS, picked_option
 from specs_lightning.scoring.math_verify import Comparison, MathVerifier, Verdict
 from specs_lightning.scoring.text import closing_braces
@@ -139,7 +139,7 @@ class GoldCheck:
             causes.append(verdict.cause or f"the gold answer {prompt.answer[:80]!r} is not right by its own scorer")
         return causes[0]
 
-    def _decide(self, judged: Judged) -> Verdict:
+    def _decide(self, judged: Ruling) -> Verdict:
         if isinstance(judged, Verdict):
             return judged
         if not isinstance(judged, Comparison):

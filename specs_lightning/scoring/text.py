@@ -109,7 +109,8 @@ def same_notation(left: str, right: str) -> bool:
 
 
 def notation(text: str) -> str:
-    """`plain`, without spaces, the braces around one character and the marks of subscripts: H_{2}O is H2O."""
+    """`plain`, without spaces but those between digits, braces around one character and the marks of subscripts: H_{2}O
+    is H2O."""
     text = re.sub(r"\{(\w)\}", r"\1", plain(text))
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)|_", "", text).replace(r"\times", "*").replace(r"\cdot", "*")
 

@@ -18,7 +18,7 @@ GPUS = re.compile(r"^# Hardware: (\d+) GPUs? of (\d+) GB", re.MULTILINE)
 LONGEST = {"smolvlm2_2b": (4096, 4096), "lora_24gb": (1024, 1024)}
 """Tokens of a prompt and of a completion, where not the paper's."""
 FILES = [file for folder in SHAPES for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
-COMMANDS = [(file, arguments) for file in FILES for _, arguments in commands(file)]
+COMMANDS = [(file, arguments) for file in FILES for command, arguments in commands(file) if command == "fit"]
 
 
 def name(value: object) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from specs_lightning.groups import Prompt
+from specs_lightning.scoring.benchmarks.mathvista import mathvista
 from specs_lightning.scoring.benchmarks.mega_bench import mega_bench
-from specs_lightning.scoring.benchmarks.rules import Judged, mathvision, mathvista, mmmu
+from specs_lightning.scoring.benchmarks.rules import Ruling, mathvision, mmmu
 from specs_lightning.scoring.comparison import judge_by_rules
 
-RULES: dict[str, Callable[[str, Prompt], Judged]] = {
+RULES: dict[str, Callable[[str, Prompt], Ruling]] = {
     "mathvista": mathvista,
     "mathverse": judge_by_rules,
     "mathvision": mathvision,
@@ -24,6 +25,6 @@ RULES: dict[str, Callable[[str, Prompt], Judged]] = {
 }
 
 
-def judge_response(response: str, prompt: Prompt) -> Judged:
+def judge_response(response: str, prompt: Prompt) -> Ruling:
     """By the rule of the prompt's benchmark, or as any other answer."""
     return RULES.get(prompt.metadata.get("benchmark", ""), judge_by_rules)(response, prompt)

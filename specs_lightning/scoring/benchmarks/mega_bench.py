@@ -18,7 +18,7 @@ from typing import Any
 
 from specs_lightning.groups import Prompt
 from specs_lightning.scoring.answer_search import find_answer
-from specs_lightning.scoring.benchmarks.rules import Judged, said
+from specs_lightning.scoring.benchmarks.rules import Ruling, said
 from specs_lightning.scoring.boxes import iou, is_box
 from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.scoring.quantities import read_quantity
@@ -31,7 +31,7 @@ Metric = Callable[[Any, Any], float]
 """Of an answer and the gold answer."""
 
 
-def mega_bench(response: str, prompt: Prompt) -> Judged:
+def mega_bench(response: str, prompt: Prompt) -> Ruling:
     """MEGA-Bench: each field by its own metric, joined as the task says; no verdict where one is not read here."""
     golds: dict[str, Any] = json.loads(prompt.metadata["fields"])
     info = _literal(prompt.metadata.get("metric_info"))
@@ -64,7 +64,7 @@ def _score(metric: Metric, answer: Any, gold: Any) -> float:
     return 0.0 if math.isnan(score) else score
 
 
-def _joined(scores: Mapping[str, float], joined: Mapping[str, Any]) -> Judged:
+def _joined(scores: Mapping[str, float], joined: Mapping[str, Any]) -> Ruling:
     if not scores:
         return Verdict(None, "no field counts")
     if joined.get("function") == "min":

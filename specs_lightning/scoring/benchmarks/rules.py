@@ -1,4 +1,4 @@
-"""The rules of MathVista, MathVision and MMMU."""
+"""The rules of MathVision and MMMU, and what all rules share."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from specs_lightning.groups import Prompt
 from specs_lightning.scoring.answer_formats import answer_format
 from specs_lightning.scoring.answer_search import find_answer, in_tags
 from specs_lightning.scoring.choices import LETTERS, picked_option
-from specs_lightning.scoring.comparison import LONGEST_EXPRESSION, OtherWords
+from specs_lightning.scoring.comparison import LONGEST_EXPRESSION, Judged
 from specs_lightning.scoring.math_verify import Comparison, Verdict
-from specs_lightning.scoring.quantities import Quantity, read_quantity
-from specs_lightning.scoring.text import yes_or_no
+from specs_lightning.scoring.quantities import read_quantity
 
-Judged = Verdict | Comparison | OtherWords | float
-"""A verdict, a question for math-verify or a judge, or a share of the answer that is right."""
+Ruling = Judged | float
+"""What a benchmark's rule says: a verdict, a question, or the share of an answer that is right."""
 
 
 def said(response: str, prompt: Prompt) -> str:
@@ -28,7 +27,7 @@ def said(response: str, prompt: Prompt) -> str:
     return in_tags(response) or response
 
 
-def mathvision(response: str, prompt: Prompt) -> Judged:
+def mathvision(response: str, prompt: Prompt) -> Ruling:
     """MathVision: the letter, or the option's or the gold's value, to two decimals."""
     text = said(response, prompt)
     gold = (prompt.answer or "").strip().lower()
@@ -68,112 +67,7 @@ def _mathvision_answer(text: str) -> str:
     return re.sub(r"[({]+([a-e])[)}]+", r"\1", text).replace("tfrac", "frac").replace("dfrac", "frac").strip(".:")
 
 
-def mathvista(response: str, prompt: Prompt) -> Judged:
-    """MathVista: the option that is most like the answer; integers cut, decimals rounded; text letter by letter."""
-    gold = prompt.answer or ""
-    if prompt.choices:
-        return Verdict(_mathvista_option(response, prompt) == gold)
-    answer = in_tags(response)
-    kind = prompt.metadata.get("published_answer_type")
-    if kind not in ("integer", "float"):
-        return Verdict((find_answer(response, prompt.answer_format) or "").strip() == gold)
-    right, given = read_quantity(gold), _mathvista_number(response, prompt) if answer is None else read_quantity(answer)
-    if right is None or given is None:
-        return Verdict(False)
-    if kind == "integer":
-        return Verdict(int(right.value) == int(given.value))
-    places = prompt.precision or 0
-    return Verdict(round(right.value, places) == round(given.value, places))
-
-
-_REFUSAL = re.compile(
-    r"\b(?:cannot|can't|can\s?not|unable\s+to|impossible\s+to|not\s+possible\s+to)\s+(?:be\s+)?(?:answer|determine|provide|solve|find"
-    r"|calculate|conclude|compare|see|tell)|\bnot\s+(?:provide|specify|mention|contain|include|enough|sufficient|clear"
-    r"|available)|\bmissing\b|\bno\s+(?:information|image|way)\b",
-    re.IGNORECASE,
-)
-
-
-def _mathvista_option(response: str, prompt: Prompt) -> str | None:
-    """The option that a response comes to; its script asks a language model for a response without answer tags."""
-    answer, choices = (find_answer(response, prompt.answer_format) or "").strip(), prompt.choices
-    if in_tags(response) is None:
-        opening = re.match(r"\s*\(?([A-Z])[.:)]\s*", response) or re.match(r"\s*\(?([A-Z])(?:[.:)]\s*|$)", answer)
-        index = picked_option(answer, choices)
-        if index is None and opening and (index := picked_option(opening[1], choices)) is None:
-            index = picked_option(re.sub(r"^\(?[A-Z][.:)]\s*", "", answer), choices)
-            if len(answer.split()) > 4:
-                answer = opening[1]  # a letter of no option
-        if index is None and (index := _mentioned(response, choices)) is None and _REFUSAL.search(response[-400:]):
-            answer = _refusal(response)
-        if index is not None:
-            return choices[index]
-    elif label := re.search(r"\(([a-zA-Z])\)", answer):
-        answer = label[1].upper()
-    if answer in LETTERS[: len(choices)] and len(answer) == 1:
-        return choices[LETTERS.index(answer)]
-    return min(choices, key=lambda option: distance(answer, option)) if answer and response.strip() else None
-
-
-def _refusal(response: str) -> str:
-    """A refusal in short, as the benchmark's script has it noted: it looks for the option that is most like it."""
-    if cannot := list(re.finditer(r"\b(?:question|answer|it)\s+(cannot\s+be\s+(?:answered|determined))", response)):
-        return cannot[-1][1].capitalize()
-    return "N/A" if re.search(r"[.!?]\s+\S|solution", response) else response.strip()
-
-
-def _mentioned(response: str, choices: Sequence[str]) -> int | None:
-    """The option that a response opens with, or the only one that its last sentence, its first or all of it names."""
-    sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n", response) if part.strip()]
-    if not sentences:
-        return None
-    kinds = [yes_or_no(choice) for choice in choices]
-    if set(kinds) == {True, False}:
-        said = yes_or_no(re.sub(r"^\s*\(?[A-Z][.:)]\s*", "", response))
-        if said is None and not _REFUSAL.search(response):
-            said = re.search(r"\b(?:not|no|none|never|neither)\b|n't\b", sentences[0]) is None
-        return None if said is None else kinds.index(said)
-    for text in (sentences[-1], sentences[0], response):
-        words = re.findall(r"\w+", text.lower())
-        named = [i for i, choice in enumerate(choices) if _in_this_order(re.findall(r"\w+", choice.lower()), words)]
-        # the longest of those that lie in one another: "decrease" in "decrease a lot"
-        named = [i for i in named if not any(i != j and choices[i].lower() in choices[j].lower() for j in named)]
-        if len(named) == 1:
-            return named[0]
-    return None
-
-
-def _in_this_order(words: list[str], text: list[str]) -> bool:
-    """Whether a text has all of these words, in this order, whatever stands between them."""
-    following = iter(text)
-    return bool(words) and all(word in following for word in words)
-
-
-def _mathvista_number(response: str, prompt: Prompt) -> Quantity | None:
-    """What a response states, else the last number of its last sentence with one."""
-    answer = find_answer(response, prompt.answer_format) or ""
-    if (quantity := read_quantity(answer)) is not None:
-        return quantity
-    if opening := re.match(r"[$*]*(\d[\d,]*(?:\.\d+)?|[a-z]{3,6})\b(?!\s*[+=*/^-])", answer):
-        return read_quantity(opening[1].rstrip(","))
-    for sentence in reversed(re.split(r"(?<=[.!?])\s+|\n", response)):
-        if found := re.findall(r"(?<![\w.])-?\$?(\d[\d,]*(?:\.\d+)?)", sentence):
-            return read_quantity(found[-1])
-    return None
-
-
-def distance(left: str, right: str) -> int:
-    """The edit distance of two texts, of which the first 500 characters count."""
-    left, right = left[:500], right[:500]
-    row = list(range(len(right) + 1))
-    for i, a in enumerate(left, 1):
-        before, row[0] = row[0], i
-        for j, b in enumerate(right, 1):
-            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
-    return row[-1]
-
-
-def mmmu(response: str, prompt: Prompt) -> Judged:
+def mmmu(response: str, prompt: Prompt) -> Ruling:
     """MMMU: the last option that is named, by letter or by text; numbers to two decimals; text as a part."""
     text = said(response, prompt)
     if prompt.choices:

@@ -11,7 +11,6 @@ from specs_lightning.groups import Prompt
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rewards.accuracy import decide
 from specs_lightning.scoring.benchmarks import RULES, judge_response
-from specs_lightning.scoring.benchmarks.rules import distance
 from specs_lightning.scoring.math_verify import MathVerifier, Verdict
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "mathvision-sample"
@@ -41,14 +40,6 @@ OPTIONS = ("red apple", "green pear", "5.0")
 @pytest.mark.parametrize(
     ("question", "response", "right"),
     [
-        (prompt("mathvista", "red apple", OPTIONS), "<answer>(A) red apple</answer>", True),
-        (prompt("mathvista", "green pear", OPTIONS), "<answer>B</answer>", True),
-        (prompt("mathvista", "green pear", OPTIONS), "The answer is gren pear.", True),
-        (prompt("mathvista", "red apple", OPTIONS), "", False),
-        (prompt("mathvista", "3", published_answer_type="integer"), r"\boxed{3.9}", True),
-        (prompt("mathvista", "1.2", published_answer_type="float", precision=1), r"\boxed{1.23}", True),
-        (prompt("mathvista", "1.2", published_answer_type="float", precision=1), r"\boxed{1.3}", False),
-        (prompt("mathvista", "1", published_answer_type="integer"), "none of it", False),
         (prompt("mmmu", "B", OPTIONS), "It is (A) or rather (B).", True),
         (prompt("mmmu", "A", OPTIONS), "I would say that it is the red apple of the two", True),
         (prompt("mmmu", "A", OPTIONS), "no idea", False),
@@ -58,6 +49,11 @@ OPTIONS = ("red apple", "green pear", "5.0")
         (prompt("mathvision", "C", ("1", "2", r"\frac{1}{2}")), r"so \boxed{0.5}", True),
         (prompt("mathvision", "C", ("1", "2", "12 cm")), r"so \boxed{12}", False),
         (prompt("mathvision", "C", ("1", "2", "3")), "So the answer is (C).", True),
+        (prompt("mathvision", "B", ("$x+y=90$", "$x-y=90$")), "<answer>$x+y=90$</answer>", False),
+        (prompt("mathvision", "B", ("1 cm", "2 cm")), "<answer>(B) 2 cm</answer>", True),
+        (prompt("mathvision", "B", ("1 cm", "2 cm")), "Sure. <answer>Option B: 2 cm</answer>", True),
+        (prompt("mathvision", "B", ("1 cm", "2 cm")), r"so \boxed{\text{(B) }}", True),
+        (prompt("mmmu", "B", OPTIONS), "Sure.\n<think>x</think>\n<answer>B</answer>", True),
         (prompt("mathvision", "0.33"), r"\boxed{x = 0.334}", True),
         (prompt("mathverse", "B"), "<answer>B: 12</answer>", True),
     ],
@@ -68,8 +64,3 @@ def test_a_rule(question: Prompt, response: str, right: bool) -> None:
 
 def test_every_benchmark_has_a_rule_and_tasks() -> None:
     assert set(RULES) == set(BENCHMARK_TASKS)
-
-
-@pytest.mark.parametrize(("a", "b", "edits"), [("kitten", "sitting", 3), ("", "abc", 3), ("same", "same", 0)])
-def test_edit_distance(a: str, b: str, edits: int) -> None:
-    assert distance(a, b) == edits
