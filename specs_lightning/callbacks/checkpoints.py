@@ -49,11 +49,9 @@ class Checkpoints(Checkpoint):
         self._stop = False
 
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
-        if stage != "fit":
-            return
         if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        if trainer.is_global_zero:
+        if stage == "fit" and trainer.is_global_zero:
             remove_leftovers(self._path(trainer))
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]

@@ -21,12 +21,15 @@ from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import refused_settings
+from specs_lightning.evaluation.generalization import Generalization, generalization
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table, scores_table
 from specs_lightning.modules import PolicyModule
-from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usable
+from specs_lightning.modules.checkpoint_files import FOLDER, LAST, find, newest_usable
+from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.records.answers import Answer
+from specs_lightning.records.record import as_json
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
@@ -82,6 +85,8 @@ class SpecsCLI(LightningCLI):
     """LightningCLI with the package's defaults."""
 
     program = "specs"
+    is_base = False
+    """Whether it evaluates the base beside a model, of which the figures of all sets are told."""
 
     @classmethod
     def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
@@ -152,35 +157,51 @@ class SpecsCLI(LightningCLI):
         saving = next((callback for callback in callbacks if isinstance(callback, SaveConfig)), None)
         settings = saving.training_settings if saving else None  # a fast_dev_run saves none
         with only_writer(folder):
-            if ckpt_path == "last":
-                found = newest_usable(folder / FOLDER, settings)
-                ckpt_path = str(found) if found else None
+            if ckpt_path == LAST:
+                newest = newest_usable(folder / FOLDER, settings)
+                ckpt_path = str(newest) if newest else None
             elif ckpt_path is not None:
-                check(Path(ckpt_path), settings)
+                ckpt_path = str(find(ckpt_path, folder, settings)[0])
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"
                 console.print(f"nothing to do: {ended}; for more, start from its model")
 
+    def _evaluate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Run the command on the model that the settings name, or on the policy of a checkpoint (`find`)."""
+        folder = Path(self.trainer.default_root_dir)
+        with only_writer(folder):
+            if ckpt_path is not None:
+                file, state = find(ckpt_path, folder)
+                self.model.policy_settings = policy_of_checkpoint(file, state, self.model.policy_settings)
+                ckpt_path = str(file)
+                console.print(f"the policy of {file}, trained from {self.model.policy_settings.model}", soft_wrap=True)
+            getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
+
+    predict = _evaluate
+
     def test(self, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
         command, folder = str(self.subcommand), Path(self.trainer.default_root_dir)
         of_a_run = TITLE in os.environ  # which shows its results when all stages are done
-        with only_writer(folder):
-            getattr(self.trainer, command)(**kwargs)
+        self._evaluate(**kwargs)
         outcome = self.model.outcome
         models, apart = [EvaluatedModel(str(outcome.checkpoint or outcome.model), outcome.answers)], {}
         if rank() == 0 and not of_a_run:
             console.print(scores_table(outcome.scores))
+        of_base: Mapping[str, Sequence[Answer]] | None = None
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
-            models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
-            own, of_base = (model.answers for model in models)
-            apart = {name: paired_differences(answers, of_base[name]) for name, answers in own.items()}
+            of_base = self._evaluate_base(base, folder / "base")
+            models.append(EvaluatedModel(base, of_base))
+            apart = {name: paired_differences(answers, of_base[name]) for name, answers in outcome.answers.items()}
         if rank() == 0:
             if apart:
                 console.print(differences_table(apart))
-                self._add_differences(folder / f"{command}.json", base, apart)
+            found = None if of_a_run or self.is_base else generalization(outcome.answers, of_base)
+            if found is not None:
+                console.print(str(found), markup=False, soft_wrap=True)
+            _add_to_scores(folder / f"{command}.json", base, apart, found)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
             write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
             if not of_a_run:
@@ -196,10 +217,30 @@ class SpecsCLI(LightningCLI):
         settings.model.init_args.policy.model = base
         settings.trainer.default_root_dir = str(folder)
         console.print(f"the base, {base}:", soft_wrap=True)
-        answers: Mapping[str, Sequence[Answer]] = self.launch(config).model.outcome.answers
+        answers: Mapping[str, Sequence[Answer]] = BaseCLI.launch(config).model.outcome.answers
         return answers
 
-    def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
-        scores = json.loads(file.read_text())
-        found = {name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()}
-        write_atomically(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))
+
+class BaseCLI(SpecsCLI):
+    """Evaluates the base beside a model."""
+
+    is_base = True
+
+
+def _add_to_scores(
+    file: Path,
+    base: str | None,
+    apart: Mapping[str, Mapping[str, PairedDifference]],
+    found: Generalization | None,
+) -> None:
+    """What was found of all sets together, and how a model differs from the base, beside the scores of each set."""
+    added: dict[str, Any] = {}
+    if base is not None:
+        differences = {
+            name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()
+        }
+        added |= {"base": base, "differences": differences}
+    if found is not None:
+        added["generalization"] = as_json(found)
+    if added:
+        write_atomically(file, json.dumps(json.loads(file.read_text()) | added, indent=1))

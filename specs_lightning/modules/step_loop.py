@@ -91,7 +91,7 @@ class PolicyModule(LightningModule, ABC):
         super().__init__()
         self.automatic_optimization = False
         self.policy_settings = policy
-        self.strict_loading = policy.lora is None  # checkpoints hold adapters alone
+        self.strict_loading = False  # checkpoints may hold what is trained alone: on_load_checkpoint looks
         self.optimizer_callable = optimizer
         self.schedule = schedule
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
@@ -199,8 +199,12 @@ class PolicyModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("step_loop")
         saved = checkpoint.get("state_dict")  # not with shards, which their strategy loads
-        if saved is not None and (missing := self._adapters() - set(saved)):
+        if saved is None:
+            return
+        if missing := {name for name, weight in self.named_parameters() if weight.requires_grad} - set(saved):
             raise SpecsError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
+        if unknown := set(saved) - set(self.state_dict()):
+            raise SpecsError(f"the checkpoint is of another model: this one has no {min(unknown)}")
 
     def on_train_start(self) -> None:
         """Subclasses call it last: nothing may draw random numbers between it and the first batch."""

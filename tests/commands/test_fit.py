@@ -14,6 +14,7 @@ import pytest
 import yaml
 from helpers.command_line import EXPORT_ALONE, ROOT, refused, specs
 from helpers.small_runs import write_pair_file, write_prompt_file
+from helpers.small_trainings import in_shards
 from transformers import AutoModelForImageTextToText
 
 from specs_lightning.records.answers import read_answers
@@ -21,6 +22,15 @@ from specs_lightning.system.folder_lock import LOCK_FILE
 from specs_lightning.system.signals import STOPPED
 
 COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"
+
+
+BEST = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: best}}"
+
+
+def evaluation_commands() -> list[str]:
+    """Those that the header of the toy's evaluation names."""
+    lines = (ROOT / "configs" / "toy" / "evaluate.yaml").read_text().splitlines()
+    return [line.removeprefix("#").strip() for line in lines if line.startswith("#   specs ")]
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +186,7 @@ class TestGoingOn:
         self, cold_start: tuple[str, ...], tmp_path: Path, callbacks: str
     ) -> None:
         """What is kept as the best by some figure lies beside them."""
-        best = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: best}}"
-        given = callbacks.replace("MINE", CHECKPOINTS).replace("BEST", best)
+        given = callbacks.replace("MINE", CHECKPOINTS).replace("BEST", BEST)
         specs(*cold_start[:-1], f"--trainer.callbacks={given}")
         kept = {file.name for file in (tmp_path / "run" / "checkpoints").iterdir()}
         assert kept == {"step=2.ckpt"} | ({"best.ckpt"} if "BEST" in callbacks else set())
@@ -293,6 +302,71 @@ class TestEvaluation:
         assert (tmp_path / "run" / "predictions.jsonl").read_text() == by_checkpoint
         specs("predict", *evaluated)
         assert (tmp_path / "run" / "predictions.jsonl").read_text() != by_checkpoint
+
+    @pytest.mark.parametrize(("command", "asked"), [("test", "last"), ("validate", "best"), ("predict", "FOLDER")])
+    def test_the_checkpoint_that_is_asked_for_is_the_one_that_answers(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, command: str, asked: str
+    ) -> None:
+        """Not the base, with which the evaluation's settings begin."""
+        specs(*cold_start[:-1], f"--trainer.callbacks=[{BEST}]")
+        kept = tmp_path / "run" / "checkpoints" / ("best.ckpt" if asked == "best" else "step=2.ckpt")
+        asked = str(tmp_path / "run") if asked == "FOLDER" else asked
+        file = tmp_path / "run" / ("predictions.jsonl" if command == "predict" else f"{command}_answers.jsonl")
+        specs(command, *evaluated, f"--ckpt_path={kept}")
+        expected = file.read_text()
+        specs(command, *evaluated, f"--ckpt_path={asked}")
+        assert file.read_text() == expected
+        specs(command, *evaluated)
+        assert file.read_text() != expected
+
+    @pytest.mark.parametrize(
+        ("command", "asked"), [("test", "last"), ("validate", "best"), ("predict", "no/such.ckpt")]
+    )
+    def test_a_checkpoint_that_is_not_there_is_refused(
+        self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, asked: str
+    ) -> None:
+        message = refused(capsys, command, *evaluated, f"--ckpt_path={asked}")
+        assert "no checkpoint to use in" in message or f"{asked.removesuffix('.ckpt')}.ckpt does not exist" in message
+        assert "Traceback" not in message
+        assert not list((tmp_path / "run").glob("*.json*"))
+
+    @pytest.mark.parametrize(
+        "training",
+        [("--trainer.strategy=fsdp2",), ("--model.policy.lora={rank: 4}",)],
+        ids=["shards", "adapters"],
+    )
+    def test_of_a_checkpoint_of_parts_the_rest_is_what_it_was_trained_with(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, training: tuple[str, ...]
+    ) -> None:
+        """Whatever model the evaluation's settings name, and with no word of adapters or shards in them."""
+        in_shards(specs, *cold_start, *training)
+        others = [arg for arg in evaluated if "policy.model" not in arg]
+        file = tmp_path / "run" / "predictions.jsonl"
+        specs("predict", *others, f"--model.policy.model={tmp_path / 'run' / 'model'}")
+        expected = [answer.text for answer in read_answers(file)]
+        specs("predict", *others, "--model.policy.model=toy:base", "--ckpt_path=last")
+        assert [answer.text for answer in read_answers(file)] == expected
+
+    def test_the_generalization_factor_is_shown_and_kept(
+        self, evaluated: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        specs("test", *evaluated)
+        assert "Generalization Factor 0.000 (0.000 to 0.000), of scores, for want" in capsys.readouterr().out
+        specs("test", *evaluated, "--base=toy:base")
+        shown = capsys.readouterr().out
+        assert shown.count("Generalization Factor") == 1 and "of gains over the base: solved, ID " in shown
+        found = json.loads((tmp_path / "run" / "test.json").read_text())["generalization"]
+        assert found["gain"] == "difference" and found["gain_id"] <= 0 and len(found["intervals"]["gain_ood"]) == 2
+
+    @pytest.mark.parametrize("command", evaluation_commands())
+    def test_every_command_in_the_header_of_the_toys_evaluation_works(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, command: str
+    ) -> None:
+        specs(*cold_start)
+        folder, *few = evaluated[2], *evaluated[4:]
+        args = command.replace("runs/toy/final", str(tmp_path / "run")).split()[1:]
+        specs(*args, folder, *few)
+        assert json.loads((tmp_path / "run" / "test.json").read_text())["sets"]["id"]["n"] == 4
 
     def test_answers_are_written_and_can_be_a_baseline(self, evaluated: tuple[str, ...], tmp_path: Path) -> None:
         specs("predict", *evaluated)
