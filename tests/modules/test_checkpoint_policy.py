@@ -15,13 +15,13 @@ GIVEN = PolicySettings("toy:base", dtype="bfloat16", attention="eager")
 
 
 def state(**policy: Any) -> dict[str, Any]:
-    return {"settings": {"model": {"init_args": {"policy": {"model": "toy:teacher", "lora": None, **policy}}}}}
+    return {"settings": {"model": {"init_args": {"policy": {"model": "some/model", "lora": None, **policy}}}}}
 
 
 def test_the_model_and_what_was_trained_of_it_are_the_checkpoints_and_how_it_computes_is_given() -> None:
     lora = {"rank": 3, "alpha": 6, "target_modules": ["q_proj"], "vision": False, "of_a_later_version": 1}
     found = policy_of_checkpoint(Path("c.ckpt"), state(lora=lora, dtype="float32"), GIVEN)
-    assert found.model == "toy:teacher" and found.lora == LoRASettings(3, 6, ("q_proj",))
+    assert found.model == "some/model" and found.lora == LoRASettings(3, 6, ("q_proj",))
     assert (found.dtype, found.attention) == ("bfloat16", "eager")
     assert policy_of_checkpoint(Path("c.ckpt"), state(dtype="float32"), None).dtype == "float32"
 
