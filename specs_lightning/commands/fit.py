@@ -14,13 +14,13 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from specs_lightning.callbacks import Checkpoints
 from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
-from specs_lightning.errors import refused_settings
+from specs_lightning.errors import SettingsError, refused_settings
 from specs_lightning.evaluation.generalization import Generalization, generalization
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table, scores_table
@@ -49,6 +49,27 @@ def lightning(args: Sequence[str]) -> None:
             SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
+    except MisconfigurationException as error:  # what Lightning says of settings that do not go together
+        said = " ".join(str(error).split())
+        remedy = next((remedy for part, remedy in REMEDIES.items() if part in said), "")
+        raise SettingsError(f"{said.rstrip('.!')}{remedy}") from error
+
+
+NO_GPU = ": torch finds none here (`specs doctor` says why): give --trainer.accelerator cpu, or auto"
+REMEDIES = {
+    "No supported gpu backend": NO_GPU,
+    "CUDAAccelerator` can not run": NO_GPU,
+}
+"""What to do, by a part of what Lightning says."""
+NOT_OURS = {
+    "gradient_clip_val": (None, "the module clips gradients, those of whole steps: set model.max_grad_norm"),
+    "accumulate_grad_batches": (
+        1,
+        "one batch is one step, in micro-batches that fit the memory: set data.batch_size or data.prompts_per_round "
+        "for its size, and model.max_tokens_per_micro_batch for theirs",
+    ),
+}
+"""Settings of the Trainer that the step loop has in another place: what they are left at, and what to set instead."""
 
 
 class HintingLightningParser(HintingParser, LightningArgumentParser):
@@ -119,8 +140,11 @@ class SpecsCLI(LightningCLI):
         return parser
 
     def instantiate_classes(self) -> None:
-        with refused_settings():
-            super().instantiate_classes()
+        try:
+            with refused_settings():
+                super().instantiate_classes()
+        except ModuleNotFoundError as error:  # a logger's package, or one that a class of the user's imports
+            raise SettingsError(f"{' '.join(str(error).split())}: install it, or leave out what needs it") from error
 
     def before_test(self) -> None:
         """Lightning's table of what was logged has no intervals; `test` prints one that has."""
@@ -130,6 +154,9 @@ class SpecsCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
+        for name, (default, instead) in NOT_OURS.items() if self.subcommand == "fit" else ():
+            if settings[name] != default:
+                raise SettingsError(f"trainer.{name} {settings[name]}: {instead}")
         given = list(settings.callbacks or [])
         if settings.logger in (None, True):
             kwargs["logger"] = False

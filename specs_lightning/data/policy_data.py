@@ -122,7 +122,11 @@ class PolicyDataModule(LightningDataModule):
             self.judge.check()  # before hours of sampling
         if stage != "fit":
             if not self.evaluation:
-                raise DataError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
+                command = self.attached_trainer.state.fn.value  # type: ignore[union-attr]  # one is running
+                raise DataError(
+                    f"{command} needs evaluation sets: give data.evaluation, sources by name, as in "
+                    f"--data.evaluation '{{id: {{path: questions.jsonl}}}}'"
+                )
             sets = self.evaluation.items()
             self.evaluation_prompts = {name: load_prompts(source, self.set_aside) for name, source in sets}
 
