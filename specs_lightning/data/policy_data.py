@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
@@ -122,9 +123,8 @@ class PolicyDataModule(LightningDataModule):
             self.judge.check()  # before hours of sampling
         if stage != "fit":
             if not self.evaluation:
-                command = self.attached_trainer.state.fn.value  # type: ignore[union-attr]  # one is running
                 raise DataError(
-                    f"{command} needs evaluation sets: give data.evaluation, sources by name, as in "
+                    f"{TrainerFn(stage).value} needs evaluation sets: give data.evaluation, sources by name, as in "
                     f"--data.evaluation '{{id: {{path: questions.jsonl}}}}'"
                 )
             sets = self.evaluation.items()
