@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from specs_lightning.callbacks import Checkpoints
+from specs_lightning.callbacks import Checkpoints, ExportHF
 from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
@@ -91,6 +91,8 @@ class SaveConfig(SaveConfigCallback):
             command = trainer.state.fn.value  # type: ignore[union-attr]  # one is running
             file = "config.yaml" if command == "fit" else f"config_{command}.yaml"
             write_atomically(folder / file, self.parser.dump(config, skip_none=False))
+        if stage == "fit":
+            pl_module.settings = self.training_settings  # type: ignore[assignment]  # it is a PolicyModule
 
     @property
     def training_settings(self) -> dict[str, Any]:
@@ -170,6 +172,9 @@ class SpecsCLI(LightningCLI):
                 callback.dirpath = str(folder / FOLDER)  # not below a logger's version
         if settings.enable_checkpointing is not False and not any(isinstance(c, Checkpoints) for c in callbacks):
             callbacks.append(Checkpoints())
+        exported = any(isinstance(c, ExportHF) for c in callbacks)
+        if self.subcommand == "fit" and not exported and not settings.fast_dev_run:
+            callbacks.append(ExportHF())
         if settings.logger is not False:
             name = "metrics" if self.subcommand == "fit" else f"metrics_{self.subcommand}"
             metrics = MetricsFile(folder / f"{name}.csv")

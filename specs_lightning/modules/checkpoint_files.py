@@ -6,7 +6,7 @@ import logging
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
@@ -81,11 +81,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         file = Path(path)
         if not file.is_dir():
             return super().load_checkpoint(path, *args, **kwargs)
-        return {**_read_sharded(file), "state_dict": sharded_weights(file)}
+        return {**_read_sharded(file), "state_dict": _weights_in_shards(file)}
 
 
-def sharded_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of a checkpoint in shards, whole, by name: those that were trained."""
+def trained_weights(file: Path) -> dict[str, Tensor]:
+    """The weights that a checkpoint holds by name, whole: all of the module, or those that were trained."""
+    if file.is_dir():
+        return _weights_in_shards(file)
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    return weights
+
+
+def check_weights(module: nn.Module, saved: Collection[str]) -> None:
+    """Whether weights of these names are those of a module: all that are trained, and none that it does not have.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if missing := {name for name, weight in module.named_parameters() if weight.requires_grad} - set(saved):
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
+    if unknown := set(saved) - set(module.state_dict()):
+        raise CheckpointError(f"the checkpoint is of another model: this one has no {min(unknown)}")
+
+
+def _weights_in_shards(folder: Path) -> dict[str, Tensor]:
     known = FileSystemReader(folder).read_metadata().state_dict_metadata
     above = "state_dict."
     weights = {

@@ -7,12 +7,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from specs_lightning.modules.checkpoint_files import CheckpointError
+from specs_lightning.modules.checkpoint_files import CheckpointError, check_weights, trained_weights
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.model_files import ModelNotFound, model_source
+from specs_lightning.policy.policy import Policy
 
 
-def policy_of_checkpoint(file: Path, state: Mapping[str, Any], given: PolicySettings | None) -> PolicySettings:
+def policy_of_checkpoint(
+    file: Path, state: Mapping[str, Any], given: PolicySettings | None, model: str | None = None
+) -> PolicySettings:
     """The settings of the policy that a checkpoint's weights belong to, on top of those that are `given`.
 
     Which model it is, and what of it was trained, the checkpoint says: adapters on another model, or weights without
@@ -24,16 +27,19 @@ def policy_of_checkpoint(file: Path, state: Mapping[str, Any], given: PolicySett
         state: what it holds (`checkpoint_files.find`).
         given: in what type and how it computes. Of a training that was not started by `specs fit`, whose checkpoint
             has no settings, it also says which model it is.
+        model: where the model is now; where the checkpoint says if not given.
 
     Raises:
         CheckpointError: the model is not there, or not known.
     """
     known = state.get("settings", {}).get("model", {}).get("init_args", {}).get("policy")
     if known is None:
+        if model is not None:
+            return PolicySettings(model)
         if given is None:
-            raise CheckpointError(f"{file} does not say which model it was trained in: give that model")
+            raise CheckpointError(f"{file} does not say which model it was trained in: give it (--model)")
         return given
-    own = _as_settings(known)
+    own = _as_settings(known if model is None else {**known, "model": model})
     trained = {name: getattr(own, name) for name in ("model", "lora", "quantization", "freeze_vision")}
     policy = replace(given or own, **trained)
     try:
@@ -47,10 +53,25 @@ def policy_of_checkpoint(file: Path, state: Mapping[str, Any], given: PolicySett
             ) from error
         if given is None:
             raise CheckpointError(
-                f"the model {own.model}, in which {file} was trained, is not there: give its new place, or another "
-                "of the same configuration and processor"
+                f"the model {own.model}, in which {file} was trained, is not there: give its new place (--model)"
             ) from error
         return replace(policy, model=given.model)
+    return policy
+
+
+def read_policy(file: Path, settings: PolicySettings) -> Policy:
+    """The policy of a checkpoint, a file or a folder of shards, on the CPU.
+
+    Raises:
+        CheckpointError: its weights are not those of the model.
+    """
+    policy, above = Policy(settings), "policy."
+    saved = {name.removeprefix(above): weight for name, weight in trained_weights(file).items()}
+    check_weights(policy, saved)
+    try:
+        policy.load_state_dict(saved, strict=False)
+    except RuntimeError as error:  # of other shapes
+        raise CheckpointError(f"{file} is of another model than {settings.model}: {error}") from error
     return policy
 
 

@@ -27,6 +27,7 @@ from specs_lightning.judge import JudgeSettings
 from specs_lightning.metrics import GainKind
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import Answer, grouped, read_answers, seal_answers
+from specs_lightning.records.model_card import renew_card
 from specs_lightning.records.results import RESULTS, EvaluationSet, ModelScores, Results, SetScores
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import results_table, write_report
@@ -34,6 +35,7 @@ from specs_lightning.rollout import SamplingSettings, make_engine
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.yaml_files import differences, fingerprint, read_settings
+from specs_lightning.system.files import keep_beside
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
 
@@ -168,6 +170,8 @@ def run_stages(
         for number, planned in enumerate(plan, 1):
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
         RESULTS.write(folder, _results(plan, evaluation))
+        for planned in plan:
+            renew_card(planned.folder, folder)
         RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
 
 
@@ -319,10 +323,7 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
-        number = 1
-        while (kept := planned.folder.with_name(f"{planned.folder.name}.{number}")).exists():
-            number += 1
-        planned.folder.rename(kept)
+        keep_beside(planned.folder)
 
 
 def _go_through(
