@@ -83,12 +83,14 @@ def move_over(new: Path, path: Path) -> None:
 
 
 def keep_beside(path: Path) -> Path | None:
-    """Make room for a new file or folder: the old one, if there is one, is called `NAME.1`, or the first number free.
+    """Make room for a new file or folder: the old one is then called `NAME.1`, or by the first number that is free.
+
+    A folder without content stays.
 
     Returns:
         where it is now.
     """
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return None
     kept = next(kept for number in count(1) if not (kept := path.with_name(f"{path.name}.{number}")).exists())
     path.rename(kept)

@@ -121,6 +121,41 @@ class TestFit:
         assert (tmp_path / "note.txt").read_text() == "seen"
 
 
+class TestModel:
+    @pytest.mark.parametrize("further", ["--trainer.callbacks=[]", "--trainer.enable_checkpointing=false"])
+    def test_every_training_leaves_one_with_a_card(
+        self, cold_start: tuple[str, ...], tmp_path: Path, further: str
+    ) -> None:
+        specs(*cold_start[:-1], "--trainer.callbacks=null", further)
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
+        assert "specs_lightning.objectives.DPO" in (tmp_path / "run" / "model" / "README.md").read_text()
+        modes = {file.stat().st_mode for file in (tmp_path / "run" / "model").iterdir()}
+        assert modes == {(tmp_path / "run" / "metrics.csv").stat().st_mode}
+
+    def test_a_try_of_one_step_leaves_none(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        specs(*cold_start[:-1], "--trainer.callbacks=null", "--trainer.fast_dev_run=true")
+        assert not (tmp_path / "run" / "model").exists()
+
+    def test_a_second_training_does_not_leave_the_old_one_beside_new_metrics(
+        self, cold_start: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        """Nor the checkpoints, which another training would be taken to go on from, or `best` to be of."""
+        (tmp_path / "fails.py").write_text(
+            "from lightning.pytorch import Callback\n\nclass Fails(Callback):\n"
+            "    def on_train_batch_end(self, *unused):\n        raise KeyError('in the second')\n"
+        )
+        run = tmp_path / "run"
+        args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
+        specs(*args, f"--trainer.callbacks=[{BEST}]", cwd=tmp_path)
+        old = {file.name: file.read_bytes() for file in (run / "model").iterdir()}
+        with pytest.raises(KeyError):
+            specs(*args, "--data.batch_size=3", "--trainer.callbacks=[{class_path: fails.Fails}]", cwd=tmp_path)
+        assert not (run / "model").exists()
+        assert {file.name: file.read_bytes() for file in (run / "model.1").iterdir()} == old
+        assert {file.name for file in (run / "checkpoints.1").iterdir()} == {"best.ckpt", "step=2.ckpt"}
+        assert not (run / "checkpoints" / "best.ckpt").exists()
+
+
 CHECKPOINTS = "{class_path: specs_lightning.callbacks.Checkpoints}"
 TERMINATED = """
 import os, signal
