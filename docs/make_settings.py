@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import docstring_parser
 
 from specs_lightning import callbacks, data, modules, objectives, rewards, rollout
+from specs_lightning.commands.export import export
 from specs_lightning.data.check import check
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.distill.pairs import distill
@@ -70,7 +71,9 @@ Defaults of the Trainer that differ from Lightning's: `max_epochs: 1`, `log_ever
 `metrics.csv` in `default_root_dir` holds what `fit` logs (`metrics_test.csv` and the like what other commands do). A
 `ModelCheckpoint` without a `dirpath` writes to `checkpoints/` there. `seed_everything` is 0.
 `specs fit --ckpt_path last` goes on from the newest checkpoint in `checkpoints/` that can be used, and begins anew
-where there is none.
+where there is none. `specs test`, `validate` and `predict` take `--ckpt_path last` or `best` of the training in
+`default_root_dir`, the path of a checkpoint, or the folder of a training for its newest one; what is not there is
+refused. `fit` leaves the model in `model/`: `ExportHF` is added where it is not given.
 The Trainer's `gradient_clip_val` and `accumulate_grad_batches` are not available, since the modules optimize by
 themselves: use `max_grad_norm` and `max_tokens_per_micro_batch`.
 
@@ -93,7 +96,7 @@ def sections() -> dict[str, list[Any]]:
     from lightning.pytorch import Callback
 
     listed: dict[str, list[Any]] = {
-        "Commands": [run, compare, distill, check],
+        "Commands": [run, compare, distill, check, export],
         "Modules (`model`)": exported(modules, modules.PolicyModule),
         "Objectives (`model.objective`)": exported(objectives, ColdStartObjective, GRPO),
         "Data (`data`)": exported(data, PolicyDataModule),
@@ -165,7 +168,7 @@ def _entry(item: Any) -> str:
     rows = [(name, *rest, meanings.get(name)) for name, *rest in _fields(item)]
     if undocumented := [name for name, *_, meaning in rows if not meaning]:
         raise ValueError(f"{item.__qualname__} does not say what {', '.join(undocumented)} means")
-    if item in (run, compare, distill, check):
+    if item in (run, compare, distill, check, export):
         title, path = f"`specs {item.__name__}`", ""
     else:
         title, path = f"`{item.__name__}`", f"`{_class_path(item)}`. "

@@ -56,6 +56,11 @@ COMMANDS = {
     "validate": Command("score a model on its evaluation sets", LIGHTNING, None),
     "test": Command("the same, as a final test", LIGHTNING, None),
     "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None),
+    "export": Command(
+        "write the model of a checkpoint as a Hugging Face folder",
+        "commands.export:export",
+        {"positional": "checkpoint", "takes_files": False},
+    ),
     "distill": Command(
         "make preference pairs from the seed model and the base", "distill.pairs:distill", goes_on=GOES_ON
     ),

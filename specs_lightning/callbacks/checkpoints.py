@@ -22,6 +22,7 @@ from specs_lightning.modules.checkpoint_files import (
     prune,
     remove_leftovers,
 )
+from specs_lightning.system.files import keep_beside
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import failing_together
 from specs_lightning.system.signals import SIGNALS
@@ -36,6 +37,7 @@ class Checkpoints(Checkpoint):
     when it is whole and on the disk; older ones are deleted after that. A training of one process that fails, or gets
     SIGTERM or Ctrl-C, is saved as it was after its last complete step, its round of completions included. Several
     processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 is taken for SIGTERM.
+    Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
 
     Args:
         every_n_steps: how often.
@@ -49,14 +51,18 @@ class Checkpoints(Checkpoint):
         self._stop = False
 
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
-        if stage != "fit":
-            return
         if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        if trainer.is_global_zero:
+        if stage == "fit" and trainer.is_global_zero:
             remove_leftovers(self._path(trainer))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        """Before any callback measures the policy, which may have a `ModelCheckpoint` save it."""
+        if trainer.is_global_zero and not goes_on(trainer):
+            keep_beside(self._path(trainer))
+
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+
         # In place of Lightning's handler, which waits for the end of the step, and does not save. The trainer puts
         # back what was there before its own.
         def stop(*unused: Any) -> None:
@@ -110,3 +116,9 @@ class Checkpoints(Checkpoint):
 
     def _path(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / FOLDER
+
+
+def goes_on(trainer: Trainer) -> bool:
+    """Whether a training goes on from one of the checkpoints in its folder."""
+    start = trainer.ckpt_path
+    return start is not None and Path(start).resolve().parent == (Path(trainer.default_root_dir) / FOLDER).resolve()

@@ -14,19 +14,22 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from specs_lightning.callbacks import Checkpoints
+from specs_lightning.callbacks import Checkpoints, ExportHF
 from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
-from specs_lightning.errors import refused_settings
+from specs_lightning.errors import SettingsError, refused_settings
+from specs_lightning.evaluation.generalization import Generalization, generalization
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table, scores_table
 from specs_lightning.modules import PolicyModule
-from specs_lightning.modules.checkpoint_files import FOLDER, check, newest_usable
+from specs_lightning.modules.checkpoint_files import FOLDER, LAST, find, newest_usable
+from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.records.answers import Answer
+from specs_lightning.records.record import as_json
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
@@ -46,6 +49,27 @@ def lightning(args: Sequence[str]) -> None:
             SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
+    except MisconfigurationException as error:  # what Lightning says of settings that do not go together
+        said = " ".join(str(error).split())
+        remedy = next((remedy for part, remedy in REMEDIES.items() if part in said), "")
+        raise SettingsError(f"{said.rstrip('.!')}{remedy}") from error
+
+
+NO_GPU = ": torch finds none here (`specs doctor` says why): give --trainer.accelerator cpu, or auto"
+REMEDIES = {
+    "No supported gpu backend": NO_GPU,
+    "CUDAAccelerator` can not run": NO_GPU,
+}
+"""What to do, by a part of what Lightning says."""
+NOT_OURS = {
+    "gradient_clip_val": (None, "the module clips gradients, those of whole steps: set model.max_grad_norm"),
+    "accumulate_grad_batches": (
+        1,
+        "one batch is one step, in micro-batches that fit the memory: set data.batch_size or data.prompts_per_round "
+        "for its size, and model.max_tokens_per_micro_batch for theirs",
+    ),
+}
+"""Settings of the Trainer that the step loop has in another place: what they are left at, and what to set instead."""
 
 
 class HintingLightningParser(HintingParser, LightningArgumentParser):
@@ -67,6 +91,8 @@ class SaveConfig(SaveConfigCallback):
             command = trainer.state.fn.value  # type: ignore[union-attr]  # one is running
             file = "config.yaml" if command == "fit" else f"config_{command}.yaml"
             write_atomically(folder / file, self.parser.dump(config, skip_none=False))
+        if stage == "fit":
+            pl_module.settings = self.training_settings  # type: ignore[assignment]  # it is a PolicyModule
 
     @property
     def training_settings(self) -> dict[str, Any]:
@@ -82,6 +108,8 @@ class SpecsCLI(LightningCLI):
     """LightningCLI with the package's defaults."""
 
     program = "specs"
+    is_base = False
+    """Whether it evaluates the base beside a model, of which the figures of all sets are told."""
 
     @classmethod
     def launch(cls, args: Sequence[str] | Namespace, run: bool = True, **trainer_defaults: Any) -> Self:
@@ -114,8 +142,11 @@ class SpecsCLI(LightningCLI):
         return parser
 
     def instantiate_classes(self) -> None:
-        with refused_settings():
-            super().instantiate_classes()
+        try:
+            with refused_settings():
+                super().instantiate_classes()
+        except ModuleNotFoundError as error:  # a logger's package, or one that a class of the user's imports
+            raise SettingsError(f"{' '.join(str(error).split())}: install it, or leave out what needs it") from error
 
     def before_test(self) -> None:
         """Lightning's table of what was logged has no intervals; `test` prints one that has."""
@@ -125,6 +156,9 @@ class SpecsCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self._get(self.config_init, "trainer")
+        for name, (default, instead) in NOT_OURS.items() if self.subcommand == "fit" else ():
+            if settings[name] != default:
+                raise SettingsError(f"trainer.{name} {settings[name]}: {instead}")
         given = list(settings.callbacks or [])
         if settings.logger in (None, True):
             kwargs["logger"] = False
@@ -138,6 +172,9 @@ class SpecsCLI(LightningCLI):
                 callback.dirpath = str(folder / FOLDER)  # not below a logger's version
         if settings.enable_checkpointing is not False and not any(isinstance(c, Checkpoints) for c in callbacks):
             callbacks.append(Checkpoints())
+        exported = any(isinstance(c, ExportHF) for c in callbacks)
+        if self.subcommand == "fit" and not exported and not settings.fast_dev_run:
+            callbacks.append(ExportHF())
         if settings.logger is not False:
             name = "metrics" if self.subcommand == "fit" else f"metrics_{self.subcommand}"
             metrics = MetricsFile(folder / f"{name}.csv")
@@ -152,35 +189,51 @@ class SpecsCLI(LightningCLI):
         saving = next((callback for callback in callbacks if isinstance(callback, SaveConfig)), None)
         settings = saving.training_settings if saving else None  # a fast_dev_run saves none
         with only_writer(folder):
-            if ckpt_path == "last":
-                found = newest_usable(folder / FOLDER, settings)
-                ckpt_path = str(found) if found else None
+            if ckpt_path == LAST:
+                newest = newest_usable(folder / FOLDER, settings)
+                ckpt_path = str(newest) if newest else None
             elif ckpt_path is not None:
-                check(Path(ckpt_path), settings)
+                ckpt_path = str(find(ckpt_path, folder, settings)[0])
             self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"
                 console.print(f"nothing to do: {ended}; for more, start from its model")
 
+    def _evaluate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Run the command on the model that the settings name, or on the policy of a checkpoint (`find`)."""
+        folder = Path(self.trainer.default_root_dir)
+        with only_writer(folder):
+            if ckpt_path is not None:
+                file, state = find(ckpt_path, folder)
+                self.model.policy_settings = policy_of_checkpoint(file, state, self.model.policy_settings)
+                ckpt_path = str(file)
+                console.print(f"the policy of {file}, trained from {self.model.policy_settings.model}", soft_wrap=True)
+            getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
+
+    predict = _evaluate
+
     def test(self, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
         command, folder = str(self.subcommand), Path(self.trainer.default_root_dir)
         of_a_run = TITLE in os.environ  # which shows its results when all stages are done
-        with only_writer(folder):
-            getattr(self.trainer, command)(**kwargs)
+        self._evaluate(**kwargs)
         outcome = self.model.outcome
         models, apart = [EvaluatedModel(str(outcome.checkpoint or outcome.model), outcome.answers)], {}
         if rank() == 0 and not of_a_run:
             console.print(scores_table(outcome.scores))
+        of_base: Mapping[str, Sequence[Answer]] | None = None
         if (base := self._get(self.config_init, "base")) is not None:
             self.model.policy = None  # make room
-            models.append(EvaluatedModel(base, self._evaluate_base(base, folder / "base")))
-            own, of_base = (model.answers for model in models)
-            apart = {name: paired_differences(answers, of_base[name]) for name, answers in own.items()}
+            of_base = self._evaluate_base(base, folder / "base")
+            models.append(EvaluatedModel(base, of_base))
+            apart = {name: paired_differences(answers, of_base[name]) for name, answers in outcome.answers.items()}
         if rank() == 0:
             if apart:
                 console.print(differences_table(apart))
-                self._add_differences(folder / f"{command}.json", base, apart)
+            found = None if of_a_run or self.is_base else generalization(outcome.answers, of_base)
+            if found is not None:
+                console.print(str(found), markup=False, soft_wrap=True)
+            _add_to_scores(folder / f"{command}.json", base, apart, found)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
             write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
             if not of_a_run:
@@ -196,10 +249,30 @@ class SpecsCLI(LightningCLI):
         settings.model.init_args.policy.model = base
         settings.trainer.default_root_dir = str(folder)
         console.print(f"the base, {base}:", soft_wrap=True)
-        answers: Mapping[str, Sequence[Answer]] = self.launch(config).model.outcome.answers
+        answers: Mapping[str, Sequence[Answer]] = BaseCLI.launch(config).model.outcome.answers
         return answers
 
-    def _add_differences(self, file: Path, base: str, apart: Mapping[str, Mapping[str, PairedDifference]]) -> None:
-        scores = json.loads(file.read_text())
-        found = {name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()}
-        write_atomically(file, json.dumps({**scores, "base": base, "differences": found}, indent=1))
+
+class BaseCLI(SpecsCLI):
+    """Evaluates the base beside a model."""
+
+    is_base = True
+
+
+def _add_to_scores(
+    file: Path,
+    base: str | None,
+    apart: Mapping[str, Mapping[str, PairedDifference]],
+    found: Generalization | None,
+) -> None:
+    """What was found of all sets together, and how a model differs from the base, beside the scores of each set."""
+    added: dict[str, Any] = {}
+    if base is not None:
+        differences = {
+            name: {measure: asdict(one) for measure, one in of_set.items()} for name, of_set in apart.items()
+        }
+        added |= {"base": base, "differences": differences}
+    if found is not None:
+        added["generalization"] = as_json(found)
+    if added:
+        write_atomically(file, json.dumps(json.loads(file.read_text()) | added, indent=1))

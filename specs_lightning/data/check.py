@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,6 +36,7 @@ from specs_lightning.scoring.golds import GoldCheck
 from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import read_settings
+from specs_lightning.system.files import move_over
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 
@@ -128,25 +129,24 @@ def check(
     model = model or next((found for part in settings.values() if (found := _find_model(part))), None)
     encoder = None if model is None else _encoder(model)
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SET_ASIDE.name).unlink(missing_ok=True)
     set_aside = SetAside()
     findings: dict[str, Findings] = {}
-    with GoldCheck(workers) as golds, TemporaryDirectory(dir=folder, prefix=".whole-") as whole:
-        frozen = Path(whole) if hold_out else folder
+    with GoldCheck(workers) as golds, written_at_the_end(folder) as (made, undivided):
         for name, source in sources.items():
-            file = frozen / f"{name}.parquet" if freeze else None
+            file = (undivided if hold_out else made) / f"{name}.parquet" if freeze else None
             findings[name] = check_source(name, source, golds, encoder, set_aside, file, limit, workers)
         if hold_out:
-            _hold_out(hold_out, findings, frozen, folder)
-    set_aside.write_to(folder)
-    shared = overlaps({name: found.contents for name, found in findings.items()})
-    summary = {
-        "model": model,
-        "sources": {name: found.summary() for name, found in findings.items()},
-        "overlaps": [overlap.as_row() for overlap in shared],
-    }
-    (folder / "check.json").write_text(json.dumps(summary, indent=1))
+            _hold_out(hold_out, findings, undivided, made)
+        shared = overlaps({name: found.contents for name, found in findings.items()})
+        summary = {
+            "model": model,
+            "sources": {name: found.summary() for name, found in findings.items()},
+            "overlaps": [overlap.as_row() for overlap in shared],
+        }
+        (made / "check.json").write_text(json.dumps(summary, indent=1))
+        set_aside.write_to(made)
+    if not set_aside.rows:
+        (folder / SET_ASIDE.name).unlink(missing_ok=True)
     _tell(findings, shared, set_aside)
     if encoder is None:
         console.print("no lengths in tokens: give --model")
@@ -154,6 +154,24 @@ def check(
     if hold_out:
         usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))
         console.print(f"{usable - held_out} rows in train, {held_out} held out; no image is in both")
+
+
+@contextmanager
+def written_at_the_end(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """A folder whose files are moved to the one that is given at the end, and one that is deleted.
+
+    If the block raises, nothing was written. Both are beside what there is of the folder, on the same disk.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    with TemporaryDirectory(dir=there, prefix=".specs-") as temporary:
+        made, rest = Path(temporary, "made"), Path(temporary, "rest")
+        made.mkdir()
+        rest.mkdir()
+        yield made, rest
+        for file in [file for file in made.rglob("*") if file.is_file()]:
+            place = folder / file.relative_to(made)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            move_over(file, place)
 
 
 def check_source(

@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
@@ -122,7 +123,10 @@ class PolicyDataModule(LightningDataModule):
             self.judge.check()  # before hours of sampling
         if stage != "fit":
             if not self.evaluation:
-                raise DataError(f"{stage} needs evaluation sets: give data.init_args.evaluation, names to sources")
+                raise DataError(
+                    f"{TrainerFn(stage).value} needs evaluation sets: give data.evaluation, sources by name, as in "
+                    f"--data.evaluation '{{id: {{path: questions.jsonl}}}}'"
+                )
             sets = self.evaluation.items()
             self.evaluation_prompts = {name: load_prompts(source, self.set_aside) for name, source in sets}
 

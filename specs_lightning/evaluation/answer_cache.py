@@ -17,6 +17,7 @@ from specs_lightning.evaluation.evaluator import Answered
 from specs_lightning.groups import Prompt, image_bytes
 from specs_lightning.records.answers import Answer
 from specs_lightning.records.lines import append_lines, readable_lines
+from specs_lightning.records.model_card import FILE as MODEL_CARD
 from specs_lightning.records.record import DRAW_AGAIN, RecordFile, parse
 from specs_lightning.settings.yaml_files import differences, fingerprint
 from specs_lightning.system.progress import console
@@ -73,8 +74,9 @@ class AnswerCache:
 
 
 def content_digest(path: Path) -> str:
-    """Of a file, or of all files in a folder with their names: every byte counts."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    """Of a file, or of all files in a folder with their names: every byte counts, but for those of a model's card."""
+    inside = (file for file in path.rglob("*") if file.is_file() and file != path / MODEL_CARD)
+    files = sorted(inside) if path.is_dir() else [path]
     with ThreadPoolExecutor(max_workers=8) as threads:
         digests = list(threads.map(_file_digest, files))
     names = [str(file.relative_to(path)) if path.is_dir() else "" for file in files]

@@ -6,7 +6,7 @@ import logging
 import pickle
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+from torch.distributed import checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -27,6 +29,8 @@ SHARDED_STATE = _METADATA_FILENAME
 """The file that holds what is not in shards, in the folder of a checkpoint that several processes wrote."""
 FOLDER = "checkpoints"
 """Where a training has them, in its own folder."""
+LAST, BEST = "last", "best"
+"""What a checkpoint may be asked for by: the newest one, and what a `ModelCheckpoint` of `filename: best` keeps."""
 NAME = "step={}.ckpt"
 """A training's own checkpoints. Others may lie beside them: those that a `ModelCheckpoint` keeps."""
 MAY_DIFFER = (
@@ -64,11 +68,52 @@ class ForeignCheckpoint(CheckpointError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint as `saving` does, straight to the disk: Lightning's own holds all of it in memory first."""
+    """Writes a checkpoint as `saving` does, straight to the disk: Lightning's own holds all of it in memory first.
+
+    Reads one in shards, too, for a single process.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
         with saving(Path(path)) as partial, partial.open("wb") as file:
             torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Path | str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        file = Path(path)
+        if not file.is_dir():
+            return super().load_checkpoint(path, *args, **kwargs)
+        return {**_read_sharded(file), "state_dict": _weights_in_shards(file)}
+
+
+def trained_weights(file: Path) -> dict[str, Tensor]:
+    """The weights that a checkpoint holds by name, whole: all of the module, or those that were trained."""
+    if file.is_dir():
+        return _weights_in_shards(file)
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
+    return weights
+
+
+def check_weights(module: nn.Module, saved: Collection[str]) -> None:
+    """Whether weights of these names are those of a module: all that are trained, and none that it does not have.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if missing := {name for name, weight in module.named_parameters() if weight.requires_grad} - set(saved):
+        raise CheckpointError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
+    if unknown := set(saved) - set(module.state_dict()):
+        raise CheckpointError(f"the checkpoint is of another model: this one has no {min(unknown)}")
+
+
+def _weights_in_shards(folder: Path) -> dict[str, Tensor]:
+    known = FileSystemReader(folder).read_metadata().state_dict_metadata
+    above = "state_dict."
+    weights = {
+        name.removeprefix(above): torch.empty(found.size, dtype=found.properties.dtype)  # type: ignore[union-attr]
+        for name, found in known.items()
+        if name.startswith(above)
+    }
+    distributed_checkpoint.load({"state_dict": weights}, checkpoint_id=folder, no_dist=True)
+    return weights
 
 
 @contextmanager
@@ -114,6 +159,32 @@ def by_age(folder: Path) -> list[Path]:
     return sorted(folder.glob(NAME.format("*")), key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
+def find(asked: str | Path, folder: Path, settings: dict[str, Any] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that is meant, and what it holds (of shards without tensors).
+
+    Args:
+        asked: its path; `last` or `best`, of the training in `folder`; or the folder of a training, for its newest.
+        folder: that of a training.
+        settings: of the training that is to go on from it; any if not given.
+
+    Raises:
+        CheckpointError: there is none, or it is not whole.
+        ForeignCheckpoint: it belongs to another training, or was not written by this package.
+    """
+    path = Path(asked)
+    if str(asked) == BEST:
+        path = folder / FOLDER / f"{BEST}.ckpt"
+    elif str(asked) == LAST or (path / FOLDER).is_dir():
+        place = (folder if str(asked) == LAST else path) / FOLDER
+        newest = newest_usable(place, settings)
+        if newest is None:
+            raise CheckpointError(
+                f"no checkpoint to use in {place}: give the path of one, or the folder of its training"
+            )
+        path = newest
+    return path, check(path, settings)
+
+
 def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path | None:
     """The checkpoint to go on from; none where there is none, or none is whole.
 
@@ -135,10 +206,9 @@ def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path 
     return None
 
 
-def check(file: Path, settings: dict[str, Any] | None = None) -> None:
-    """Whether a training of these settings (any, if not given) can go on from a checkpoint, a file or a folder.
-
-    Of a file, every byte is read.
+def check(file: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a checkpoint holds, a file or a folder, from which a training of these settings (any, if not given) can go
+    on: of a folder, without its tensors. Of a file, every byte is read.
 
     Raises:
         CheckpointError: it is not whole.
@@ -158,6 +228,7 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> None:
             + "\n".join(changed)
             + "\ngive this one a folder of its own (trainer.default_root_dir), or start from the other's exported model"
         )
+    return state
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

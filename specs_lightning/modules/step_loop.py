@@ -28,6 +28,7 @@ from specs_lightning.evaluation.outcome import EvaluationOutcome
 from specs_lightning.evaluation.scores import logged
 from specs_lightning.evaluation.sets import EvaluationSets
 from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.modules.checkpoint_files import check_weights
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
 from specs_lightning.policy.loading import FLOAT32_WEIGHTS, PolicySettings, check_trainable
@@ -91,12 +92,14 @@ class PolicyModule(LightningModule, ABC):
         super().__init__()
         self.automatic_optimization = False
         self.policy_settings = policy
-        self.strict_loading = policy.lora is None  # checkpoints hold adapters alone
+        self.strict_loading = False  # checkpoints may hold what is trained alone: on_load_checkpoint looks
         self.optimizer_callable = optimizer
         self.schedule = schedule
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
         self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
+        self.settings: dict[str, Any] = {}
+        """The training's (`seed_everything`, `model`, `data`), as plain values; empty where it was not made by them."""
         self.outcome: EvaluationOutcome | None = None
         """What the last `validate`, `test` or `predict` came to."""
         self.steps = 0
@@ -199,8 +202,8 @@ class PolicyModule(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("step_loop")
         saved = checkpoint.get("state_dict")  # not with shards, which their strategy loads
-        if saved is not None and (missing := self._adapters() - set(saved)):
-            raise SpecsError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
+        if saved is not None:
+            check_weights(self, saved)
 
     def on_train_start(self) -> None:
         """Subclasses call it last: nothing may draw random numbers between it and the first batch."""

@@ -41,6 +41,7 @@ from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
+from specs_lightning.records.model_card import FILE as MODEL_CARD
 from specs_lightning.system.files import atomic
 from specs_lightning.system.ranks import gather, rank, whole, world_size
 
@@ -293,8 +294,9 @@ class Policy(nn.Module):
         plain.generation_config = self.model.generation_config
         return plain
 
-    def save(self, folder: Path | str) -> Path:
-        """Write a plain Hugging Face folder: weights (adapters merged), processor, chat template and generation config.
+    def save(self, folder: Path | str, card: str | None = None) -> Path:
+        """Write a plain Hugging Face folder: weights (adapters merged), processor, chat template and generation config,
+        and a model card, if it has one.
 
         The folder appears whole or not at all. All processes of a training must call it; the first writes.
         """
@@ -306,6 +308,11 @@ class Policy(nn.Module):
         with atomic(folder) as partial:
             self._without_quantization().save_pretrained(partial, state_dict=weights)
             self.processor.save_pretrained(partial)
+            if card is not None:
+                (partial / MODEL_CARD).write_text(card, encoding="utf-8")
+            readable = (partial / "config.json").stat().st_mode  # safetensors lets its owner alone read a file
+            for file in partial.iterdir():
+                file.chmod(readable)
         return folder
 
 

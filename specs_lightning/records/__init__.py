@@ -14,6 +14,7 @@ file                   record                              written by
 `pairs_preview.jsonl`  `distillation.PairPreview`          `specs distill`
 `statistics.json`      counts by name                      `specs distill`
 `set_aside.jsonl`      `set_aside.SetAsideRow`             whatever reads data
+`README.md`            `model_card.model_card`, Markdown   the export of a model, in its folder
 `judge.jsonl`          `judge_usage.JudgeUsage`            whatever asks a judge, a line for each process
 =====================  ==================================  =========================================================
 """

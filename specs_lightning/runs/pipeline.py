@@ -9,7 +9,6 @@ under its fingerprint: what they have in common is done once.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
@@ -19,16 +18,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
+from specs_lightning.evaluation.generalization import generalization
 from specs_lightning.evaluation.scores import score_sets
 from specs_lightning.judge import JudgeSettings
-from specs_lightning.metrics import GainKind, GeneralizationFactor
+from specs_lightning.metrics import GainKind
 from specs_lightning.records.answers import FILE as ANSWERS
-from specs_lightning.records.answers import Answer, read_answers, seal_answers
+from specs_lightning.records.answers import Answer, grouped, read_answers, seal_answers
+from specs_lightning.records.model_card import renew_card
 from specs_lightning.records.results import RESULTS, EvaluationSet, ModelScores, Results, SetScores
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import results_table, write_report
@@ -36,6 +35,7 @@ from specs_lightning.rollout import SamplingSettings, make_engine
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.yaml_files import differences, fingerprint, read_settings
+from specs_lightning.system.files import keep_beside
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
 
@@ -170,6 +170,8 @@ def run_stages(
         for number, planned in enumerate(plan, 1):
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
         RESULTS.write(folder, _results(plan, evaluation))
+        for planned in plan:
+            renew_card(planned.folder, folder)
         RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
 
 
@@ -321,10 +323,7 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
-        number = 1
-        while (kept := planned.folder.with_name(f"{planned.folder.name}.{number}")).exists():
-            number += 1
-        planned.folder.rename(kept)
+        keep_beside(planned.folder)
 
 
 def _go_through(
@@ -361,27 +360,23 @@ def as_argument(value: Any) -> str:
 def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Results:
     """Each evaluated model's scores on each set, and its gains over the first, with 95 % intervals."""
     models: list[ModelScores] = []
-    weights = dict.fromkeys(evaluation.out_of_distribution, 1.0)
-    metric = GeneralizationFactor(weights, "id", evaluation.beta, evaluation.gain)
+    base: dict[str, list[Answer]] | None = None
     for planned in plan:
         answers = planned.answers()
         if answers is None:
             continue
-        metric.reset()
-        for name in evaluation.sets:
-            of_set = [answer for answer in answers if answer.set == name]
-            scores = torch.tensor([getattr(answer, evaluation.measure) for answer in of_set])
-            metric.update(name, scores, [answer.prompt_id for answer in of_set])
-        is_base = not models
-        if is_base:
-            metric.keep_as_baseline()
-        found, intervals = metric.compute(), metric.intervals()
-        if is_base:
-            found["generalization_factor"] = math.nan  # nothing was gained that could generalise
+        by_set = grouped(answers, lambda answer: answer.set)
+        of_sets = {name: by_set.get(name, []) for name in evaluation.sets}
+        base, is_base = of_sets if base is None else base, base is None
         sets = {name: SetScores(**of_set) for name, of_set in score_sets(answers).items()}
-        models.append(
-            ModelScores(planned.name, planned.name, sets, **found, intervals={} if is_base else dict(intervals))
-        )
+        model = ModelScores(planned.name, planned.name, sets)
+        found = generalization(of_sets, base, evaluation.measure, evaluation.beta, evaluation.gain)
+        if found is not None:
+            model = replace(model, gain_id=found.gain_id, gain_ood=found.gain_ood)
+        if found is not None and not is_base:  # which gained nothing that could generalise
+            factor = found.generalization_factor
+            model = replace(model, generalization_factor=factor, intervals={**found.intervals})
+        models.append(model)
     asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
     return Results(
         measure=evaluation.measure, beta=evaluation.beta, gain=evaluation.gain, sets=asked, models=tuple(models)

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from specs_lightning.modules.checkpoint_files import FOLDER, by_age
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.samples import SAMPLES
 from specs_lightning.runs.processes import run_command
-from specs_lightning.system.files import write_atomically
+from specs_lightning.system.files import remove, write_atomically
 
 EVALUATION_FILE = "evaluation.yaml"
 COMPUTING = ("accelerator", "strategy", "devices", "num_nodes", "precision")
@@ -20,6 +21,8 @@ COMPUTING = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 
 def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
     """Train, from where an earlier attempt was stopped; the model goes to `folder/model`. Processor seconds."""
+    if not by_age(folder / FOLDER):  # killed after its model was written, it begins anew
+        remove(folder / "model")
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
     return run_command(["fit", f"--config={config}", *overrides, *own], title)
 

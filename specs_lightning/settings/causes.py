@@ -38,9 +38,20 @@ _HINT = re.compile(r"\n(?:Did you mean .*\?|There are: [\w, ]*)")
 _REQUIRED = re.compile(r"the following arguments are required: (.*)")
 _TYPE = re.compile(r"(?:Expected an?|Not a valid subclass of) (.+?)\. Got value: (.*)", re.DOTALL)
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
+_HOMES = {
+    "engine": "specs_lightning.rollout",
+    "objective": "specs_lightning.objectives",
+    "rewards": "specs_lightning.rewards",
+    "callbacks": "specs_lightning.callbacks",
+    "model": "specs_lightning.modules",
+    "data": "specs_lightning.data",
+    "logger": "lightning.pytorch.loggers",
+    "optimizer": "torch.optim",
+}
+"""Where the classes of a setting are that one is likely to mean."""
 _OTHERS = {
     re.compile(r"File does not exist: '(.*)'"): "no such file: {} (paths are relative to the working directory)",
-    re.compile(r"Expected a dot import path string: (.*)"): "no class {}: give its whole path, as package.module.Class",
     re.compile(r"Import path (?:\S+ )?does not correspond to a subclass of (\w+)"): "that class is no {}",
 }
 
@@ -105,10 +116,23 @@ def _leaf(message: str, place: tuple[str, ...]) -> Cause:
     if found := _NO_CLASS.search(message):
         close = _did_you_mean(found[2], dir(importlib.import_module(found[1])))
         return Cause(place, f"{found[1]} has no {found[2]}{close}")
+    if found := _NO_PATH.match(message):
+        return Cause(place, f"no class {found[1]}: {_class_path(found[1], place)}")
     for pattern, text in _OTHERS.items():
         if found := pattern.match(message):
             return Cause(place, text.format(found[1]))
     return Cause(place, message, vague=message.startswith("Expected a"))
+
+
+def _class_path(name: str, place: tuple[str, ...]) -> str:
+    """What to give instead of a class's short name: `vllm` is `specs_lightning.rollout.VLLMEngine`."""
+    home = next((_HOMES[part] for part in reversed(place) if part in _HOMES), None)
+    if home is not None:
+        classes = {key: found for key, found in vars(importlib.import_module(home)).items() if isinstance(found, type)}
+        begins = [key for key in sorted(classes, key=len) if key.lower().startswith(name.strip("'").lower())]
+        if begins:
+            return f"give its whole path, {home}.{begins[0]}"
+    return "give its whole path, as package.module.Class"
 
 
 def _required(listed: str, place: tuple[str, ...]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -79,6 +80,21 @@ def move_over(new: Path, path: Path) -> None:
     new.replace(path)
     _sync_one(path.parent)
     remove(old)
+
+
+def keep_beside(path: Path) -> Path | None:
+    """Make room for a new file or folder: the old one is then called `NAME.1`, or by the first number that is free.
+
+    A folder without content stays.
+
+    Returns:
+        where it is now.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    kept = next(kept for number in count(1) if not (kept := path.with_name(f"{path.name}.{number}")).exists())
+    path.rename(kept)
+    return kept
 
 
 def remove(path: Path) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers.command_line import EXPORT_ALONE, ROOT, refused, specs
 from helpers.small_runs import write_pair_file, write_prompt_file
+from helpers.small_trainings import in_shards
 from transformers import AutoModelForImageTextToText
 
 from specs_lightning.records.answers import read_answers
@@ -21,6 +23,15 @@ from specs_lightning.system.folder_lock import LOCK_FILE
 from specs_lightning.system.signals import STOPPED
 
 COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"
+
+
+BEST = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: best}}"
+
+
+def evaluation_commands() -> list[str]:
+    """Those that the header of the toy's evaluation names."""
+    lines = (ROOT / "configs" / "toy" / "evaluate.yaml").read_text().splitlines()
+    return [line.removeprefix("#").strip() for line in lines if line.startswith("#   specs ")]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +121,41 @@ class TestFit:
         assert (tmp_path / "note.txt").read_text() == "seen"
 
 
+class TestModel:
+    @pytest.mark.parametrize("further", ["--trainer.callbacks=[]", "--trainer.enable_checkpointing=false"])
+    def test_every_training_leaves_one_with_a_card(
+        self, cold_start: tuple[str, ...], tmp_path: Path, further: str
+    ) -> None:
+        specs(*cold_start[:-1], "--trainer.callbacks=null", further)
+        AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "model")
+        assert "specs_lightning.objectives.DPO" in (tmp_path / "run" / "model" / "README.md").read_text()
+        modes = {file.stat().st_mode for file in (tmp_path / "run" / "model").iterdir()}
+        assert modes == {(tmp_path / "run" / "metrics.csv").stat().st_mode}
+
+    def test_a_try_of_one_step_leaves_none(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
+        specs(*cold_start[:-1], "--trainer.callbacks=null", "--trainer.fast_dev_run=true")
+        assert not (tmp_path / "run" / "model").exists()
+
+    def test_a_second_training_does_not_leave_the_old_one_beside_new_metrics(
+        self, cold_start: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        """Nor the checkpoints, which another training would be taken to go on from, or `best` to be of."""
+        (tmp_path / "fails.py").write_text(
+            "from lightning.pytorch import Callback\n\nclass Fails(Callback):\n"
+            "    def on_train_batch_end(self, *unused):\n        raise KeyError('in the second')\n"
+        )
+        run = tmp_path / "run"
+        args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
+        specs(*args, f"--trainer.callbacks=[{BEST}]", cwd=tmp_path)
+        old = {file.name: file.read_bytes() for file in (run / "model").iterdir()}
+        with pytest.raises(KeyError):
+            specs(*args, "--data.batch_size=3", "--trainer.callbacks=[{class_path: fails.Fails}]", cwd=tmp_path)
+        assert not (run / "model").exists()
+        assert {file.name: file.read_bytes() for file in (run / "model.1").iterdir()} == old
+        assert {file.name for file in (run / "checkpoints.1").iterdir()} == {"best.ckpt", "step=2.ckpt"}
+        assert not (run / "checkpoints" / "best.ckpt").exists()
+
+
 CHECKPOINTS = "{class_path: specs_lightning.callbacks.Checkpoints}"
 TERMINATED = """
 import os, signal
@@ -176,8 +222,7 @@ class TestGoingOn:
         self, cold_start: tuple[str, ...], tmp_path: Path, callbacks: str
     ) -> None:
         """What is kept as the best by some figure lies beside them."""
-        best = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {filename: best}}"
-        given = callbacks.replace("MINE", CHECKPOINTS).replace("BEST", best)
+        given = callbacks.replace("MINE", CHECKPOINTS).replace("BEST", BEST)
         specs(*cold_start[:-1], f"--trainer.callbacks={given}")
         kept = {file.name for file in (tmp_path / "run" / "checkpoints").iterdir()}
         assert kept == {"step=2.ckpt"} | ({"best.ckpt"} if "BEST" in callbacks else set())
@@ -216,6 +261,15 @@ class TestErrors:
             ("--config=configs/toy/smoke.yaml", "another command: specs run --config configs/toy/smoke.yaml"),
             ("--data.train=missing.parquet", "missing.parquet"),
             ("--model.policy.model=./no/such/model", "no/such/model"),
+            ("--trainer.gradient_clip_val=1", "set model.max_grad_norm"),
+            ("--trainer.accumulate_grad_batches=2", "set data.batch_size"),
+            ("--trainer.strategy=nosuch", "nosuch"),
+            (
+                "--data.engine=vllm",
+                "no class vllm: give its whole path, specs_lightning.rollout.VLLMEngine",
+            ),
+            ("--trainer.logger=wandb", "lightning.pytorch.loggers.WandbLogger\n"),
+            ("--trainer.logger=lightning.pytorch.loggers.CometLogger", "comet"),
         ],
     )
     def test_they_name_what_is_wrong(
@@ -225,6 +279,14 @@ class TestErrors:
         assert named in message
         assert message.startswith("specs fit: ") and "Traceback" not in message
         assert len(message.splitlines()) <= 4
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    @pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+    def test_they_say_what_to_do_without_a_gpu(
+        self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], accelerator: str
+    ) -> None:
+        message = refused(capsys, *cold_start, f"--trainer.accelerator={accelerator}")
+        assert "give --trainer.accelerator cpu, or auto" in message and len(message.splitlines()) == 2
 
     def test_in_a_file_too(
         self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
@@ -294,6 +356,71 @@ class TestEvaluation:
         specs("predict", *evaluated)
         assert (tmp_path / "run" / "predictions.jsonl").read_text() != by_checkpoint
 
+    @pytest.mark.parametrize(("command", "asked"), [("test", "last"), ("validate", "best"), ("predict", "FOLDER")])
+    def test_the_checkpoint_that_is_asked_for_is_the_one_that_answers(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, command: str, asked: str
+    ) -> None:
+        """Not the base, with which the evaluation's settings begin."""
+        specs(*cold_start[:-1], f"--trainer.callbacks=[{BEST}]")
+        kept = tmp_path / "run" / "checkpoints" / ("best.ckpt" if asked == "best" else "step=2.ckpt")
+        asked = str(tmp_path / "run") if asked == "FOLDER" else asked
+        file = tmp_path / "run" / ("predictions.jsonl" if command == "predict" else f"{command}_answers.jsonl")
+        specs(command, *evaluated, f"--ckpt_path={kept}")
+        expected = file.read_text()
+        specs(command, *evaluated, f"--ckpt_path={asked}")
+        assert file.read_text() == expected
+        specs(command, *evaluated)
+        assert file.read_text() != expected
+
+    @pytest.mark.parametrize(
+        ("command", "asked"), [("test", "last"), ("validate", "best"), ("predict", "no/such.ckpt")]
+    )
+    def test_a_checkpoint_that_is_not_there_is_refused(
+        self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, asked: str
+    ) -> None:
+        message = refused(capsys, command, *evaluated, f"--ckpt_path={asked}")
+        assert "no checkpoint to use in" in message or f"{asked.removesuffix('.ckpt')}.ckpt does not exist" in message
+        assert "Traceback" not in message
+        assert not list((tmp_path / "run").glob("*.json*"))
+
+    @pytest.mark.parametrize(
+        "training",
+        [("--trainer.strategy=fsdp2",), ("--model.policy.lora={rank: 4}",)],
+        ids=["shards", "adapters"],
+    )
+    def test_of_a_checkpoint_of_parts_the_rest_is_what_it_was_trained_with(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, training: tuple[str, ...]
+    ) -> None:
+        """Whatever model the evaluation's settings name, and with no word of adapters or shards in them."""
+        in_shards(specs, *cold_start, *training)
+        others = [arg for arg in evaluated if "policy.model" not in arg]
+        file = tmp_path / "run" / "predictions.jsonl"
+        specs("predict", *others, f"--model.policy.model={tmp_path / 'run' / 'model'}")
+        expected = [answer.text for answer in read_answers(file)]
+        specs("predict", *others, "--model.policy.model=toy:base", "--ckpt_path=last")
+        assert [answer.text for answer in read_answers(file)] == expected
+
+    def test_the_generalization_factor_is_shown_and_kept(
+        self, evaluated: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        specs("test", *evaluated)
+        assert "Generalization Factor 0.000 (0.000 to 0.000), of scores, for want" in capsys.readouterr().out
+        specs("test", *evaluated, "--base=toy:base")
+        shown = capsys.readouterr().out
+        assert shown.count("Generalization Factor") == 1 and "of gains over the base: solved, ID " in shown
+        found = json.loads((tmp_path / "run" / "test.json").read_text())["generalization"]
+        assert found["gain"] == "difference" and found["gain_id"] <= 0 and len(found["intervals"]["gain_ood"]) == 2
+
+    @pytest.mark.parametrize("command", evaluation_commands())
+    def test_every_command_in_the_header_of_the_toys_evaluation_works(
+        self, evaluated: tuple[str, ...], cold_start: tuple[str, ...], tmp_path: Path, command: str
+    ) -> None:
+        specs(*cold_start)
+        folder, *few = evaluated[2], *evaluated[4:]
+        args = command.replace("runs/toy/final", str(tmp_path / "run")).split()[1:]
+        specs(*args, folder, *few)
+        assert json.loads((tmp_path / "run" / "test.json").read_text())["sets"]["id"]["n"] == 4
+
     def test_answers_are_written_and_can_be_a_baseline(self, evaluated: tuple[str, ...], tmp_path: Path) -> None:
         specs("predict", *evaluated)
         answers = read_answers(tmp_path / "run" / "predictions.jsonl")
@@ -306,4 +433,4 @@ class TestEvaluation:
         self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], command: str
     ) -> None:
         message = refused(capsys, command, *[arg for arg in evaluated if "data.evaluation=" not in arg])
-        assert "evaluation" in message and "Traceback" not in message
+        assert message.startswith(f"specs {command}: {command} needs evaluation sets: give data.evaluation, sources by")

@@ -116,6 +116,31 @@ def test_a_share_is_held_out_and_no_image_stands_on_both_sides(tmp_path: Path) -
         check([str(tmp_path / "c.yaml")], output=str(tmp_path), hold_out=0.1)
 
 
+@pytest.mark.parametrize("more", [{"hold_out": 0.5}, {}], ids=["held out", "whole"])
+@pytest.mark.parametrize("second", ["nothing.jsonl", "unusable.jsonl"])
+def test_a_freeze_that_is_refused_has_written_nothing(tmp_path: Path, second: str, more: dict[str, float]) -> None:
+    """Whichever data set is to blame; and what an earlier one wrote stays as it is."""
+    rows = [{"id": f"{i}", "question": f"{i}?", "answer": "2"} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "unusable.jsonl").write_text(json.dumps({"question": "Which?", "image": "missing.png", "answer": "2"}))
+    both, first = tmp_path / "both.yaml", tmp_path / "first.yaml"
+    first.write_text(f"a: {{path: {tmp_path / 'rows.jsonl'}}}")
+    both.write_text(f"{first.read_text()}\nb: {{path: {tmp_path / second}}}")
+    with pytest.raises(DataError):
+        check([str(both)], output=str(tmp_path / "new" / "out"), freeze=True, **more)
+    assert not (tmp_path / "new").exists()
+
+    def content() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in (tmp_path / "old").rglob("*") if file.is_file()}
+
+    check([str(first)], output=str(tmp_path / "old"), freeze=True, **more)
+    before = content()
+    assert {file.name for file in before} == {"a.parquet", "check.json"}
+    with pytest.raises(DataError):
+        check([str(both)], output=str(tmp_path / "old"), freeze=True, **more)
+    assert content() == before
+
+
 def test_images_are_held_out_with_all_their_rows_by_their_pixels_and_over_all_data_sets(tmp_path: Path) -> None:
     """Some rows show two images, which binds others to them; the same picture comes in files of two formats."""
     for number in range(60):

@@ -101,7 +101,7 @@ def attached(data: PolicyDataModule, folder: Path, command: str = "test", **poli
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_evaluation_without_sets_is_refused_and_says_what_to_give(command: str) -> None:
-    with pytest.raises(DataError, match=f"{command} needs evaluation sets: give data.init_args.evaluation"):
+    with pytest.raises(DataError, match=f"{command} needs evaluation sets: give data.evaluation"):
         RolloutDataModule(SOURCE).setup(command)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from specs_lightning.system.files import atomic, cache_folder, keep_lines, remove, write_atomically
+from specs_lightning.system.files import atomic, cache_folder, keep_beside, keep_lines, remove, write_atomically
 
 
 class Broken(Exception):
@@ -84,3 +84,14 @@ def test_what_can_be_made_again_is_kept_where_the_environment_says(
     assert cache_folder() == tmp_path
     monkeypatch.delenv("SPECS_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "specs-lightning"
+
+
+def test_what_makes_room_is_kept_under_the_first_free_number(tmp_path: Path) -> None:
+    assert keep_beside(tmp_path / "model") is None
+    for number in (1, 2):
+        (tmp_path / "model").mkdir()
+        assert keep_beside(tmp_path / "model") is None  # empty
+        (tmp_path / "model" / "config.json").write_text(str(number))
+        assert keep_beside(tmp_path / "model") == tmp_path / f"model.{number}"
+        assert (tmp_path / f"model.{number}" / "config.json").read_text() == str(number)
+        assert not (tmp_path / "model").exists()
