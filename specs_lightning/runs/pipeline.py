@@ -35,7 +35,8 @@ from specs_lightning.report import results_table, write_report
 from specs_lightning.rollout import SamplingSettings, make_engine
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
-from specs_lightning.settings.yaml_files import differences, fingerprint, read_settings
+from specs_lightning.settings.yaml_files import differences, read_settings
+from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
 

@@ -6,16 +6,34 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.full_disks import no_room_for
-from helpers.small_runs import Letters, adam, small_trainer, trained_weights, write_pair_file, write_prompt_file
+from helpers.other_content import (
+    as_before_digests,
+    other_image,
+    other_image_of_a_pair,
+    other_pair,
+    other_row,
+    other_weights,
+)
+from helpers.small_runs import (
+    Letters,
+    adam,
+    small_trainer,
+    trained_weights,
+    write_pair_file,
+    write_prompt_file,
+)
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -25,6 +43,7 @@ from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
+from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
 from specs_lightning.modules.checkpoint_files import CheckpointError, by_age
@@ -253,6 +272,96 @@ def test_with_other_data_it_does_not_go_on(tiny_model_path: Path, data: Path, tm
     write_pair_file(other, size=6)
     with pytest.raises(DataError, match=r"has other (prompts|pairs) than when the checkpoint was saved"):
         train(kind, tiny_model_path, other, tmp_path, Checkpoints(), checkpoint=first)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A training's checkpoint after its first step, and what it began with."""
+
+    model: Path
+    data: Path
+    checkpoint: Path
+
+
+AfterAStep = Callable[[Kind], Saved]
+
+
+@pytest.fixture(scope="module")
+def after_a_step(tiny_model_path: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> AfterAStep:
+    @cache
+    def make(name: str) -> Saved:
+        folder = tmp_path_factory.mktemp("saved")
+        kind = {"rollouts": ROLLOUTS, "pairs": MAX_STEPS}[name]
+        train(kind, tiny_model_path, data, folder, Checkpoints(every_n_steps=1, keep=9))
+        return Saved(tiny_model_path, data, folder / "checkpoints" / "step=1.ckpt")
+
+    return lambda kind: make("rollouts" if kind is ROLLOUTS else "pairs")
+
+
+class TestOtherContent:
+    """Under the same ids, paths and settings."""
+
+    @pytest.mark.parametrize(
+        ("kind", "change"),
+        [
+            (MAX_STEPS, other_pair(chosen="<think>so</think><answer>9</answer>")),
+            (MAX_STEPS, other_pair(rejected="Answer: 9")),
+            (MAX_STEPS, other_image_of_a_pair),
+            (ROLLOUTS, other_row(question="How many?")),
+            (ROLLOUTS, other_row(answer="3")),
+            (ROLLOUTS, other_row(task="counting")),  # rewards may know it
+            (ROLLOUTS, other_image),
+        ],
+        ids=["chosen", "rejected", "pair's image", "question", "gold answer", "further column", "image"],
+    )
+    def test_of_data_is_refused(
+        self,
+        after_a_step: AfterAStep,
+        tmp_path: Path,
+        kind: Kind,
+        change: Callable[[Path], None],
+    ) -> None:
+        saved = after_a_step(kind)
+        other = Path(shutil.copytree(saved.data, tmp_path / "other"))
+        change(other)
+        with pytest.raises(DataError, match=r"has other (prompts|pairs) than when the checkpoint was saved"):
+            train(kind, saved.model, other, tmp_path, Checkpoints(), checkpoint=saved.checkpoint)
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_of_the_model_is_refused(self, after_a_step: AfterAStep, tmp_path: Path, kind: Kind) -> None:
+        saved = after_a_step(kind)
+        model = Path(shutil.copytree(saved.model, tmp_path / "model"))
+        other_weights(model)
+        with pytest.raises(SpecsError, match=r"the policy's model .*model is another than the one that the checkpoint"):
+            train(kind, model, saved.data, tmp_path, Checkpoints(), checkpoint=saved.checkpoint)
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_the_same_at_other_places_is_gone_on_with(
+        self, after_a_step: AfterAStep, tmp_path: Path, kind: Kind, wholes: dict[int, Ended]
+    ) -> None:
+        """Everything is moved: model, data and the training's own folder."""
+        saved = after_a_step(kind)
+        places = (saved.model, saved.data, saved.checkpoint.parents[1])
+        model, data, folder = (Path(shutil.copytree(place, tmp_path / "moved" / place.name)) for place in places)
+        checkpoint = folder / "checkpoints" / "step=1.ckpt"
+        assert train(kind, model, data, folder, Checkpoints(), checkpoint=checkpoint) == wholes[id(kind)]
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_a_checkpoint_without_digests_is_gone_on_with_and_a_warning_says_what_was_not_checked(
+        self,
+        after_a_step: AfterAStep,
+        tmp_path: Path,
+        kind: Kind,
+        wholes: dict[int, Ended],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        saved = after_a_step(kind)
+        folder = Path(shutil.copytree(saved.checkpoint.parents[1], tmp_path / "before"))
+        checkpoint = folder / "checkpoints" / "step=1.ckpt"
+        as_before_digests(checkpoint, "pairs" if kind is MAX_STEPS else "prompts")
+        assert train(kind, saved.model, saved.data, folder, Checkpoints(), checkpoint=checkpoint) == wholes[id(kind)]
+        assert "it could not be checked that the policy's model" in caplog.text
+        assert re.search(r"could not be checked that the (pairs|prompts) of \S+ have the texts and images", caplog.text)
 
 
 @pytest.mark.parametrize("wrong", [{"every_n_steps": 0}, {"keep": 0}])
