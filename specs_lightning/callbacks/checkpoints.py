@@ -39,7 +39,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         every_n_steps: how often.
-        keep: how many of the newest stay. With two there is one to fall back on.
+        keep: how many of the newest stay, by their steps. With two there is one to fall back on. Those of later steps
+            than a training is at (it was begun anew, or from an earlier one) are set aside when it saves.
     """
 
     def __init__(self, every_n_steps: int = 50, keep: int = 2) -> None:
@@ -99,10 +100,11 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        file = self._path(trainer) / NAME.format(pl_module.steps)
         with failing_together():  # trainer.save_checkpoint would have the others wait for one that failed
-            trainer.strategy.save_checkpoint(state, self._path(trainer) / NAME.format(pl_module.steps))
+            trainer.strategy.save_checkpoint(state, file)
         if trainer.is_global_zero:
-            prune(self._path(trainer), self.keep)
+            prune(file, self.keep)
 
     def _is_to_stop(self, trainer: Trainer) -> bool:
         """Whether any process was told to."""

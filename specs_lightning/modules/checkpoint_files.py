@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.settings.nested import NOT_SET, changes
-from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, partial_path, remove
+from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, move_over, partial_path, remove
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,14 @@ FOLDER = "checkpoints"
 """Where a training has them, in its own folder."""
 NAME = "step={}.ckpt"
 """A training's own checkpoints. Others may lie beside them: those that a `ModelCheckpoint` keeps."""
+SET_ASIDE = ".set_aside"
+"""The ending of checkpoints of later steps than the training is at."""
 MAY_DIFFER = (
-    # Places, not contents: a run may be moved. Other data is noticed by its prompts.
+    # Places, not contents: a run may be moved. Other models and data are noticed by their digests.
     "model.policy.model",
     "model.reference_model",
     "data.train",
+    "data.judge.cache",
     # How something is computed, not what.
     "model.max_tokens_per_micro_batch",
     "model.policy.attention",
@@ -88,15 +92,24 @@ def saving(file: Path, first: bool = True) -> Iterator[Path]:
         cause = next(iter(failures.values()))[0] if failures else error  # of what several processes met, the first
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         reason = "the disk is full" if full else f"{type(cause).__name__}: {cause}"
-        before = by_age(file.parent)
+        before = by_step(file.parent)
         left = f"{before[0].name} is whole, and the training can go on from it" if before else "there is none before it"
         remedy = "make room" if full else "see to it"
         raise CheckpointError(f"{file} could not be saved: {reason}. {left}: {remedy}, and start again") from error
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints."""
-    for file in by_age(folder)[keep:]:
+def prune(saved: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints of a training, of which one was just saved.
+
+    Those of later steps are of a course that it has left, or of another training. They are set aside, so that none goes
+    on from them by chance.
+    """
+    for file in by_step(saved.parent):
+        if _step(file) > _step(saved):
+            aside = file.with_name(file.name + SET_ASIDE)
+            move_over(file, aside)
+            log.warning("%s is of a later step than this training is at: it is now %s", file, aside.name)
+    for file in by_step(saved.parent)[keep:]:
         doomed = file.with_name(file.name + REPLACED)  # a half-deleted folder would look like a checkpoint
         file.rename(doomed)
         remove(doomed)
@@ -109,9 +122,15 @@ def remove_leftovers(folder: Path) -> None:
             remove(leftover)
 
 
-def by_age(folder: Path) -> list[Path]:
-    """A training's own checkpoints, the newest first."""
-    return sorted(folder.glob(NAME.format("*")), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+def by_step(folder: Path) -> list[Path]:
+    """A training's own checkpoints, the newest first: that of the latest step, whatever the clock said."""
+    return sorted((file for file in folder.glob(NAME.format("*")) if _step(file) >= 0), key=_step, reverse=True)
+
+
+def _step(file: Path) -> int:
+    """The step that a checkpoint is of by its name; -1 where the name tells none."""
+    found = re.fullmatch(NAME.format(r"(\d+)"), file.name)
+    return -1 if found is None else int(found[1])
 
 
 def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path | None:
@@ -123,7 +142,7 @@ def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path 
         ForeignCheckpoint: what there is belongs to another training.
     """
     foreign: ForeignCheckpoint | None = None
-    for file in by_age(folder):
+    for file in by_step(folder):
         try:
             check(file, settings)
             return file

@@ -46,7 +46,7 @@ from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
-from specs_lightning.modules.checkpoint_files import CheckpointError, by_age
+from specs_lightning.modules.checkpoint_files import CheckpointError, by_step
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
@@ -136,7 +136,7 @@ def test_it_goes_on_exactly_from_every_checkpoint(
     """As after a kill: what the folder holds beyond the checkpoint did not last."""
     keeper = Checkpoints(every_n_steps=1, keep=9)
     whole = train(kind, tiny_model_path, data, tmp_path / "whole", keeper)
-    checkpoints = by_age(tmp_path / "whole" / "checkpoints")
+    checkpoints = by_step(tmp_path / "whole" / "checkpoints")
     assert [file.name for file in checkpoints] == [f"step={n}.ckpt" for n in range(whole.steps, 0, -1)]
     assert len(whole.metrics) == whole.steps == (3 if kind is MAX_STEPS else 4)
     for checkpoint in checkpoints[1:]:
@@ -208,7 +208,7 @@ def test_when_it_is_stopped_its_last_complete_step_is_saved(
     stop = StopIn(point, step, sent)
     with pytest.raises(SIGTERMException if sent else Stopped):
         train(kind, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=100), stop)
-    found = by_age(tmp_path / "checkpoints")
+    found = by_step(tmp_path / "checkpoints")
     assert [file.name for file in found] == ([] if expected is None else [f"step={expected}.ckpt"])
     if found and (kind, expected) != (MAX_STEPS, 3):
         resumed = train(kind, tiny_model_path, data, tmp_path, Checkpoints(), checkpoint=found[0])
@@ -218,7 +218,7 @@ def test_when_it_is_stopped_its_last_complete_step_is_saved(
 def test_sigusr1_stops_it_like_sigterm(tiny_model_path: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SIGTERMException):
         train(EPOCHS, tiny_model_path, data, tmp_path, Checkpoints(), StopIn("loss", 1, signal.SIGUSR1))
-    assert [file.name for file in by_age(tmp_path / "checkpoints")] == ["step=1.ckpt"]
+    assert [file.name for file in by_step(tmp_path / "checkpoints")] == ["step=1.ckpt"]
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def wholes(tiny_model_path: Path, data: Path, tmp_path_factory: pytest.TempPathF
 
 def test_a_training_that_is_complete_is_left_as_it_is(tiny_model_path: Path, data: Path, tmp_path: Path) -> None:
     whole = train(MAX_STEPS, tiny_model_path, data, tmp_path, Checkpoints())
-    (last,) = by_age(tmp_path / "checkpoints")
+    (last,) = by_step(tmp_path / "checkpoints")
     before = last.stat().st_mtime_ns
     make, settings = MAX_STEPS
     module, datamodule = make(tiny_model_path, data)
@@ -248,6 +248,19 @@ def test_so_many_are_kept(tiny_model_path: Path, data: Path, tmp_path: Path) -> 
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["step=3.ckpt", "step=4.ckpt"]
 
 
+def test_a_training_under_a_clock_that_was_set_back_ends_with_its_own_last_steps(
+    tiny_model_path: Path, data: Path, tmp_path: Path
+) -> None:
+    """What is there is of the future, by its time and by its steps."""
+    old = tmp_path / "checkpoints" / "step=90.ckpt"
+    old.parent.mkdir()
+    old.write_bytes(b"of another training")
+    os.utime(old, ns=(2**62, 2**62))
+    train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1, keep=2))
+    assert [file.name for file in by_step(old.parent)] == ["step=4.ckpt", "step=3.ckpt"]
+    assert (old.parent / "step=90.ckpt.set_aside").read_bytes() == b"of another training"
+
+
 def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
     tiny_model_path: Path, data: Path, tmp_path: Path, wholes: dict[int, Ended]
 ) -> None:
@@ -257,7 +270,7 @@ def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
         pytest.raises(CheckpointError, match=r"step=3\.ckpt .* the disk is full\. step=2\.ckpt is whole"),
     ):
         train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1))
-    newest, _ = by_age(tmp_path / "checkpoints")
+    newest, _ = by_step(tmp_path / "checkpoints")
     assert newest.name == "step=2.ckpt"
     resumed = train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(), checkpoint=newest)
     assert resumed == wholes[id(ROLLOUTS)]
@@ -266,7 +279,7 @@ def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
 @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
 def test_with_other_data_it_does_not_go_on(tiny_model_path: Path, data: Path, tmp_path: Path, kind: Kind) -> None:
     train(kind, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1))
-    *_, first = by_age(tmp_path / "checkpoints")
+    *_, first = by_step(tmp_path / "checkpoints")
     other = tmp_path / "other"
     write_prompt_file(other, size=6)
     write_pair_file(other, size=6)
