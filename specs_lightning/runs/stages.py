@@ -53,7 +53,7 @@ def evaluate_stage(
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
     samples = folder / f"test_{SAMPLES.name}"
-    if (folder / SAMPLES.name).exists():  # a training has kept its own
+    if trained and (folder / SAMPLES.name).exists():  # a training has kept its own
         samples.unlink(missing_ok=True)
     else:
         samples.replace(folder / SAMPLES.name)
