@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.modules.sharded_files import ShardReader
 from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, move_over, partial_path, remove
 
@@ -55,7 +55,10 @@ MAY_DIFFER = (
 )
 """Settings of a training that may be others when it goes on."""
 
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 """What reading a file raises that is not what it seems, or not all of it."""
 
 
@@ -69,6 +72,11 @@ class ForeignCheckpoint(CheckpointError):
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint as `saving` does, straight to the disk: Lightning's own holds all of it in memory first."""
+
+    def load_checkpoint(self, path: Any, *others: Any, **more: Any) -> dict[str, Any]:
+        """Nothing in it is run, whatever the trainer was told."""
+        loaded: dict[str, Any] = super().load_checkpoint(path, *others, **more | {"weights_only": True})
+        return loaded
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
         with saving(Path(path)) as partial, partial.open("wb") as file:
@@ -197,7 +205,7 @@ def _read_file(file: Path) -> Any:
 
 def _read_sharded(folder: Path) -> Any:
     """Without its tensors, whose files are only measured."""
-    for place in FileSystemReader(folder).read_metadata().storage_data.values():
+    for place in ShardReader(folder).read_metadata().storage_data.values():
         shard, end = folder / place.relative_path, place.offset + place.length
         if shard.stat().st_size < end:
             raise ValueError(f"{shard.name} ends before byte {end}")
