@@ -231,6 +231,33 @@ class TestSettings:
         others = {name: value for name, value in settings.items() if not f"{name}.".startswith(f"{setting}.")}
         refused(capsys, "fit", *(f"--{name}={value}" for name, value in others.items()), f"--{setting}={call}")
 
+    @pytest.mark.parametrize(
+        ("name", "form"),
+        [
+            ("model.optimizer", "{}"),
+            ("model.optimizer", "{{class_path: torch.optim.AdamW, init_args: {{betas: {}}}}}"),
+            ("data.judge", "{{model: judge, base_url: 'http://localhost:1/v1', request: {{further: {}}}}}"),
+            ("data.engine", "{{class_path: specs_lightning.rollout.VLLMEngine, init_args: {{arguments: {{a: {}}}}}}}"),
+        ],
+    )
+    @pytest.mark.parametrize("function", ["torch.save", "os.mkdir"])
+    def test_a_function_is_not_called(
+        self, tmp_path: Path, bomb: Bomb, name: str, form: str, function: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Where any callable would do, or any value."""
+        arguments = {"obj": "text", "f": str(bomb.marker)} if function == "torch.save" else {"path": str(bomb.marker)}
+        call = json.dumps({"class_path": function, "init_args": arguments})
+        refused(
+            capsys,
+            "fit",
+            "--model=specs_lightning.modules.GRPOModule",
+            "--model.policy.model=toy:base",
+            "--data=specs_lightning.data.RolloutDataModule",
+            f"--data.train.path={tmp_path / 'missing.jsonl'}",
+            f"--trainer.default_root_dir={tmp_path}",
+            f"--{name}={form.format(call)}",
+        )
+
 
 PLANTED = (
     "jinja2",
