@@ -32,6 +32,7 @@ class Command:
         parsed: how its arguments are parsed (`settings.functions`); None if the function takes them as they are given.
         goes_on: how it goes on after SIGTERM or a full disk, if these only interrupt it.
         starts_others: whether it runs other commands in processes of their own.
+        names_classes: whether its settings have class paths, which may name modules in the working directory.
     """
 
     does: str
@@ -39,6 +40,7 @@ class Command:
     parsed: dict[str, Any] | None = field(default_factory=dict)
     goes_on: str = ""
     starts_others: bool = False
+    names_classes: bool = False
 
     def function(self) -> Callable[..., Any]:
         module, _, name = self.place.partition(":")
@@ -50,24 +52,43 @@ LIGHTNING = "commands.fit:lightning"
 
 COMMANDS = {
     "run": Command(
-        "the whole method, stage by stage, to a report", "runs.pipeline:run", goes_on=GOES_ON, starts_others=True
+        "the whole method, stage by stage, to a report",
+        "runs.pipeline:run",
+        goes_on=GOES_ON,
+        starts_others=True,
+        names_classes=True,
     ),
-    "fit": Command("one training stage", LIGHTNING, None, "The same command with --ckpt_path last goes on from there."),
-    "validate": Command("score a model on its evaluation sets", LIGHTNING, None),
-    "test": Command("the same, as a final test", LIGHTNING, None),
-    "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None),
+    "fit": Command(
+        "one training stage",
+        LIGHTNING,
+        None,
+        "The same command with --ckpt_path last goes on from there.",
+        names_classes=True,
+    ),
+    "validate": Command("score a model on its evaluation sets", LIGHTNING, None, names_classes=True),
+    "test": Command("the same, as a final test", LIGHTNING, None, names_classes=True),
+    "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None, names_classes=True),
     "export": Command(
         "write the model of a checkpoint as a Hugging Face folder",
         "commands.export:export",
         {"positional": "checkpoint", "takes_files": False},
     ),
     "distill": Command(
-        "make preference pairs from the seed model and the base", "distill.pairs:distill", goes_on=GOES_ON
+        "make preference pairs from the seed model and the base",
+        "distill.pairs:distill",
+        goes_on=GOES_ON,
+        names_classes=True,
     ),
     "compare": Command(
-        "runs over several seeds, beside each other", "runs.comparison:compare", {"listed": "runs"}, goes_on=GOES_ON
+        "runs over several seeds, beside each other",
+        "runs.comparison:compare",
+        {"listed": "runs"},
+        goes_on=GOES_ON,
+        names_classes=True,
     ),
-    "plan": Command("what a run will need of memory, and get through, before it is started", "plan:plan", None),
+    "plan": Command(
+        "what a run will need of memory, and get through, before it is started", "plan:plan", None, names_classes=True
+    ),
     "doctor": Command(
         "whether this machine and a model are ready for it", "commands.doctor:doctor", {"takes_files": False}
     ),
@@ -76,6 +97,7 @@ COMMANDS = {
         "read data sets once: what is in them, and which rows cannot be used",
         "data.check:check",
         {"takes_files": False},
+        names_classes=True,
     ),
     "serve": Command("sample with vLLM for trainings in other processes", "rollout.server.http:serve"),
 }
@@ -98,7 +120,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if name not in COMMANDS:
         sys.exit(f"specs: unknown command {name!r}\n\n{usage()}")
     command = COMMANDS[name]
-    sys.path.insert(0, os.getcwd())  # so that a class_path finds the user's own modules
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes that this one starts do not look there first, either
+    if command.names_classes and os.getcwd() not in sys.path:
+        # So that a class_path finds the user's own modules; behind all that is installed, which none can stand in for.
+        sys.path.append(os.getcwd())
     try:
         with raising_on_sigterm() if command.goes_on else nullcontext():
             if _run(name, command, args) is False:

@@ -6,6 +6,8 @@ Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-pad
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby
@@ -20,6 +22,10 @@ TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids")
 
 Image = bytes | Path
 """An encoded image file, in memory or on disk: decoded only where it is used."""
+
+
+PLACE = frozenset({"source_file", "source_row"})
+"""What of a prompt's metadata says where it stands, and not what it is."""
 
 
 def image_bytes(image: Image) -> bytes:
@@ -59,6 +65,20 @@ class Prompt:
         for content in (message["content"] for message in self.messages):
             parts += [content] if isinstance(content, str) else [p["text"] for p in content if p["type"] == "text"]
         return "\n".join(parts)
+
+
+def prompt_digest(prompt: Prompt, *more: Any) -> str:
+    """Tells by content what a model is asked: its texts and the bytes of its images, with plain values beside them.
+
+    The id counts, too: it seeds the sampling. An image that cannot be read is told from any that can.
+    """
+    digest = hashlib.sha256(json.dumps([*more, prompt.id, prompt.messages]).encode())
+    for image in prompt.images:
+        try:
+            digest.update(hashlib.sha256(image_bytes(image)).digest())
+        except OSError:
+            digest.update(b"unreadable")
+    return digest.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)

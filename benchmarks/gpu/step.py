@@ -42,7 +42,7 @@ COMPLETIONS = 8
 
 def random_policy(shape: PretrainedConfig, folder: Path, device: str, **settings: Any) -> Policy:
     """A policy of that shape with random weights, and the toy's tokenizer."""
-    toy = AutoProcessor.from_pretrained(resolve("toy:base"))
+    toy = AutoProcessor.from_pretrained(resolve("toy:base"), trust_remote_code=False)
     toy.image_processor.max_pixels = toy.image_processor.size["longest_edge"] = 728 * 728
     toy.save_pretrained(folder)
     ids = toy.tokenizer.get_vocab()

@@ -41,7 +41,8 @@ class Checkpoints(Checkpoint):
 
     Args:
         every_n_steps: how often.
-        keep: how many of the newest stay. With two there is one to fall back on.
+        keep: how many of the newest stay, by their steps. With two there is one to fall back on. Those of later steps
+            than a training is at (it was begun anew, or from an earlier one) are set aside when it saves.
     """
 
     def __init__(self, every_n_steps: int = 50, keep: int = 2) -> None:
@@ -49,6 +50,7 @@ class Checkpoints(Checkpoint):
             raise ValueError(f"every_n_steps ({every_n_steps}) and keep ({keep}) must be positive")
         self.every_n_steps, self.keep = every_n_steps, keep
         self._stop = False
+        self._earlier: set[str] = set()
 
     def setup(self, trainer: Trainer, pl_module: PolicyModule, stage: str) -> None:  # type: ignore[override]
         if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
@@ -58,10 +60,13 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         """Before any callback measures the policy, which may have a `ModelCheckpoint` save it."""
-        if trainer.is_global_zero and not goes_on(trainer):
-            keep_beside(self._path(trainer))
+        self._earlier = {file.name for file in self._path(trainer).glob("*")}
+        if not trainer.strategy.restore_checkpoint_after_setup:  # else what is gone on from is not known yet
+            self._keep_earlier(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._keep_earlier(trainer)
 
         # In place of Lightning's handler, which waits for the end of the step, and does not save. The trainer puts
         # back what was there before its own.
@@ -105,10 +110,22 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        file = self._path(trainer) / NAME.format(pl_module.steps)
         with failing_together():  # trainer.save_checkpoint would have the others wait for one that failed
-            trainer.strategy.save_checkpoint(state, self._path(trainer) / NAME.format(pl_module.steps))
+            trainer.strategy.save_checkpoint(state, file)
         if trainer.is_global_zero:
-            prune(self._path(trainer), self.keep)
+            prune(file, self.keep)
+
+    def _keep_earlier(self, trainer: Trainer) -> None:
+        """Keep those of an earlier training beside; what this one has saved by now stays."""
+        if not trainer.is_global_zero or goes_on(trainer) or not self._earlier:
+            return
+        place = self._path(trainer)
+        kept = keep_beside(place)
+        for file in kept.iterdir() if kept is not None else ():
+            if file.name not in self._earlier:
+                place.mkdir(exist_ok=True)
+                file.rename(place / file.name)
 
     def _is_to_stop(self, trainer: Trainer) -> bool:
         """Whether any process was told to."""

@@ -184,7 +184,7 @@ def model_folder(model: str) -> Iterator[Finding]:
 
     try:
         source = model_source(model)
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         family = family_of(config)
     except SpecsError as error:
         yield Finding("model", "broken", str(error), "give --model a folder written by save_pretrained")

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.modules.checkpoint_files import FOLDER, by_age, find
+from specs_lightning.modules.checkpoint_files import FOLDER, by_step, find
 from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint, read_policy
 from specs_lightning.records.model_card import model_card
 from specs_lightning.records.results import RESULTS
@@ -84,6 +84,6 @@ def _run_of(file: Path, training: Path) -> Path | None:
     """The run whose results are those of a checkpoint: of a finished stage's end, and no older."""
     run, stage = training.absolute().parent, STAGE.read(training)
     results = run / RESULTS.name
-    if stage is None or stage.status != "finished" or not results.exists() or by_age(file.parent)[:1] != [file]:
+    if stage is None or stage.status != "finished" or not results.exists() or by_step(file.parent)[:1] != [file]:
         return None
     return run if results.stat().st_mtime >= file.stat().st_mtime else None

@@ -141,6 +141,13 @@ class SpecsCLI(LightningCLI):
             parser.add_argument("--base", type=str | None, default=None, help=does)
         return parser
 
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would take settings from a checkpoint, class paths among them. Ours has none to give."""
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Nothing in a checkpoint is run: Lightning would unpickle one that it is to fetch from an address."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
     def instantiate_classes(self) -> None:
         try:
             with refused_settings():

@@ -339,7 +339,7 @@ def _encoder(model: str) -> PromptEncoder:
     from transformers import AutoProcessor
 
     try:
-        return PromptEncoder(AutoProcessor.from_pretrained(resolve(model)), image_memory_gib=0)
+        return PromptEncoder(AutoProcessor.from_pretrained(resolve(model), trust_remote_code=False), image_memory_gib=0)
     except (OSError, ValueError) as error:
         raise DataError(f"the processor of {model} cannot be used ({error}); give another with --model") from error
 

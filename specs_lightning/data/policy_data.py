@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -17,18 +19,23 @@ from lightning.pytorch.trainer.states import TrainerFn
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import DataError
-from specs_lightning.evaluation.answer_cache import AnswerCache, content_digest
+from specs_lightning.evaluation.answer_cache import AnswerCache
 from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationBatches, EvaluationSets
 from specs_lightning.groups import Prompt
 from specs_lightning.judge import Judge, JudgeSettings, record_usage
+from specs_lightning.policy.model_files import model_digest
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.rollout.engine import stop_ids
+from specs_lightning.system.digests import content_digest
 from specs_lightning.system.progress import console
-from specs_lightning.system.ranks import gather, rank
+from specs_lightning.system.ranks import gather, gather_shares, rank, share
+
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 class Learner(Protocol):
@@ -149,10 +156,9 @@ class PolicyDataModule(LightningDataModule):
     def _cache_key(self) -> dict[str, Any]:
         """All that the answers to evaluation prompts depend on, besides these."""
         policy, trainer = self.policy, self.attached_trainer
-        place = Path(policy.source)
         settings = asdict(policy.settings)
         return {
-            "model": content_digest(place) if place.is_dir() else f"{place}@{policy.model.config._commit_hash}",
+            "model": model_digest(policy.source),
             "checkpoint": content_digest(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
             "policy": {name: settings[name] for name in ("dtype", "attention", "lora")},
             "precision": trainer.precision,
@@ -199,9 +205,37 @@ class EvaluationDataModule(PolicyDataModule):
         super().__init__(evaluation=evaluation, **kwargs)
 
 
-def digest(ids: Iterable[str]) -> str:
-    """Tells one list of rows from another, by their ids and order."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+def rows_digest(rows: Sequence[Item], content: Callable[[Item], str]) -> str:
+    """Tells one list of rows from another by the content and order of all. Processes share the work; all must ask."""
+    with ThreadPoolExecutor(max_workers=8) as threads:  # images may have to be read
+        return _digest(gather_shares(list(threads.map(content, share(rows)))))
+
+
+def check_rows(state: Mapping[str, Any], kind: str, digest: str, ids: Iterable[str], path: str) -> None:
+    """Whether a checkpoint is of the same rows, of that kind; `digest` is that of their contents.
+
+    Raises:
+        DataError: it is of others.
+    """
+    same = state.get("content") == digest
+    if "content" not in state:  # a checkpoint that knows no more of them than their ids
+        same = state[kind] == _digest(ids)
+        log.warning(
+            "the checkpoint is of an earlier version, so it could not be checked that the %s of %s have the texts and "
+            "images that it was trained on: their ids %s",
+            kind,
+            path,
+            "are the same" if same else "differ",
+        )
+    if not same:
+        raise DataError(
+            f"{path} has other {kind} than when the checkpoint was saved (texts, images and answers count): give it "
+            "those, or start a new training"
+        )
+
+
+def _digest(marks: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(marks).encode()).hexdigest()[:16]
 
 
 def shuffled(size: int, seed: int, epoch: int) -> list[int]:

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from specs_lightning.data.pairs import load_pairs
-from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
+from specs_lightning.data.policy_data import PolicyDataModule, check_rows, rows_digest, shuffled
 from specs_lightning.errors import DataError
-from specs_lightning.groups import EncodedPrompt, GroupBatch
+from specs_lightning.groups import EncodedPrompt, GroupBatch, prompt_digest
 from specs_lightning.prompts.encoder import UNUSABLE, try_encode
 from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.system.ranks import share
@@ -25,6 +25,11 @@ class EncodedPair:
     prompt: EncodedPrompt
     chosen: list[int]
     rejected: list[int]
+
+    @property
+    def digest(self) -> str:
+        """Of all that training takes of it."""
+        return prompt_digest(self.prompt.question, self.chosen, self.rejected)
 
 
 class PreferenceDataModule(PolicyDataModule):
@@ -68,6 +73,11 @@ class PreferenceDataModule(PolicyDataModule):
         if not encoded:
             raise DataError(f"{self.train}: no pair can be used\n{self.set_aside.summary()}")
         return encoded
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all pairs that are trained on; taken once."""
+        return rows_digest(self.encoded, lambda pair: pair.digest)
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
@@ -130,14 +140,9 @@ class PreferenceLoader:
             yield self.data.collate(order[step * self.data.batch_size : (step + 1) * self.data.batch_size])
 
     def state_dict(self) -> dict[str, Any]:
-        return {"taken": self.data.module.steps, "pairs": self._pairs()}
+        return {"taken": self.data.module.steps, "content": self.data.digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["pairs"] != self._pairs():
-            raise DataError(
-                f"{self.data.train} has other pairs than when the checkpoint was saved: start a new training"
-            )
+        ids = (pair.prompt.id for pair in self.data.encoded)
+        check_rows(state, "pairs", self.data.digest, ids, self.data.train)
         self.taken = state["taken"]
-
-    def _pairs(self) -> str:
-        return digest(pair.prompt.id for pair in self.data.encoded)

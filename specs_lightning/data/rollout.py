@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal
 
-from specs_lightning.data.policy_data import PolicyDataModule, digest, shuffled
+from specs_lightning.data.policy_data import PolicyDataModule, check_rows, rows_digest, shuffled
 from specs_lightning.data.rounds import (
     DynamicSampling,
     Round,
@@ -21,7 +22,7 @@ from specs_lightning.data.rounds import (
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import DataError
-from specs_lightning.groups import EncodedPrompt, Group, GroupBatch, Prompt
+from specs_lightning.groups import PLACE, EncodedPrompt, Group, GroupBatch, Prompt, prompt_digest
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
 from specs_lightning.rollout import SamplingSettings
@@ -110,6 +111,11 @@ class RolloutDataModule(PolicyDataModule):
         """Of the current round; none before the first."""
         return self.loader.round.groups if self.loader is not None and self.loader.round is not None else []
 
+    @cached_property
+    def digest(self) -> str:
+        """Of all prompts, and of what rewards may know of them; taken once."""
+        return rows_digest(self.prompts, _trained_on)
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and (self.attached_trainer.max_epochs or 1) > 1:
@@ -126,6 +132,13 @@ class RolloutDataModule(PolicyDataModule):
             self.loader.close()
         super().teardown(stage)
         self.rewards.close()
+
+
+def _trained_on(prompt: Prompt) -> str:
+    """A digest of what is asked and of what its answers are scored by; not of the prompt's place."""
+    metadata = {name: str(prompt.metadata[name]) for name in sorted(prompt.metadata.keys() - PLACE)}
+    gold = prompt.answer, prompt.answer_type, prompt.answer_format, prompt.choices, prompt.precision
+    return prompt_digest(prompt, *gold, metadata)
 
 
 class RolloutLoader:
@@ -177,7 +190,7 @@ class RolloutLoader:
         ahead = None if self.ahead is None or failed else self.ahead.result()
         return {
             "taken": self.data.module.steps,
-            "prompts": digest(prompt.id for prompt in self.data.prompts),
+            "content": self.data.digest,
             "prompts_used": self.used_before_ahead if failed else self.prompts_used,
             "round": self.round.state() if self.round else None,
             "round_number": self.round_number,
@@ -187,10 +200,8 @@ class RolloutLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["prompts"] != digest(prompt.id for prompt in self.data.prompts):
-            raise DataError(
-                f"{self.data.train.path} has other prompts than when the checkpoint was saved: start a new training"
-            )
+        given = (prompt.id for prompt in self.data.prompts)
+        check_rows(state, "prompts", self.data.digest, given, self.data.train.path)
         self.taken, self.prompts_used = state["taken"], state["prompts_used"]
         self.round_number = state["round_number"]
         self.unusable = set(state["unusable"])

@@ -6,20 +6,17 @@ out of reach, needs no new answers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from specs_lightning.evaluation.evaluator import Answered
-from specs_lightning.groups import Prompt, image_bytes
+from specs_lightning.groups import Prompt, prompt_digest
 from specs_lightning.records.answers import Answer
 from specs_lightning.records.lines import append_lines, readable_lines
-from specs_lightning.records.model_card import FILE as MODEL_CARD
 from specs_lightning.records.record import DRAW_AGAIN, RecordFile, parse
-from specs_lightning.settings.yaml_files import differences, fingerprint
+from specs_lightning.settings.yaml_files import differences
+from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
 
@@ -73,24 +70,6 @@ class AnswerCache:
             console.print(told, markup=False, soft_wrap=True)
 
 
-def content_digest(path: Path) -> str:
-    """Of a file, or of all files in a folder with their names: every byte counts, but for those of a model's card."""
-    inside = (file for file in path.rglob("*") if file.is_file() and file != path / MODEL_CARD)
-    files = sorted(inside) if path.is_dir() else [path]
-    with ThreadPoolExecutor(max_workers=8) as threads:
-        digests = list(threads.map(_file_digest, files))
-    names = [str(file.relative_to(path)) if path.is_dir() else "" for file in files]
-    return fingerprint(dict(zip(names, digests, strict=True)))
-
-
-def _file_digest(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
 def _key(set_name: str, prompt: Prompt) -> str:
     """Of what a model is asked: the gold answer may change without a new answer."""
-    digest = hashlib.sha256(json.dumps([set_name, prompt.id, prompt.messages]).encode())
-    for image in prompt.images:
-        digest.update(hashlib.sha256(image_bytes(image)).digest())
-    return digest.hexdigest()[:32]
+    return prompt_digest(prompt, set_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -15,13 +16,12 @@ import torch
 from lightning.fabric.utilities.load import _METADATA_FILENAME
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torch.distributed import checkpoint as distributed_checkpoint
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.modules.sharded_files import ShardReader, weights_in_shards
 from specs_lightning.settings.nested import NOT_SET, changes
-from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, partial_path, remove
+from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, move_over, partial_path, remove
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,14 @@ LAST, BEST = "last", "best"
 """What a checkpoint may be asked for by: the newest one, and what a `ModelCheckpoint` of `filename: best` keeps."""
 NAME = "step={}.ckpt"
 """A training's own checkpoints. Others may lie beside them: those that a `ModelCheckpoint` keeps."""
+SET_ASIDE = ".set_aside"
+"""The ending of checkpoints of later steps than the training is at."""
 MAY_DIFFER = (
-    # Places, not contents: a run may be moved. Other data is noticed by its prompts.
+    # Places, not contents: a run may be moved. Other models and data are noticed by their digests.
     "model.policy.model",
     "model.reference_model",
     "data.train",
+    "data.judge.cache",
     # How something is computed, not what.
     "model.max_tokens_per_micro_batch",
     "model.policy.attention",
@@ -55,7 +58,10 @@ MAY_DIFFER = (
 )
 """Settings of a training that may be others when it goes on."""
 
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError),
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
+)
 """What reading a file raises that is not what it seems, or not all of it."""
 
 
@@ -78,16 +84,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Path | str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Nothing in it is run, whatever the trainer was told."""
         file = Path(path)
-        if not file.is_dir():
-            return super().load_checkpoint(path, *args, **kwargs)
-        return {**_read_sharded(file), "state_dict": _weights_in_shards(file)}
+        if file.is_dir():
+            return {**_read_sharded(file), "state_dict": weights_in_shards(file)}
+        loaded: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs | {"weights_only": True})
+        return loaded
 
 
 def trained_weights(file: Path) -> dict[str, Tensor]:
     """The weights that a checkpoint holds by name, whole: all of the module, or those that were trained."""
     if file.is_dir():
-        return _weights_in_shards(file)
+        return weights_in_shards(file)
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)["state_dict"]
     return weights
 
@@ -102,18 +110,6 @@ def check_weights(module: nn.Module, saved: Collection[str]) -> None:
         raise CheckpointError(f"the checkpoint lacks {len(missing)} weights that are trained: {min(missing)}, …")
     if unknown := set(saved) - set(module.state_dict()):
         raise CheckpointError(f"the checkpoint is of another model: this one has no {min(unknown)}")
-
-
-def _weights_in_shards(folder: Path) -> dict[str, Tensor]:
-    known = FileSystemReader(folder).read_metadata().state_dict_metadata
-    above = "state_dict."
-    weights = {
-        name.removeprefix(above): torch.empty(found.size, dtype=found.properties.dtype)  # type: ignore[union-attr]
-        for name, found in known.items()
-        if name.startswith(above)
-    }
-    distributed_checkpoint.load({"state_dict": weights}, checkpoint_id=folder, no_dist=True)
-    return weights
 
 
 @contextmanager
@@ -133,15 +129,24 @@ def saving(file: Path, first: bool = True) -> Iterator[Path]:
         cause = next(iter(failures.values()))[0] if failures else error  # of what several processes met, the first
         full = isinstance(cause, OSError) and cause.errno in DISK_FULL
         reason = "the disk is full" if full else f"{type(cause).__name__}: {cause}"
-        before = by_age(file.parent)
+        before = by_step(file.parent)
         left = f"{before[0].name} is whole, and the training can go on from it" if before else "there is none before it"
         remedy = "make room" if full else "see to it"
         raise CheckpointError(f"{file} could not be saved: {reason}. {left}: {remedy}, and start again") from error
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest checkpoints."""
-    for file in by_age(folder)[keep:]:
+def prune(saved: Path, keep: int) -> None:
+    """Delete all but the newest checkpoints of a training, of which one was just saved.
+
+    Those of later steps are of a course that it has left, or of another training. They are set aside, so that none goes
+    on from them by chance.
+    """
+    for file in by_step(saved.parent):
+        if _step(file) > _step(saved):
+            aside = file.with_name(file.name + SET_ASIDE)
+            move_over(file, aside)
+            log.warning("%s is of a later step than this training is at: it is now %s", file, aside.name)
+    for file in by_step(saved.parent)[keep:]:
         doomed = file.with_name(file.name + REPLACED)  # a half-deleted folder would look like a checkpoint
         file.rename(doomed)
         remove(doomed)
@@ -154,9 +159,15 @@ def remove_leftovers(folder: Path) -> None:
             remove(leftover)
 
 
-def by_age(folder: Path) -> list[Path]:
-    """A training's own checkpoints, the newest first."""
-    return sorted(folder.glob(NAME.format("*")), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+def by_step(folder: Path) -> list[Path]:
+    """A training's own checkpoints, the newest first: that of the latest step, whatever the clock said."""
+    return sorted((file for file in folder.glob(NAME.format("*")) if _step(file) >= 0), key=_step, reverse=True)
+
+
+def _step(file: Path) -> int:
+    """The step that a checkpoint is of by its name; -1 where the name tells none."""
+    found = re.fullmatch(NAME.format(r"(\d+)"), file.name)
+    return -1 if found is None else int(found[1])
 
 
 def find(asked: str | Path, folder: Path, settings: dict[str, Any] | None = None) -> tuple[Path, dict[str, Any]]:
@@ -194,7 +205,7 @@ def newest_usable(folder: Path, settings: dict[str, Any] | None = None) -> Path 
         ForeignCheckpoint: what there is belongs to another training.
     """
     foreign: ForeignCheckpoint | None = None
-    for file in by_age(folder):
+    for file in by_step(folder):
         try:
             check(file, settings)
             return file
@@ -249,7 +260,7 @@ def _read_file(file: Path) -> Any:
 
 def _read_sharded(folder: Path) -> Any:
     """Without its tensors, whose files are only measured."""
-    for place in FileSystemReader(folder).read_metadata().storage_data.values():
+    for place in ShardReader(folder).read_metadata().storage_data.values():
         shard, end = folder / place.relative_path, place.offset + place.length
         if shard.stat().st_size < end:
             raise ValueError(f"{shard.name} ends before byte {end}")

@@ -47,6 +47,11 @@ class GRPOModule(PolicyModule):
         self._mismatched = False
         """Whether engine and trainer were too far apart when last looked at."""
 
+    @property
+    def models(self) -> dict[str, str]:
+        reference = {"reference": self.reference_model or self.policy_settings.model}
+        return super().models | (reference if self.keeps_second_model else {})
+
     def on_train_start(self) -> None:
         if self.keeps_second_model:
             settings = replace(self.policy_settings, model=self.reference_model or self.policy_settings.model)

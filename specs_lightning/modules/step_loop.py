@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -32,10 +33,11 @@ from specs_lightning.modules.checkpoint_files import check_weights
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
 from specs_lightning.policy.loading import FLOAT32_WEIGHTS, PolicySettings, check_trainable
+from specs_lightning.policy.model_files import model_digest, same_model
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.answers import Answer
 from specs_lightning.system.random_state import random_state, set_random_state
-from specs_lightning.system.ranks import gather, rank, whole, world_size
+from specs_lightning.system.ranks import failing_together, gather, rank, whole, world_size
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +138,20 @@ class PolicyModule(LightningModule, ABC):
         return None
 
     @property
+    def models(self) -> dict[str, str]:
+        """The models that it begins with and compares with, by what they are for."""
+        return {"policy": self.policy_settings.model}
+
+    @cached_property
+    def model_digests(self) -> dict[str, str]:
+        """What these models are; taken once. All processes must ask."""
+        found: dict[str, str] = {}
+        with failing_together():
+            if rank() == 0:
+                found = {use: model_digest(model) for use, model in self.models.items()}
+        return gather(found)[0]
+
+    @property
     def micro_batch_tokens(self) -> int:
         return self.max_tokens_per_micro_batch or default_tokens_per_micro_batch(self.device.type)
 
@@ -192,6 +208,7 @@ class PolicyModule(LightningModule, ABC):
             weights = checkpoint["state_dict"].items()
             checkpoint["state_dict"] = {name: weight for name, weight in weights if name in adapters}
         checkpoint["step_loop"] = {
+            "models": self.model_digests,
             "steps": self.steps,
             "skipped_in_a_row": self.skipped_in_a_row,
             "policy_version": self.policy.version,
@@ -201,12 +218,29 @@ class PolicyModule(LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint.get("step_loop")
+        if self._resumed is not None:
+            self._check_models(self._resumed.get("models", {}))
         saved = checkpoint.get("state_dict")  # not with shards, which their strategy loads
         if saved is not None:
             check_weights(self, saved)
 
+    def _check_models(self, saved: Mapping[str, str]) -> None:
+        """Whether a checkpoint's models are those that are here, wherever they lie now."""
+        for use, digest in self.model_digests.items():
+            same = same_model(saved[use], digest) if use in saved else None
+            place = f"the {use}'s model {self.models[use]}"
+            if same is None:
+                log.warning("it could not be checked that %s is the one that the checkpoint was made with", place)
+            elif not same:
+                raise SpecsError(
+                    f"{place} is another than the one that the checkpoint was made with (their files differ): give "
+                    "that one, or start a new training"
+                )
+
     def on_train_start(self) -> None:
         """Subclasses call it last: nothing may draw random numbers between it and the first batch."""
+        if self.trainer.checkpoint_callbacks:
+            _ = self.model_digests  # of what was read just now: it may be moved or replaced before the first checkpoint
         resumed, self._resumed = self._resumed or {}, None
         self.steps, self.skipped_in_a_row = resumed.get("steps", 0), resumed.get("skipped_in_a_row", 0)
         if resumed:

@@ -68,7 +68,7 @@ def model_shape(model: str) -> PretrainedConfig:
     if not Path(source).is_dir() and "/" not in str(source):
         raise SpecsError(f"{model} is no model folder; known shapes are {', '.join(SHAPES)}")
     try:
-        config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source)
+        config: PretrainedConfig = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         return config
     except OSError as error:
         raise SpecsError(

@@ -107,7 +107,7 @@ def empty_model(config: PretrainedConfig, settings: PolicySettings) -> PreTraine
 
 
 def _options(settings: PolicySettings) -> dict[str, Any]:
-    return {"dtype": DTYPES[settings.dtype], "attn_implementation": settings.attention}
+    return {"trust_remote_code": False, "dtype": DTYPES[settings.dtype], "attn_implementation": settings.attention}
 
 
 def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAndBytesConfig:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.records.model_card import FILE as MODEL_CARD
+from specs_lightning.system.digests import content_digest
 from specs_lightning.toy import resolve
 
 
@@ -38,6 +41,24 @@ def model_source(model: str) -> str:
             "the name of a model on the hub, or toy:base."
         )
     return source
+
+
+def model_digest(model: str) -> str:
+    """What a model is: the content of its folder, or its name on the hub and the revision that it has there.
+
+    Raises:
+        ModelNotFound, BadModel: there is none.
+    """
+    if (place := Path(os.path.expanduser(resolve(model)))).is_dir():
+        return content_digest(place, without=[MODEL_CARD])
+    source = model_source(model)
+    with usable(source, "configuration"):
+        return f"{source}@{transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)._commit_hash}"
+
+
+def same_model(digest: str, other: str) -> bool | None:
+    """Whether two `model_digest`s are of one model; None where it cannot be told: a folder, and a name on the hub."""
+    return None if ("@" in digest) != ("@" in other) else digest == other
 
 
 def _what_is_there(place: Path) -> str:

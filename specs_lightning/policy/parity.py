@@ -87,9 +87,9 @@ def plain_logprobs(policy: Asked, model: PreTrainedModel) -> list[Tensor]:
 
 def plain_model(source: str, device: str) -> PreTrainedModel:
     """A model as transformers alone reads and runs it, in float32."""
-    config = transformers.AutoConfig.from_pretrained(source)
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     model: Any = model_class(config).from_pretrained(
-        source, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
+        source, trust_remote_code=False, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
     )
     on_device: PreTrainedModel = model.eval().to(device)
     return on_device

@@ -73,7 +73,7 @@ class Policy(nn.Module):
         self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
-            config = transformers.AutoConfig.from_pretrained(self.source)
+            config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
         self.takes_images = takes_images(config)
         with usable(self.source, "processor"):
@@ -288,9 +288,8 @@ class Policy(nn.Module):
         """A model of the same configuration whose files are plain ones."""
         if self.settings.quantization is None:
             return self.model
-        plain = empty_model(
-            transformers.AutoConfig.from_pretrained(self.source), replace(self.settings, lora=None, quantization=None)
-        )
+        config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
+        plain = empty_model(config, replace(self.settings, lora=None, quantization=None))
         plain.generation_config = self.model.generation_config
         return plain
 

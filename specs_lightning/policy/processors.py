@@ -16,7 +16,7 @@ def load_processor(source: str, takes_images: bool = False) -> Any:
     Raises:
         ValueError: the tokenizer or, of a model that takes images, the image processor is not there.
     """
-    processor: Any = transformers.AutoProcessor.from_pretrained(source)
+    processor: Any = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if isinstance(processor, PreTrainedTokenizerBase):
         if takes_images:
             raise ValueError("the model takes images, and there is no image processor (preprocessor_config.json)")

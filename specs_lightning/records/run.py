@@ -57,7 +57,9 @@ class StageRecord:
         seconds: of the attempt that finished it.
         cpu_seconds: likewise, of all its processes.
         fingerprint: of `settings`.
-        settings: all that its result depends on.
+        settings: all that what it makes depends on.
+        evaluation: what its evaluation depends on besides; None where there is none, and in files from before it was
+            kept apart from the settings.
         model: the folder or name of its model, if it has one.
         answers: of its `answers.jsonl`, if its model was evaluated.
     """
@@ -70,6 +72,7 @@ class StageRecord:
     attempts: int = 0
     fingerprint: str
     settings: dict[str, Any]
+    evaluation: dict[str, Any] | None = None
     model: str | None = None
     answers: Seal | None = None
 

@@ -57,7 +57,11 @@ class VLLMSettings:
     dtype: Literal["model", "float32", "bfloat16"] = "model"
     """The type of weights and activations; `model`: that of the policy's weights."""
     arguments: dict[str, Any] = field(default_factory=dict)
-    """Further arguments of `vllm.LLM`."""
+    """Further arguments of `vllm.LLM`; not `trust_remote_code`: code that comes with a model is never run."""
+
+    def __post_init__(self) -> None:
+        if "trust_remote_code" in self.arguments:
+            raise ValueError("arguments.trust_remote_code: code that comes with a model is never run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ class VLLMSampler:
     def _arguments(self, model: str, settings: VLLMSettings, dtype: str) -> dict[str, Any]:
         arguments: dict[str, Any] = {
             "model": model,
+            "trust_remote_code": False,
             "dtype": dtype,
             "seed": 0,
             "max_model_len": settings.max_model_len,
@@ -306,5 +311,5 @@ def _as_prompt(request: SampleRequest) -> dict[str, Any]:
 def _longest(model: str) -> int:
     from transformers import AutoConfig
 
-    longest: int = AutoConfig.from_pretrained(model).get_text_config().max_position_embeddings
+    longest: int = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().max_position_embeddings
     return longest

@@ -2,7 +2,8 @@
 
 A stage names what it takes from others as `${zero.model}` or `${distill.pairs}`. It is finished when its `stage.json`
 says so. Its fingerprint covers its settings, its configuration file and the stages that it takes from: when any of
-these is changed afterwards, the run stops and says what differs. Several runs may keep their stages in one store, each
+these is changed afterwards, the run stops and says what differs. Where only the evaluation is changed, models are
+evaluated again, and nothing is trained again. Several runs may keep their stages in one store, each
 under its fingerprint: what they have in common is done once.
 """
 
@@ -12,29 +13,26 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from specs_lightning import __version__
-from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
-from specs_lightning.evaluation.generalization import generalization
-from specs_lightning.evaluation.scores import score_sets
-from specs_lightning.judge import JudgeSettings
-from specs_lightning.metrics import GainKind
 from specs_lightning.records.answers import FILE as ANSWERS
-from specs_lightning.records.answers import Answer, grouped, read_answers, seal_answers
+from specs_lightning.records.answers import Answer, read_answers, seal_answers
 from specs_lightning.records.model_card import renew_card
-from specs_lightning.records.results import RESULTS, EvaluationSet, ModelScores, Results, SetScores
+from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import results_table, write_report
-from specs_lightning.rollout import SamplingSettings, make_engine
+from specs_lightning.rollout import make_engine
+from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
-from specs_lightning.settings.yaml_files import differences, fingerprint, read_settings
+from specs_lightning.settings.yaml_files import differences, read_settings
+from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.files import keep_beside
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import console
@@ -68,39 +66,6 @@ class Stage:
         given = self.model if self.kind == "model" else self.config
         if given is None:
             raise ValueError(f"a stage of kind {self.kind} needs {'a model' if self.kind == 'model' else 'a config'}")
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How every model of a run is measured."""
-
-    in_distribution: PromptSource
-    """Held-out prompts like those that are trained on."""
-    out_of_distribution: dict[str, PromptSource]
-    """Sets that ask otherwise, by name."""
-    sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)  # noqa: RUF009  frozen
-    """How answers are drawn."""
-    measure: Literal["solved", "correct", "format_kept"] = "solved"
-    """What the generalization factor is computed of: `solved` is right and in the asked format."""
-    beta: float = 2.0
-    """Above 1, the generalization factor weighs the gain out of distribution more."""
-    gain: GainKind = "difference"
-    """What a gain over the base is: the difference, relative to it, or the raw score."""
-    judge: JudgeSettings | None = None
-    """A language model for answers that rules cannot compare; without one, other words than the gold's are wrong."""
-
-    @property
-    def sets(self) -> dict[str, PromptSource]:
-        return {"id": self.in_distribution, **self.out_of_distribution}
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The settings of the `EvaluationDataModule` that says the same."""
-        return {
-            "evaluation": {name: asdict(source) for name, source in self.sets.items()},
-            "evaluation_sampling": asdict(self.sampling),
-            "judge": None if self.judge is None else asdict(self.judge),
-        }
 
 
 def run(
@@ -169,7 +134,8 @@ def run_stages(
         RUN.write(folder, record)
         for number, planned in enumerate(plan, 1):
             _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
-        RESULTS.write(folder, _results(plan, evaluation))
+        answers = {planned.name: planned.answers() for planned in plan}
+        RESULTS.write(folder, results_of(answers, evaluation))
         for planned in plan:
             renew_card(planned.folder, folder)
         RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
@@ -183,8 +149,12 @@ class PlannedStage:
     stage: Stage
     folder: Path
     settings: dict[str, Any]
-    """Everything that its result depends on: overrides, the file's content, upstream fingerprints."""
+    """Everything that what it makes depends on: overrides, the file's content, upstream fingerprints."""
     upstream: tuple[str, ...]
+    evaluation: dict[str, Any] | None
+    """What its evaluation depends on besides; None where it has none."""
+    as_before: dict[str, Any]
+    """Its settings as the first versions of the package have them, which did not keep the evaluation apart."""
 
     @property
     def fingerprint(self) -> str:
@@ -200,11 +170,22 @@ class PlannedStage:
         """How far it is; None before it was begun."""
         return STAGE.read(self.folder)
 
+    def is_of(self, record: StageRecord) -> bool:
+        """Whether what is recorded was made as it would be now."""
+        return record.fingerprint in (self.fingerprint, fingerprint(self.as_before))
+
+    def evaluated(self, record: StageRecord) -> bool:
+        """Whether what is recorded was measured as it would be now, or is not to be."""
+        by = record.settings.get("evaluation") if record.evaluation is None else record.evaluation
+        return self.evaluation is None or not differences(by or {}, self.evaluation)
+
     @property
     def status(self) -> str | None:
-        """That of its record; None before there is one."""
+        """That of its record, finished only if it was measured as it would be now; None before there is one."""
         record = self.record()
-        return None if record is None else record.status
+        if record is None or record.status != "finished" or self.evaluated(record):
+            return None if record is None else record.status
+        return "trained" if self.stage.kind == "fit" else "running"
 
     def write(
         self, status: str, seconds: float | None = None, cpu_seconds: float | None = None, begins: bool = False
@@ -220,17 +201,20 @@ class PlannedStage:
             attempts=(before.attempts if before else 0) + begins,
             fingerprint=self.fingerprint,
             settings=self.settings,
+            evaluation=self.evaluation,
             model=self.model,
             answers=seal_answers(self.folder) if status == "finished" else None,
         )
         STAGE.write(self.folder, record)
 
     def answers(self) -> list[Answer] | None:
-        """Those of its finished evaluation; None where it has none.
+        """Those of its finished evaluation; None where it has none, or is to have none.
 
         Raises:
             DamagedRecord: they are not all there.
         """
+        if self.evaluation is None:
+            return None
         record, file = self.record(), self.folder / OUTPUTS["answers"]
         evaluated = file.exists() or (record is not None and record.answers is not None)
         return read_answers(file) if evaluated else None
@@ -278,15 +262,19 @@ def plan_stages(
         }
         if engine is not None:
             settings["engine"] = engine_class_path(engine)
-        if stage.evaluate and stage.kind != "distill":
-            data = evaluation.data
-            settings["evaluation"] = {"sets": data["evaluation"], "sampling": data["evaluation_sampling"]}
-            if evaluation.judge is not None:
-                settings["evaluation"]["judge"] = evaluation.judge.decisive
+        measured = evaluation.decisive if stage.evaluate and stage.kind != "distill" else None
+        as_before = {**settings, "upstream": {other: fingerprint(plan[other].as_before) for other in upstream}}
+        as_before |= {} if measured is None else {"evaluation": measured}
         resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
-        place = folder / name if store is None else store / f"{name}-{fingerprint(settings)}"
-        plan[name] = PlannedStage(name, resolved, place, settings, upstream)
+        place = folder / name if store is None else _in_store(store, name, settings, as_before)
+        plan[name] = PlannedStage(name, resolved, place, settings, upstream, measured, as_before)
     return list(plan.values())
+
+
+def _in_store(store: Path, name: str, settings: dict[str, Any], as_before: dict[str, Any]) -> Path:
+    """A stage's folder in a store; where an earlier version of the package has made it, that one."""
+    place, before = (store / f"{name}-{fingerprint(found)}" for found in (settings, as_before))
+    return before if before.exists() and not place.exists() else place
 
 
 def _output(name: str, done: dict[str, PlannedStage], reference: re.Match[str]) -> str:
@@ -315,11 +303,12 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
                 to_move.append(planned)
             continue
         record = planned.record()
-        if record is not None and record.fingerprint != planned.fingerprint:
+        if record is not None and not planned.is_of(record):
+            now = planned.as_before if "evaluation" in record.settings else planned.settings
             state = "finished" if record.status == "finished" else "begun"
             raise PipelineError(
                 f"stage {planned.name} was {state} with other settings:\n"
-                + "\n".join(differences(record.settings, planned.settings))
+                + "\n".join(differences(record.settings, now))
                 + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
@@ -330,14 +319,15 @@ def _go_through(
     planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
 ) -> None:
     """Do what is left to do of a stage."""
-    if planned.status == "finished":
+    status = planned.status
+    if status == "finished":
         console.print(f"{title}: finished before")
         return
     stage, start, cpu_seconds = planned.stage, time.time(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
-    planned.write(planned.status or "running", begins=True)
-    if stage.kind == "fit" and planned.status != "trained":
+    planned.write(status or "running", begins=True)
+    if stage.kind == "fit" and status != "trained":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
         cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
         planned.write("trained")
@@ -355,32 +345,6 @@ def _go_through(
 
 def as_argument(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _results(plan: list[PlannedStage], evaluation: EvaluationSettings) -> Results:
-    """Each evaluated model's scores on each set, and its gains over the first, with 95 % intervals."""
-    models: list[ModelScores] = []
-    base: dict[str, list[Answer]] | None = None
-    for planned in plan:
-        answers = planned.answers()
-        if answers is None:
-            continue
-        by_set = grouped(answers, lambda answer: answer.set)
-        of_sets = {name: by_set.get(name, []) for name in evaluation.sets}
-        base, is_base = of_sets if base is None else base, base is None
-        sets = {name: SetScores(**of_set) for name, of_set in score_sets(answers).items()}
-        model = ModelScores(planned.name, planned.name, sets)
-        found = generalization(of_sets, base, evaluation.measure, evaluation.beta, evaluation.gain)
-        if found is not None:
-            model = replace(model, gain_id=found.gain_id, gain_ood=found.gain_ood)
-        if found is not None and not is_base:  # which gained nothing that could generalise
-            factor = found.generalization_factor
-            model = replace(model, generalization_factor=factor, intervals={**found.intervals})
-        models.append(model)
-    asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
-    return Results(
-        measure=evaluation.measure, beta=evaluation.beta, gain=evaluation.gain, sets=asked, models=tuple(models)
-    )
 
 
 def _now() -> str:

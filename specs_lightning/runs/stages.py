@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from specs_lightning.modules.checkpoint_files import FOLDER, by_age
+from specs_lightning.modules.checkpoint_files import FOLDER, by_step
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.samples import SAMPLES
 from specs_lightning.runs.processes import run_command
@@ -21,7 +21,7 @@ COMPUTING = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 
 def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
     """Train, from where an earlier attempt was stopped; the model goes to `folder/model`. Processor seconds."""
-    if not by_age(folder / FOLDER):  # killed after its model was written, it begins anew
+    if not by_step(folder / FOLDER):  # killed after its model was written, it begins anew
         remove(folder / "model")
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
     return run_command(["fit", f"--config={config}", *overrides, *own], title)
@@ -56,7 +56,7 @@ def evaluate_stage(
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
     samples = folder / f"test_{SAMPLES.name}"
-    if (folder / SAMPLES.name).exists():  # a training has kept its own
+    if trained and (folder / SAMPLES.name).exists():  # a training has kept its own
         samples.unlink(missing_ok=True)
     else:
         samples.replace(folder / SAMPLES.name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from specs_lightning.groups import Prompt
+from specs_lightning.groups import PLACE, Prompt
 from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, answer_format
 from specs_lightning.scoring.benchmarks import judge_response
 from specs_lightning.scoring.benchmarks.rules import Ruling
@@ -187,7 +187,7 @@ def _key(prompt: Prompt) -> bytes:
     """Of all that a verdict on the gold answer depends on."""
     parts: list[Any] = [prompt.answer, prompt.answer_type, prompt.answer_format, prompt.choices, prompt.precision]
     if "benchmark" in prompt.metadata:
-        parts.append({k: v for k, v in prompt.metadata.items() if k not in ("source_file", "source_row")})
+        parts.append({k: v for k, v in prompt.metadata.items() if k not in PLACE})
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()[:16]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
@@ -95,12 +94,6 @@ def kind_of(names: Iterable[str]) -> str | None:
     """The command that settings of these names are for, if they tell; `fit` stands for `validate` and the like, too."""
     roots = {name.partition(".")[0] for name in names}
     return next((kind for kind, own in KINDS.items() if own & roots), None)
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """16 characters that tell one set of settings from another."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -37,6 +37,7 @@ from torch.distributed.fsdp import (
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.checkpoint_files import SHARDED_STATE, CheckpointError, saving
+from specs_lightning.modules.sharded_files import ShardPlanner, ShardReader
 from specs_lightning.policy.loading import DTYPES, PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.system.ranks import failing_together, gather
@@ -174,24 +175,27 @@ class FSDP2(ModelParallelStrategy):
             super().save_checkpoint(checkpoint, partial, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Path | str, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a folder of shards, written by any number of processes, or the single file of another strategy."""
+        """Load a folder of shards, written by any number of processes, or the single file of another strategy.
+
+        Nothing in it is run, whatever the trainer was told.
+        """
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             self._load_shards(path)
-            loaded: dict[str, Any] = torch.load(path / SHARDED_STATE, weights_only=weights_only)
+            loaded: dict[str, Any] = torch.load(path / SHARDED_STATE, weights_only=True)
             return loaded
-        checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)
+        checkpoint: dict[str, Any] = torch.load(path, mmap=True, map_location="cpu", weights_only=True)
         self._load_whole(checkpoint)
         return checkpoint
 
     def _load_shards(self, path: Path) -> None:
         assert self.model is not None
         weights = {"state_dict": self.lightning_module_state_dict()}
-        distributed_checkpoint.load(weights, checkpoint_id=path)
+        _load(weights, path)
         set_model_state_dict(self.model, weights["state_dict"], options=StateDictOptions(strict=False))
         for number, optimizer in enumerate(self.optimizers):
             states: dict[str, Any] = {f"optimizer_{number}": get_optimizer_state_dict(self.model, optimizer)}
-            distributed_checkpoint.load(states, checkpoint_id=path)
+            _load(states, path)
             set_optimizer_state_dict(self.model, optimizer, states[f"optimizer_{number}"])
 
     def _load_whole(self, checkpoint: Mapping[str, Any]) -> None:
@@ -206,6 +210,11 @@ class FSDP2(ModelParallelStrategy):
             groups = [{**group, "params": [names[n] for n in group["params"]]} for group in state["param_groups"]]
             by_name: dict[str, Any] = {"state": states, "param_groups": groups}
             set_optimizer_state_dict(self.model, optimizer, by_name, options=whole)
+
+
+def _load(states: dict[str, Any], folder: Path) -> None:
+    """Fill in this process's part of what was saved."""
+    distributed_checkpoint.load(states, storage_reader=ShardReader(folder), planner=ShardPlanner())
 
 
 def blocks(model: transformers.PreTrainedModel) -> list[nn.Module]:

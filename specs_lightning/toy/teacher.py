@@ -56,7 +56,7 @@ def write_deeper(source: Path, folder: Path) -> None:
     """Write the model in `source` with a copy behind each layer that adds nothing yet (block expansion, arXiv
     2401.02415): the same function, with twice the depth to learn in.
     """
-    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(source)
+    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(source, trust_remote_code=False)
     text: Any = model.config.text_config
     text.num_hidden_layers, text.layer_types = 2 * text.num_hidden_layers, 2 * text.layer_types
     layers = torch.nn.ModuleList()
@@ -68,4 +68,4 @@ def write_deeper(source: Path, folder: Path) -> None:
     model.model.language_model.layers = layers
     with atomic(folder) as partial:
         model.save_pretrained(partial)
-        transformers.AutoProcessor.from_pretrained(source).save_pretrained(partial)
+        transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False).save_pretrained(partial)

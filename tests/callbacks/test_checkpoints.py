@@ -6,16 +6,34 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.full_disks import no_room_for
-from helpers.small_runs import Letters, adam, small_trainer, trained_weights, write_pair_file, write_prompt_file
+from helpers.other_content import (
+    as_before_digests,
+    other_image,
+    other_image_of_a_pair,
+    other_pair,
+    other_row,
+    other_weights,
+)
+from helpers.small_runs import (
+    Letters,
+    adam,
+    small_trainer,
+    trained_weights,
+    write_pair_file,
+    write_prompt_file,
+)
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -25,9 +43,10 @@ from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
+from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
-from specs_lightning.modules.checkpoint_files import CheckpointError, by_age
+from specs_lightning.modules.checkpoint_files import CheckpointError, by_step
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
@@ -117,7 +136,7 @@ def test_it_goes_on_exactly_from_every_checkpoint(
     """As after a kill: what the folder holds beyond the checkpoint did not last."""
     keeper = Checkpoints(every_n_steps=1, keep=9)
     whole = train(kind, tiny_model_path, data, tmp_path / "whole", keeper)
-    checkpoints = by_age(tmp_path / "whole" / "checkpoints")
+    checkpoints = by_step(tmp_path / "whole" / "checkpoints")
     assert [file.name for file in checkpoints] == [f"step={n}.ckpt" for n in range(whole.steps, 0, -1)]
     assert len(whole.metrics) == whole.steps == (3 if kind is MAX_STEPS else 4)
     for checkpoint in checkpoints[1:]:
@@ -189,7 +208,7 @@ def test_when_it_is_stopped_its_last_complete_step_is_saved(
     stop = StopIn(point, step, sent)
     with pytest.raises(SIGTERMException if sent else Stopped):
         train(kind, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=100), stop)
-    found = by_age(tmp_path / "checkpoints")
+    found = by_step(tmp_path / "checkpoints")
     assert [file.name for file in found] == ([] if expected is None else [f"step={expected}.ckpt"])
     if found and (kind, expected) != (MAX_STEPS, 3):
         resumed = train(kind, tiny_model_path, data, tmp_path, Checkpoints(), checkpoint=found[0])
@@ -199,7 +218,7 @@ def test_when_it_is_stopped_its_last_complete_step_is_saved(
 def test_sigusr1_stops_it_like_sigterm(tiny_model_path: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SIGTERMException):
         train(EPOCHS, tiny_model_path, data, tmp_path, Checkpoints(), StopIn("loss", 1, signal.SIGUSR1))
-    assert [file.name for file in by_age(tmp_path / "checkpoints")] == ["step=1.ckpt"]
+    assert [file.name for file in by_step(tmp_path / "checkpoints")] == ["step=1.ckpt"]
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +233,7 @@ def wholes(tiny_model_path: Path, data: Path, tmp_path_factory: pytest.TempPathF
 
 def test_a_training_that_is_complete_is_left_as_it_is(tiny_model_path: Path, data: Path, tmp_path: Path) -> None:
     whole = train(MAX_STEPS, tiny_model_path, data, tmp_path, Checkpoints())
-    (last,) = by_age(tmp_path / "checkpoints")
+    (last,) = by_step(tmp_path / "checkpoints")
     before = last.stat().st_mtime_ns
     make, settings = MAX_STEPS
     module, datamodule = make(tiny_model_path, data)
@@ -229,6 +248,19 @@ def test_so_many_are_kept(tiny_model_path: Path, data: Path, tmp_path: Path) -> 
     assert sorted(file.name for file in (tmp_path / "checkpoints").iterdir()) == ["step=3.ckpt", "step=4.ckpt"]
 
 
+def test_a_training_under_a_clock_that_was_set_back_ends_with_its_own_last_steps(
+    tiny_model_path: Path, data: Path, tmp_path: Path
+) -> None:
+    """What is there is of the future, by its time and by its steps."""
+    old = tmp_path / "checkpoints" / "step=90.ckpt"
+    old.parent.mkdir()
+    old.write_bytes(b"of another training")
+    os.utime(old, ns=(2**62, 2**62))
+    train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1, keep=2))
+    assert [file.name for file in by_step(old.parent)] == ["step=4.ckpt", "step=3.ckpt"]
+    assert (tmp_path / "checkpoints.1" / old.name).read_bytes() == b"of another training"
+
+
 def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
     tiny_model_path: Path, data: Path, tmp_path: Path, wholes: dict[int, Ended]
 ) -> None:
@@ -238,7 +270,7 @@ def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
         pytest.raises(CheckpointError, match=r"step=3\.ckpt .* the disk is full\. step=2\.ckpt is whole"),
     ):
         train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1))
-    newest, _ = by_age(tmp_path / "checkpoints")
+    newest, _ = by_step(tmp_path / "checkpoints")
     assert newest.name == "step=2.ckpt"
     resumed = train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(), checkpoint=newest)
     assert resumed == wholes[id(ROLLOUTS)]
@@ -247,12 +279,102 @@ def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
 @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
 def test_with_other_data_it_does_not_go_on(tiny_model_path: Path, data: Path, tmp_path: Path, kind: Kind) -> None:
     train(kind, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=1))
-    *_, first = by_age(tmp_path / "checkpoints")
+    *_, first = by_step(tmp_path / "checkpoints")
     other = tmp_path / "other"
     write_prompt_file(other, size=6)
     write_pair_file(other, size=6)
     with pytest.raises(DataError, match=r"has other (prompts|pairs) than when the checkpoint was saved"):
         train(kind, tiny_model_path, other, tmp_path, Checkpoints(), checkpoint=first)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A training's checkpoint after its first step, and what it began with."""
+
+    model: Path
+    data: Path
+    checkpoint: Path
+
+
+AfterAStep = Callable[[Kind], Saved]
+
+
+@pytest.fixture(scope="module")
+def after_a_step(tiny_model_path: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> AfterAStep:
+    @cache
+    def make(name: str) -> Saved:
+        folder = tmp_path_factory.mktemp("saved")
+        kind = {"rollouts": ROLLOUTS, "pairs": MAX_STEPS}[name]
+        train(kind, tiny_model_path, data, folder, Checkpoints(every_n_steps=1, keep=9))
+        return Saved(tiny_model_path, data, folder / "checkpoints" / "step=1.ckpt")
+
+    return lambda kind: make("rollouts" if kind is ROLLOUTS else "pairs")
+
+
+class TestOtherContent:
+    """Under the same ids, paths and settings."""
+
+    @pytest.mark.parametrize(
+        ("kind", "change"),
+        [
+            (MAX_STEPS, other_pair(chosen="<think>so</think><answer>9</answer>")),
+            (MAX_STEPS, other_pair(rejected="Answer: 9")),
+            (MAX_STEPS, other_image_of_a_pair),
+            (ROLLOUTS, other_row(question="How many?")),
+            (ROLLOUTS, other_row(answer="3")),
+            (ROLLOUTS, other_row(task="counting")),  # rewards may know it
+            (ROLLOUTS, other_image),
+        ],
+        ids=["chosen", "rejected", "pair's image", "question", "gold answer", "further column", "image"],
+    )
+    def test_of_data_is_refused(
+        self,
+        after_a_step: AfterAStep,
+        tmp_path: Path,
+        kind: Kind,
+        change: Callable[[Path], None],
+    ) -> None:
+        saved = after_a_step(kind)
+        other = Path(shutil.copytree(saved.data, tmp_path / "other"))
+        change(other)
+        with pytest.raises(DataError, match=r"has other (prompts|pairs) than when the checkpoint was saved"):
+            train(kind, saved.model, other, tmp_path, Checkpoints(), checkpoint=saved.checkpoint)
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_of_the_model_is_refused(self, after_a_step: AfterAStep, tmp_path: Path, kind: Kind) -> None:
+        saved = after_a_step(kind)
+        model = Path(shutil.copytree(saved.model, tmp_path / "model"))
+        other_weights(model)
+        with pytest.raises(SpecsError, match=r"the policy's model .*model is another than the one that the checkpoint"):
+            train(kind, model, saved.data, tmp_path, Checkpoints(), checkpoint=saved.checkpoint)
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_the_same_at_other_places_is_gone_on_with(
+        self, after_a_step: AfterAStep, tmp_path: Path, kind: Kind, wholes: dict[int, Ended]
+    ) -> None:
+        """Everything is moved: model, data and the training's own folder."""
+        saved = after_a_step(kind)
+        places = (saved.model, saved.data, saved.checkpoint.parents[1])
+        model, data, folder = (Path(shutil.copytree(place, tmp_path / "moved" / place.name)) for place in places)
+        checkpoint = folder / "checkpoints" / "step=1.ckpt"
+        assert train(kind, model, data, folder, Checkpoints(), checkpoint=checkpoint) == wholes[id(kind)]
+
+    @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])
+    def test_a_checkpoint_without_digests_is_gone_on_with_and_a_warning_says_what_was_not_checked(
+        self,
+        after_a_step: AfterAStep,
+        tmp_path: Path,
+        kind: Kind,
+        wholes: dict[int, Ended],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        saved = after_a_step(kind)
+        folder = Path(shutil.copytree(saved.checkpoint.parents[1], tmp_path / "before"))
+        checkpoint = folder / "checkpoints" / "step=1.ckpt"
+        as_before_digests(checkpoint, "pairs" if kind is MAX_STEPS else "prompts")
+        assert train(kind, saved.model, saved.data, folder, Checkpoints(), checkpoint=checkpoint) == wholes[id(kind)]
+        assert "it could not be checked that the policy's model" in caplog.text
+        assert re.search(r"could not be checked that the (pairs|prompts) of \S+ have the texts and images", caplog.text)
 
 
 @pytest.mark.parametrize("wrong", [{"every_n_steps": 0}, {"keep": 0}])

@@ -11,7 +11,7 @@ import pytest
 from helpers.small_runs import write_prompt_file
 
 from specs_lightning.data import EvaluationDataModule, PreferenceDataModule, PromptSource, RolloutDataModule
-from specs_lightning.data.policy_data import Learner, PolicyDataModule, digest, shuffled
+from specs_lightning.data.policy_data import Learner, PolicyDataModule, check_rows, rows_digest, shuffled
 from specs_lightning.errors import DataError
 from specs_lightning.groups import Completion
 from specs_lightning.modules import ColdStartModule, GRPOModule
@@ -64,8 +64,25 @@ def test_each_epoch_is_another_permutation_of_the_same_seed() -> None:
     assert first == shuffled(20, seed=1, epoch=0) != shuffled(20, seed=2, epoch=0)
 
 
-def test_a_digest_tells_lists_by_their_ids_and_order() -> None:
-    assert digest(["a", "b"]) == digest(iter(["a", "b"])) != digest(["b", "a"])
+class TestSameRows:
+    ROWS = ("first", "second")
+
+    def test_a_digest_tells_lists_by_content_and_order(self) -> None:
+        digests = [rows_digest(rows, str) for rows in (self.ROWS, list(self.ROWS), self.ROWS[::-1], ("first", "other"))]
+        assert digests[0] == digests[1] and len(set(digests)) == 3
+
+    def test_others_are_refused(self) -> None:
+        state = {"content": rows_digest(self.ROWS, str)}
+        check_rows(state, "pairs", rows_digest(self.ROWS, str), self.ROWS, "pairs.parquet")
+        with pytest.raises(DataError, match="has other pairs than when the checkpoint was saved"):
+            check_rows(state, "pairs", rows_digest(self.ROWS[:1], str), self.ROWS, "pairs.parquet")
+
+    def test_a_checkpoint_that_knows_ids_alone_is_taken_with_a_warning(self, caplog: pytest.LogCaptureFixture) -> None:
+        state = {"prompts": "7e18f737311b2dc3"}  # of the ids a and b, by the first versions of the package
+        check_rows(state, "prompts", "of their content", ["a", "b"], "prompts.jsonl")
+        assert "it could not be checked that the prompts of prompts.jsonl have the texts and images" in caplog.text
+        with pytest.raises(DataError, match="has other prompts"):
+            check_rows(state, "prompts", "of their content", ["a", "c"], "prompts.jsonl")
 
 
 class Idle(RolloutEngine):

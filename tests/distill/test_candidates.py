@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from helpers.distilling import SAYS_2, SAYS_3, UNTAGGED, WORDS, engine
+from helpers.other_content import other_image, other_weights
 from helpers.small_runs import ScriptedEngine
 
 from specs_lightning.data.pairs import load_pairs
@@ -25,8 +27,13 @@ def again(tiny_model_path: Path, questions: str, tmp_path: Path) -> Callable[...
 
     def run(**settings: Any) -> Any:
         drawn = engine([SAYS_2], ["never asked"])
-        defaults = {"zero": str(tiny_model_path), "base": str(tiny_model_path), "sampling": SamplingSettings(3, 64)}
-        distill(PromptSource(questions), output=str(tmp_path / "out"), engine=drawn, **defaults | settings)
+        defaults: dict[str, Any] = {
+            "zero": str(tiny_model_path),
+            "base": str(tiny_model_path),
+            "sampling": SamplingSettings(3, 64),
+        }
+        defaults["prompts"] = PromptSource(questions)
+        distill(output=str(tmp_path / "out"), engine=drawn, **defaults | settings)
         return drawn
 
     return run
@@ -56,7 +63,6 @@ class TestResume:
         [
             ({"seed": 1}, "seed: zero-0 -> zero-1"),
             ({"sampling": SamplingSettings(3, 32)}, "max_tokens: 64 -> 32"),
-            ({"zero": "other"}, "model: .* -> other"),
         ],
     )
     def test_samples_drawn_otherwise_are_refused(
@@ -71,6 +77,57 @@ class TestResume:
         rows = [json.loads(line) for line in (tmp_path / "out" / "base_candidates.jsonl").read_text().splitlines()[1:]]
         assert {row["prompt_id"] for row in rows} == {f"p{i}" for i in range(8)}
         assert all(row["completions"] == [{"text": SAYS_2, "finished": True, "opened": ""}] for row in rows)
+
+
+class TestContent:
+    """Models and prompts are known by what they are, not by their paths and ids."""
+
+    @pytest.fixture
+    def moved(self, tiny_model_path: Path, tmp_path: Path, make: Any) -> str:
+        """Candidates are there; a copy of the model that they are from."""
+        make([SAYS_2], [SAYS_2])
+        return str(shutil.copytree(tiny_model_path, tmp_path / "moved"))
+
+    def test_the_same_model_elsewhere_is_not_asked_again(self, again: Any, moved: str, tmp_path: Path) -> None:
+        (tmp_path / "out").rename(tmp_path / "renamed")
+        assert again(zero=moved, base=moved, candidates=str(tmp_path / "renamed")).calls == []
+
+    def test_another_model_at_the_same_place_is_refused(self, again: Any, moved: str) -> None:
+        again(zero=moved, base=moved)
+        other_weights(Path(moved))
+        with pytest.raises(DataError, match=r"drawn otherwise \(model: the files of .*moved are not those of"):
+            again(zero=moved)
+
+    def test_another_question_of_the_same_id_is_asked_and_no_other(
+        self, make: Any, again: Any, questions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("specs_lightning.distill.candidates.PROMPTS_AT_ONCE", 1)
+        make([SAYS_2], [SAYS_2])
+        other = Path(shutil.copytree(Path(questions).parent, tmp_path / "other"))
+        other_image(other)
+        rows = (other / "prompts.jsonl").read_text().splitlines()
+        asked = json.loads(rows[3]) | {"question": "How many are there?"}
+        (other / "prompts.jsonl").write_text("\n".join([*rows[:3], json.dumps(asked), *rows[4:]]))
+        calls = again(prompts=PromptSource(str(other / "prompts.jsonl"))).calls
+        assert sorted((seed, *ids) for seed, ids in calls) == sorted(
+            (f"{side}-0", id) for side in ("zero", "base") for id in ("p0", "p3")
+        )
+        assert again(prompts=PromptSource(str(other / "prompts.jsonl"))).calls == []
+
+    def test_a_file_from_before_digests_is_used_and_a_warning_says_what_was_not_checked(
+        self, make: Any, again: Any, moved: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for file in (tmp_path / "out").glob("*_candidates.jsonl"):
+            header, *rows = map(json.loads, file.read_text().splitlines())
+            del header["drawn_by"]["digest"]
+            for row in rows:
+                del row["asked"]
+            file.write_text("".join(json.dumps(row) + "\n" for row in [header, *rows]))
+        assert again().calls == []
+        assert "it could not be checked that the completions in" in caplog.text
+        assert "8 prompts in it are known by their ids alone" in caplog.text
+        with pytest.raises(DataError, match=r"drawn otherwise \(model: .* -> .*moved\)"):  # as it was known then
+            again(zero=moved)
 
 
 LIMIT = 63
@@ -197,7 +254,7 @@ class TestCandidatesOfAnother:
         assert len(pairs) == 8 and {pair.provenance["corruption"] for pair in pairs} == {"strip_all_tags"}
         assert not list((tmp_path / "second").glob("*_candidates.jsonl"))
 
-    @pytest.mark.parametrize("changes", [{"seed": 1}, {"zero": "other"}, {"sampling": SamplingSettings(4, 64)}])
+    @pytest.mark.parametrize("changes", [{"seed": 1}, {"sampling": SamplingSettings(4, 64)}])
     def test_those_of_something_else_are_refused(self, again: Any, changes: dict[str, Any]) -> None:
         with pytest.raises(DataError, match="drawn otherwise"):
             again(**changes)

@@ -14,7 +14,6 @@ from helpers.small_runs import small_trainer, write_prompt_file
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.data.tables import DataError
-from specs_lightning.evaluation.answer_cache import content_digest
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.modules import GRPOModule
 from specs_lightning.policy.loading import PolicySettings
@@ -132,15 +131,6 @@ def test_another_image_is_another_question(evaluate: Any, draws: Draws, tmp_path
 def test_a_set_without_a_usable_prompt_is_refused(evaluate: Any) -> None:
     with pytest.raises(DataError, match="no prompt of the set a can be used: 12 rows set aside"):
         evaluate("run", max_prompt_tokens=3)
-
-
-def test_every_byte_of_a_model_counts(tmp_path: Path) -> None:
-    (tmp_path / "m").mkdir()
-    (tmp_path / "m" / "model.safetensors").write_bytes(b"\0" * 1000)
-    before = content_digest(tmp_path / "m")
-    assert content_digest(tmp_path / "m") == before
-    (tmp_path / "m" / "model.safetensors").write_bytes(b"\0" * 500 + b"\1" + b"\0" * 499)
-    assert content_digest(tmp_path / "m") != before
 
 
 def test_the_base_is_answered_beside_the_model_and_both_are_kept(

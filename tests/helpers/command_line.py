@@ -18,14 +18,17 @@ EXPORT_ALONE = "--trainer.callbacks=[{class_path: specs_lightning.callbacks.Expo
 
 @contextmanager
 def working_directory(folder: Path) -> Iterator[None]:
-    """`specs` puts the working directory on the import path: both are as before afterwards."""
+    """`specs` puts the working directory on the import path: both are as before, for other processes, too."""
     before, path, arguments = Path.cwd(), list(sys.path), list(sys.argv)
+    safe = os.environ.get("PYTHONSAFEPATH")
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(before)
         sys.path[:], sys.argv[:] = path, arguments
+        if safe is None:
+            os.environ.pop("PYTHONSAFEPATH", None)
 
 
 def specs(*args: object, cwd: Path = ROOT) -> None:

@@ -37,7 +37,7 @@ class Work:
         self, title: str, model: str, data: Mapping[str, Any], overrides: Sequence[str], folder: Path, seed: int
     ) -> float:
         self._note("evaluate", folder, [model, str(data.get("engine", {}).get("class_path", "")).rpartition(".")[2]])
-        solved = self.solved[folder.name]
+        solved = self.solved[folder.name.partition("-")[0]]
         answers = [Answer(s, "p", "", 1, True, solved, solved, solved) for s in data["evaluation"]]
         write_answers(answers, folder / "answers.jsonl")
         return 1.0
@@ -45,7 +45,7 @@ class Work:
     def _note(self, what: str, folder: Path, overrides: Sequence[str]) -> None:
         trained = what == "evaluate" and (folder / "model").exists()
         assert json.loads((folder / "stage.json").read_text())["status"] == ("trained" if trained else "running")
-        name = f"{what} {folder.name}"
+        name = f"{what} {folder.name.partition('-')[0]}"  # in a store, its fingerprint follows
         if self.stop_in == name:
             raise Stopped(name)
         self.done.append(name)

@@ -16,7 +16,7 @@ from specs_lightning.modules.checkpoint_files import (
     AtomicCheckpointIO,
     CheckpointError,
     ForeignCheckpoint,
-    by_age,
+    by_step,
     check,
     newest_usable,
     prune,
@@ -88,8 +88,10 @@ class TestTorn:
         """A `ModelCheckpoint` saves before the step's other callbacks are done."""
         mine, best = (write(tmp_path / name, step) for step, name in enumerate(("step=1.ckpt", "best.ckpt")))
         assert newest_usable(tmp_path, SETTINGS) == mine
-        prune(tmp_path, 0)
-        assert list(tmp_path.iterdir()) == [best]
+        (tmp_path / "step=best.ckpt").touch()
+        prune(write(tmp_path / "step=2.ckpt", 2), 1)
+        assert {file.name for file in tmp_path.iterdir()} == {"step=2.ckpt", "step=best.ckpt", best.name}
+        assert not mine.exists()
 
     def test_where_none_is_whole_there_is_none(self, tmp_path: Path) -> None:
         cut(write(tmp_path / "step=1.ckpt", 1))
@@ -187,10 +189,38 @@ class TestSaving:
         for step in (3, 1, 2):
             write(tmp_path / f"step={step}.ckpt", step)
         write_sharded(tmp_path / "step=0.ckpt")
-        os.utime(tmp_path / "step=0.ckpt", ns=(0, 0))
-        prune(tmp_path, 2)
-        assert [file.name for file in by_age(tmp_path)] == ["step=3.ckpt", "step=2.ckpt"]
+        prune(tmp_path / "step=3.ckpt", 2)
+        assert [file.name for file in by_step(tmp_path)] == ["step=3.ckpt", "step=2.ckpt"]
         assert len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.parametrize("keep", [1, 2])
+    def test_the_order_is_that_of_steps_after_the_clock_was_set_back(self, tmp_path: Path, keep: int) -> None:
+        """Or after the folder was copied: then all are of one moment, or of any."""
+        for step in (8, 9, 10, 11):
+            saved = write(tmp_path / f"step={step}.ckpt", step)
+            os.utime(saved, ns=(1000 - step, 1000 - step))
+            prune(saved, keep)
+            assert saved.exists() and newest_usable(tmp_path) == saved
+        assert [file.name for file in by_step(tmp_path)] == ["step=11.ckpt", "step=10.ckpt"][:keep]
+
+    @pytest.mark.parametrize("make", [write, lambda file, step: write_sharded(file)], ids=["file", "folder"])
+    def test_what_is_saved_stays_where_there_are_later_ones_which_are_set_aside(
+        self, tmp_path: Path, make: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A training that was begun anew, or that goes on from an earlier step."""
+        for step in (90, 100):
+            make(tmp_path / f"step={step}.ckpt", step)
+        for step in (1, 2, 3):
+            saved = make(tmp_path / f"step={step}.ckpt", step)
+            prune(saved, 2)
+            assert by_step(tmp_path)[0] == saved
+        assert {file.name for file in tmp_path.iterdir()} == {
+            "step=3.ckpt",
+            "step=2.ckpt",
+            "step=90.ckpt.set_aside",
+            "step=100.ckpt.set_aside",
+        }
+        assert "step=100.ckpt is of a later step than this training is at" in caplog.text
 
     def test_what_a_killed_process_left_is_removed(self, tmp_path: Path) -> None:
         kept = write(tmp_path / "step=1.ckpt", 1)

@@ -12,8 +12,11 @@ import yaml
 from helpers.stand_in_work import Stopped, Work
 
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.rollout import EngineError
-from specs_lightning.runs.pipeline import EvaluationSettings, PipelineError, Stage, run
+from specs_lightning.judge import JudgeSettings
+from specs_lightning.rollout import EngineError, SamplingSettings
+from specs_lightning.runs.measurement import EvaluationSettings
+from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, run_stages
+from specs_lightning.system.digests import fingerprint
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
 
@@ -156,7 +159,6 @@ class TestChanges:
             ({"zero": {"overrides": {"data.rounds": 4}}}, "zero", r"overrides\.data\.rounds: 3 -> 4"),
             ({"zero": {"overrides": {}}}, "zero", r"overrides\.data\.rounds: 3 -> \(not set\)"),
             ({"base": {"model": "other"}}, "base", "model: toy:base -> other"),
-            ({"final": {"evaluate": False}}, "final", r"evaluation\..* -> \(not set\)"),
         ],
     )
     def test_changed_settings_are_refused_and_named(
@@ -178,13 +180,69 @@ class TestChanges:
         with pytest.raises(PipelineError, match=r"engine.class_path: \(not set\) -> .*VLLMEngine"):
             run(stages(), EVALUATION, run_dir="r", engine="vllm")
 
-    def test_and_another_seed_or_other_sets(self, work: Work) -> None:
+    def test_and_another_seed(self, work: Work) -> None:
         run(stages(), EVALUATION, run_dir="r")
         with pytest.raises(PipelineError, match="seed: 0 -> 1"):
             run(stages(), EVALUATION, run_dir="r", seed=1)
-        other = replace(EVALUATION, in_distribution=PromptSource("id.jsonl", limit=5))
-        with pytest.raises(PipelineError, match=r"evaluation\.sets\.id\.limit: None -> 5"):
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            replace(EVALUATION, in_distribution=PromptSource("id.jsonl", limit=5)),
+            replace(
+                EVALUATION, out_of_distribution={"ood": PromptSource("ood.jsonl"), "more": PromptSource("b.jsonl")}
+            ),
+            replace(EVALUATION, sampling=SamplingSettings(completions_per_prompt=4)),
+            replace(EVALUATION, judge=JudgeSettings("judge", base_url="http://localhost:1/v1")),
+        ],
+        ids=["limit", "another set", "sampling", "judge"],
+    )
+    def test_where_only_the_evaluation_is_another_models_are_evaluated_again_and_nothing_trained(
+        self, work: Work, other: EvaluationSettings
+    ) -> None:
+        run(stages(), EVALUATION, run_dir="r")
+        evaluations = [name for name in EVERYTHING if name.startswith("evaluate")]
+        work.stop_in = "evaluate cold_start"
+        with pytest.raises(Stopped):
             run(stages(), other, run_dir="r")
+        work.stop_in = None
+        run(stages(), other, run_dir="r")
+        assert work.done == EVERYTHING + evaluations
+        run(stages(), other, run_dir="r")
+        assert work.done == EVERYTHING + evaluations
+        sets = [each["name"] for each in json.loads(Path("r/results.json").read_text())["sets"]]
+        assert sets == list(other.sets)
+
+    def test_a_model_that_is_to_be_evaluated_after_all_or_not_any_more(self, work: Work) -> None:
+        run(stages(zero={"evaluate": False}), EVALUATION, run_dir="r")
+        before = len(work.done)
+        run(stages(), EVALUATION, run_dir="r")
+        assert work.done[before:] == ["evaluate zero"]
+        run(stages(zero={"evaluate": False}), EVALUATION, run_dir="r")
+        assert work.done[before:] == ["evaluate zero"]
+        models = [model["name"] for model in json.loads(Path("r/results.json").read_text())["models"]]
+        assert models == ["base", "cold_start", "final"]
+
+    @pytest.mark.parametrize("in_store", [False, True])
+    def test_what_a_version_has_made_that_did_not_keep_the_evaluation_apart_is_not_made_again(
+        self, work: Work, in_store: bool
+    ) -> None:
+        store = Path("store") if in_store else None
+        plan = plan_stages(stages(), EVALUATION, Path("r"), 0, None, store)
+        run_stages(stages(), EVALUATION, "specs", Path("r"), 0, store=store)
+        for planned in plan:
+            record = json.loads((planned.folder / "stage.json").read_text())
+            del record["evaluation"]
+            record |= {"settings": planned.as_before, "fingerprint": fingerprint(planned.as_before)}
+            (planned.folder / "stage.json").write_text(json.dumps(record))
+            if store:
+                planned.folder.rename(store / f"{planned.name}-{record['fingerprint']}")
+        done = list(work.done)
+        run_stages(stages(), EVALUATION, "specs", Path("r"), 0, store=store)
+        assert work.done == done
+        if not store:
+            with pytest.raises(PipelineError, match=r"stage zero .*\n  overrides\.data\.rounds: 3 -> 4\ngive"):
+                run(stages(zero={"overrides": {"data.rounds": 4}}), EVALUATION, run_dir="r")
 
     def test_another_measure_of_the_same_answers_is_no_change(self, work: Work) -> None:
         run(stages(), EVALUATION, run_dir="r")

@@ -14,7 +14,7 @@ from helpers.whole_runs import WholeRun
 from specs_lightning.records.results import ModelScores, read_results
 from specs_lightning.records.run import STAGE
 from specs_lightning.runs import stages
-from specs_lightning.runs.stages import EVALUATION_FILE, distill_stage, evaluate_stage, fit_stage
+from specs_lightning.runs.stages import COMPUTING, EVALUATION_FILE, distill_stage, evaluate_stage, fit_stage
 
 DATA = {"evaluation": {"id": {"path": "toy:id", "limit": 4}}, "evaluation_sampling": {"max_tokens": 9}}
 TRAINED = (
@@ -119,10 +119,14 @@ def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
 def test_answers_are_the_stages_and_samples_too_unless_a_training_has_kept_its_own(
     commands: Commands, tmp_path: Path, kept: str | None
 ) -> None:
+    files = {"answers.jsonl", "samples.jsonl", EVALUATION_FILE}
     if kept is not None:
         (tmp_path / "samples.jsonl").write_text(kept)
+        trained = {"trainer": dict.fromkeys(COMPUTING, "auto"), "model": {"init_args": {"policy": {}}}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+        files.add("config.yaml")
     evaluate_stage("base", "toy:base", DATA, [], tmp_path, seed=0)
-    assert {file.name for file in tmp_path.iterdir()} == {"answers.jsonl", "samples.jsonl", EVALUATION_FILE}
+    assert {file.name for file in tmp_path.iterdir()} == files
     assert (tmp_path / "answers.jsonl").read_text() == "answers"
     assert (tmp_path / "samples.jsonl").read_text() == (kept or "of the evaluation")
 

@@ -39,7 +39,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import PolicyModule
-from specs_lightning.modules.checkpoint_files import by_age
+from specs_lightning.modules.checkpoint_files import by_step
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import RewardSum
@@ -87,7 +87,7 @@ def stop(room: Room, strategy: str) -> Outcome:
     label = f"{strategy}-stopped"
     with pytest.raises(SIGTERMException):
         room.train(2, strategy, "cold start", StopOne(), label=label)
-    (checkpoint,) = by_age(room.of(2, label, "cold start") / "checkpoints")
+    (checkpoint,) = by_step(room.of(2, label, "cold start") / "checkpoints")
     assert checkpoint.name == f"step={STOP - 1}.ckpt"
     return room.train(2, strategy, "cold start", label=label, resume=checkpoint)
 

@@ -35,7 +35,7 @@ class ServedSampler:
         from transformers import AutoConfig
 
         self.sampler, self.thread, self.model, self.workers = sampler, thread, model, workers
-        self.architecture = architecture(AutoConfig.from_pretrained(model))
+        self.architecture = architecture(AutoConfig.from_pretrained(model, trust_remote_code=False))
         self.weights_id = ""
         self.busy = False
 

@@ -1,0 +1,32 @@
+"""How the models of a run are measured, and what their gains are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from specs_lightning.data.sources import PromptSource
+from specs_lightning.judge import JudgeSettings
+from specs_lightning.records.answers import Answer
+from specs_lightning.runs.measurement import EvaluationSettings, results_of
+
+EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
+
+
+def answers(**solved: float) -> list[Answer]:
+    return [Answer(name, "p", "", 1, True, value, value, value) for name, value in solved.items()]
+
+
+def test_gains_are_over_the_first_model_and_one_without_answers_is_left_out() -> None:
+    found = results_of({"base": answers(id=0.0, ood=0.0), "kept": None, "final": answers(id=1.0, ood=0.5)}, EVALUATION)
+    base, final = found.models
+    assert (base.name, final.name) == ("base", "final")
+    assert (base.gain_id, final.gain_id, final.gain_ood) == (0, 1.0, 0.5)
+    assert base.generalization_factor is None and final.generalization_factor > 0
+    assert [(each.name, each.in_distribution) for each in found.sets] == [("id", True), ("ood", False)]
+
+
+def test_what_answers_depend_on_is_told_apart_from_how_they_are_summed_up() -> None:
+    assert EVALUATION.decisive == replace(EVALUATION, beta=1.0, gain="relative", measure="correct").decisive
+    judged = replace(EVALUATION, judge=JudgeSettings("judge", base_url="http://localhost:1/v1"))
+    patient = replace(judged, judge=JudgeSettings("judge", base_url="http://localhost:1/v1", retries=9))
+    assert EVALUATION.decisive != judged.decisive == patient.decisive
