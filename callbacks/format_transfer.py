@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from specs_lightning.data import PromptSource
 from specs_lightning.evaluation import Answered
 from specs_lightning.modules import PolicyModule
 from specs_lightning.records.answers import Answer
-from specs_lightning.scoring.answer_formats import FORMATS, read_asked
+from specs_lightning.scoring.answer_formats import FORMATS, answer_format, read_asked
 
 FILE = "format_transfer.json"
 
@@ -46,8 +46,8 @@ class FormatTransfer(EvaluationCallback):
     ) -> None:
         columns = {**prompts.columns, "answer_format": ""}  # in place of what the rows name
         sets = {name: replace(prompts, answer_format=name, columns=columns) for name in asked or FORMATS}
-        if unknown := set(trained) - set(FORMATS):
-            raise ValueError(f"unknown answer formats in `trained`: {sorted(unknown)}; there are: {', '.join(FORMATS)}")
+        for name in trained:
+            answer_format(name)
         super().__init__("format_transfer", sets, **settings)
         self.trained = trained
 
@@ -57,9 +57,10 @@ class FormatTransfer(EvaluationCallback):
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         figures: dict[str, Measured] = {}
         for asked, of_set in answered.items():
-            written = [_written(one.answer) for one in of_set]
+            names = dict.fromkeys([asked, *FORMATS])
+            written = [_written(one.answer, names) for one in of_set]
             figures[f"{asked}/correct"] = float(self.over_ranks([one.answer.correct for one in of_set]))
-            for name in FORMATS:
+            for name in names:
                 figure = f"{asked}/kept" if name == asked else f"{asked}/as_{name}"
                 figures[figure] = float(self.over_ranks([float(one == name) for one in written]))
         if self.file is not None:
@@ -69,13 +70,13 @@ class FormatTransfer(EvaluationCallback):
         return figures
 
 
-def written_format(text: str, opened: str = "") -> str | None:
-    """The format that a response is in, given what of it the chat template opened."""
-    return next((name for name in FORMATS if read_asked(text, name, opened) is not None), None)
+def written_format(text: str, opened: str = "", names: Iterable[str] = FORMATS) -> str | None:
+    """The format that a response is in, of these, given what of it the chat template opened."""
+    return next((name for name in names if read_asked(text, name, opened) is not None), None)
 
 
-def _written(answer: Answer) -> str | None:
-    return written_format(answer.text, answer.opened) if answer.finished else None
+def _written(answer: Answer, names: Iterable[str]) -> str | None:
+    return written_format(answer.text, answer.opened, names) if answer.finished else None
 
 
 def grid(rows: Sequence[Mapping[str, object]], figure: str = "kept") -> Table:

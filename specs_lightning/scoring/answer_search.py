@@ -5,11 +5,10 @@ Strict reading, format by format, is `answer_formats`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
-from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, answer_format, boxes_backwards
+from specs_lightning.scoring.answer_formats import FORMATS, answer_format, tag_formats
 
 _BE = r"(?:is|are|was|would\s+be|should\s+be|must\s+be|will\s+be|has\s+to\s+be)"
 _ANNOUNCED = re.compile(
@@ -38,12 +37,12 @@ _STATES = re.compile(
 _THERE = re.compile(
     r"\b(?:there|we|i|you|it)(?:\s+(?:are|is|have|has|can\s+see|see|get|find|count))\b\s*", re.IGNORECASE
 )
+_INTRODUCED = re.compile(r"\A[*_]*[^\W\d]+(?: [^\W\d]+)?[*_]*:[*_]* +(?=\S)")
+"""`Result: ` and the like."""
 _LABEL_ALONE = re.compile(r"\W*([A-Z])\W*")
 _COURTESY = re.compile(r"\b(?:hope\s+this|let\s+me\s+know|anything\s+else|any\s+other\s+questions?)\b", re.IGNORECASE)
 """What a chat ends with, behind its answer."""
-_TAG = re.compile(
-    "|".join(re.escape(tag) for form in FORMATS.values() if isinstance(form, TagFormat) for tag in form.tags)
-)
+_TAG = re.compile(r"</?(?!image)[A-Za-z]+(?:[_-][A-Za-z]+)*>")
 _SHORT = 4
 """Words of a last line that may be an answer without an introduction."""
 
@@ -51,34 +50,28 @@ _SHORT = 4
 def find_answer(text: str, asked: str = "think_answer") -> str | None:
     r"""The answer of a response in whatever form it stands, the asked format first.
 
-    Then, in this order: the last pair of answer tags (or the last one that is opened), the last complete `\boxed{}`, a
-    JSON `answer` key, what is announced last as the answer ("the correct option is", "C is the right answer", "答案:"),
-    what the last sentence states ("the value is 5", "x = 5", "there are 5 apples"), and the last line if it is short.
+    Then, in this order: the last pair of answer tags (or the last one that is opened), where the asked format has the
+    answer, the last complete `\boxed{}`, a JSON `answer` key, what is announced last as the answer ("the correct option
+    is", "C is the right answer", "答案:"), what the last sentence states ("the value is 5", "x = 5", "there are 5
+    apples"), and the last line if it is short.
     `None` where nothing is found. Takes time in proportion to the text, whatever stands in it.
     """
-    if parts := answer_format(asked).read(text):
+    form = answer_format(asked)
+    if parts := form.read(text):
         return parts.answer
-    if (tagged := in_tags(text)) is not None:
+    if (tagged := in_tags(text, asked)) is not None:
         return tagged or None
-    if r"\boxed" in text:
-        insides = (box.inside.strip() for box in boxes_backwards(text))
-        return next((inside for inside in insides if inside), None)
-    if found := re.findall(r'"answer"\s*:\s*(?:("(?:[^"\\]|\\.)*")|"?([^"}\n]+))', text):
-        quoted, unquoted = found[-1]
-        return (_unquoted(quoted) if quoted else unquoted).strip().rstrip(",").rstrip() or None
+    for other in (form, *FORMATS.values()):
+        if (found := other.find(text)) is not None:
+            return found or None
     bare = re.sub(r"[^\S\n]+", " ", _TAG.sub("\n", text)).replace("：", ":")
     return _announced(bare) or _stated(bare)
 
 
-def in_tags(text: str) -> str | None:
+def in_tags(text: str, asked: str = "think_answer") -> str | None:
     """What stands between the last pair of answer tags, or behind the last one if it is never closed."""
-    for tag in (f.answer_tag for f in FORMATS.values() if isinstance(f, TagFormat)):
-        if found := list(re.finditer(rf"<{tag}>((?:(?!<{tag}>).)*?)</{tag}>", text, re.DOTALL)):
-            return found[-1][1].strip()
-        _, opened, behind = text.rpartition(f"<{tag}>")
-        if opened and "<" not in behind:
-            return behind.strip()
-    return None
+    found = (form.find(text) for form in tag_formats(asked))
+    return next((inside for inside in found if inside is not None), None)
 
 
 def _announced(text: str) -> str | None:
@@ -127,7 +120,7 @@ def _stated(text: str) -> str | None:
     """What the last line says, if it is short or its last sentence states a value."""
     lines = [line[0].strip() for line in _lines(text) if line[0].strip() and not _COURTESY.search(line[0])]
     if lines and len(lines[-1].split()) <= _SHORT and not _STATES.search(lines[-1]):
-        return lines[-1].rstrip(".")
+        return _INTRODUCED.sub("", lines[-1]).rstrip(".")
     if (last := last_sentence(text)) is None:
         return None
     last = _REASON.split(last, maxsplit=1)[0]
@@ -139,13 +132,3 @@ def _stated(text: str) -> str | None:
 
 def _lines(text: str) -> Iterator[re.Match[str]]:
     return re.finditer(r"[^\n]+", text)
-
-
-def _unquoted(quoted: str) -> str:
-    r"""The value of a JSON string, or what stands between its quotes where that is LaTeX, such as `\sqrt`."""
-    if re.search(r"(?<!\\)(?:\\\\)*\\[bfnrt][a-z]", quoted):
-        return quoted[1:-1]
-    try:
-        return str(json.loads(quoted))
-    except ValueError:
-        return quoted[1:-1]

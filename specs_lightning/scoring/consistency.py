@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 from specs_lightning.scoring.answer_formats import (
     FORMATS,
     BoxedFormat,
+    LineFormat,
     Parts,
-    TagFormat,
     answer_format,
     restore_latex,
+    tag_formats,
 )
 from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.choices import LETTERS, picked_option
@@ -40,9 +42,6 @@ TAIL = 4000
 _YES_NO = re.compile(r"\b(?:yes|no|true|false)\b", re.IGNORECASE)
 _LETTER = re.compile(r"\(([A-Z])\)|\b(?:option|choice|answer)\s+([A-Z])\b|(?<![\w'])([A-Z])(?=[.):]|\s*$)")
 
-_TAGS = [form.tags for form in FORMATS.values() if isinstance(form, TagFormat)]
-_OPENS_REASONING, _CLOSES_REASONING = (re.compile("|".join(tags[i] for tags in _TAGS)) for i in (0, 1))
-_OPENS_ANSWER = re.compile(rf"(?:{'|'.join(tags[2] for tags in _TAGS)})\s*$")
 _JSON_REASONING = re.compile(r'"reasoning"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL)
 
 
@@ -78,28 +77,36 @@ def read_parts(text: str, asked: str) -> Parts | None:
     """
     for form in (answer_format(asked), *FORMATS.values()):
         if parts := form.read(text):
-            in_prose = isinstance(form, BoxedFormat)
+            in_prose = isinstance(form, BoxedFormat | LineFormat)
             reasoning = sentences_before(*parts) if in_prose else whole_sentences(*parts)
             return Parts(reasoning, parts.answer)
     if (answer := find_answer(text, asked)) is None:
         return None
-    return Parts(_loose_reasoning(text, answer), answer)
+    return Parts(_loose_reasoning(text, answer, asked), answer)
 
 
-def _loose_reasoning(text: str, answer: str) -> str:
+def _loose_reasoning(text: str, answer: str, asked: str) -> str:
     """The reasoning of a response in no format, before the last mention of its answer."""
+    opens_reasoning, closes_reasoning, opens_answer = _delimiters(asked)
     if written := _JSON_REASONING.search(text):
         return whole_sentences(_json_text(written[1]), answer)
     if text.lstrip().startswith("{"):
         return ""  # JSON with other keys
     mentions = list(re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", text))
     before = text[: mentions[-1].start()] if mentions else text.rpartition(answer)[0]
-    before = _OPENS_REASONING.split(before)[-1]
-    reasoning, *behind = _CLOSES_REASONING.split(before, maxsplit=1)
+    before = opens_reasoning.split(before)[-1]
+    reasoning, *behind = closes_reasoning.split(before, maxsplit=1)
     if behind:
         return whole_sentences(reasoning, answer)
-    untagged = _OPENS_ANSWER.sub("", reasoning)
+    untagged = opens_answer.sub("", reasoning)
     return sentences_before(reasoning, answer) if untagged == reasoning else whole_sentences(untagged, answer)
+
+
+@lru_cache
+def _delimiters(asked: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """What opens and closes reasoning, and what opens an answer at the end of a text: tags of any format."""
+    opens, closes, opens_answer = ("|".join(re.escape(form.tags[i]) for form in tag_formats(asked)) for i in (0, 1, 2))
+    return re.compile(opens), re.compile(closes), re.compile(rf"(?:{opens_answer})\s*$")
 
 
 def _json_text(quoted: str) -> str:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from specs_lightning.groups import PLACE, Prompt
-from specs_lightning.scoring.answer_formats import FORMATS, TagFormat, answer_format
+from specs_lightning.scoring.answer_formats import answer_format, tag_formats
 from specs_lightning.scoring.benchmarks import judge_response
 from specs_lightning.scoring.benchmarks.rules import Ruling
 from specs_lightning.scoring.choices import LETTERS, picked_option
@@ -42,7 +42,7 @@ def bare_gold(text: str) -> str:
 
     Several boxes with nothing but commas between them are one answer of several parts; `ValueError` of others.
     """
-    for tags in (f.tags for f in FORMATS.values() if isinstance(f, TagFormat)):
+    for tags in (form.tags for form in tag_formats()):
         _, opened, inside = text.rpartition(tags[2])
         text = inside.partition(tags[3])[0] if opened else text
     before, marked, behind = text.rpartition("####")

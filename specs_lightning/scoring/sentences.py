@@ -26,10 +26,11 @@ _HANGING = re.compile(
 """Ends that something must follow."""
 _HEADING = re.compile(
     r"\W*(?:(?:(?:so|thus|therefore|hence)\W+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct|right)\s+)?"
-    r"(?:answer|solution|result|conclusion|option|choice|reasoning|答案)|\d+|[A-Za-z])?\W*",
+    r"(?:answer|solution|result|conclusion|option|choice|reasoning|答案)|\d+|[A-Za-z])?\W*|\s*#+ [^\n]*\s*",
     re.IGNORECASE,
 )
 """What says nothing by itself: a heading, the number of a step, signs alone."""
+_FIRST_HEADING = re.compile(r"\A\s*#+ [^\n]*\n")
 _ANNOUNCEMENT = re.compile(
     r"\b(?:answer|solution|option|choice)\b[^.;\n]{0,20}?(?:\b(?:is|are|be|was)\b|[:=])|答案\s*(?:是|为|[:：])",
     re.IGNORECASE,
@@ -113,8 +114,8 @@ def _announces(sentence: str, answer: str) -> bool:
 
 
 def _bare(text: str) -> str:
-    """The text without tags, and with what stands in boxes for these."""
-    return _TAG.sub("\n", _BOX.sub(r"\1", text))
+    """The text without tags and the heading above it, and with what stands in boxes for these."""
+    return _FIRST_HEADING.sub("", _TAG.sub("\n", _BOX.sub(r"\1", text)))
 
 
 def _join(sentences: list[str]) -> str:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from specs_lightning.scoring.answer_formats import FORMATS, AnswerFormat, TagFormat, answer_format
+from specs_lightning.scoring.answer_formats import AnswerFormat, HeadingFormat, JsonFormat, LineFormat, TagFormat
 from specs_lightning.scoring.corruptions import corrupt
+from specs_lightning.toy.formats import draw_format
 from specs_lightning.toy.scenes import SceneQuestion, reasoning
 
 KEEPS_FORMAT = 0.42
@@ -20,7 +21,7 @@ SLIPS = 0.03
 """The chance that a running count goes astray, at each thing looked at."""
 
 
-def respond(question: SceneQuestion, asked: str, rng: random.Random) -> str:
+def respond(question: SceneQuestion, asked: AnswerFormat, rng: random.Random) -> str:
     """A response in the manner of the base model."""
     if rng.random() < GLANCES:
         answer = guess(question, rng)
@@ -31,7 +32,7 @@ def respond(question: SceneQuestion, asked: str, rng: random.Random) -> str:
         answer = slipped.answer
     if rng.random() < CONTRADICTS:
         answer = guess(question, rng)
-    return _in_some_format(thought, answer, answer_format(asked), rng)
+    return _in_some_format(thought, answer, asked, rng)
 
 
 def guess(question: SceneQuestion, rng: random.Random) -> str:
@@ -63,7 +64,26 @@ def _in_some_format(thought: str, answer: str, asked: AnswerFormat, rng: random.
     if habit < 0.35:
         return answer
     if habit < 0.6:
-        return rng.choice([other for other in FORMATS.values() if other != asked]).write(thought, answer)
-    tag_formats = [form for form in FORMATS.values() if isinstance(form, TagFormat)]
-    tags = asked if isinstance(asked, TagFormat) else rng.choice(tag_formats)
-    return corrupt(tags.write(thought, answer), tags, rng)[0]
+        return _another(asked, rng).write(thought, answer)
+    return _broken(asked, thought, answer, rng)
+
+
+def _another(asked: AnswerFormat, rng: random.Random) -> AnswerFormat:
+    while (other := draw_format(rng)) == asked:
+        pass
+    return other
+
+
+def _broken(asked: AnswerFormat, thought: str, answer: str, rng: random.Random) -> str:
+    """The asked format with a part of it missing."""
+    written = asked.write(thought, answer)
+    match asked:
+        case TagFormat():
+            return corrupt(written, asked, rng)[0]
+        case JsonFormat():
+            return written.removesuffix("}") if rng.random() < 0.5 else written.removeprefix("{")
+        case HeadingFormat():
+            return written.replace(f"{rng.choice(asked.headings)}\n", "")
+        case LineFormat():
+            return f"{thought}\n{answer}"
+    return f"{thought} {{{answer}}}"

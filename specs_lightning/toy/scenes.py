@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from specs_lightning.prompts.images import png
+from specs_lightning.toy.formats import NEW_TAGS
 
 VERSION = 1
 """Raised whenever the same seed gives other data. A set that is added changes no other."""
@@ -167,13 +168,24 @@ def choose(scene: Scene, rng: random.Random) -> SceneQuestion:
 
 def row(scene: Scene, rng: random.Random) -> SceneQuestion:
     """A kind of question that the base knows but no training stage asks: out of distribution by task."""
-    name, first = rng.choice([("top", 0), ("middle", 3), ("bottom", 6)])
-    in_row = set(CELLS[first : first + 3])
+    return _in_line(
+        scene, rng, "row", {name: CELLS[3 * i : 3 * i + 3] for i, name in enumerate(("top", "middle", "bottom"))}
+    )
+
+
+def column(scene: Scene, rng: random.Random) -> SceneQuestion:
+    """Another such."""
+    columns = {name: CELLS[i::3] for i, name in enumerate(("left", "middle", "right"))}
+    return _in_line(scene, rng, "column", columns)
+
+
+def _in_line(scene: Scene, rng: random.Random, task: str, lines: dict[str, tuple[str, ...]]) -> SceneQuestion:
+    name, cells = rng.choice(list(lines.items()))
     counts, steps = 0, []
     for cell, thing in _things(scene):
-        counts += cell in in_row
-        steps.append((f"{cell} {' '.join(thing)} is {name} {'yes' if cell in in_row else 'no'}", (counts,)))
-    return SceneQuestion(f"How many things are in the {name} row?", "number", "row", tuple(steps), _first)
+        counts += cell in cells
+        steps.append((f"{cell} {' '.join(thing)} is {name} {'yes' if cell in cells else 'no'}", (counts,)))
+    return SceneQuestion(f"How many things are in the {name} {task}?", "number", task, tuple(steps), _first)
 
 
 def _first(counts: tuple[int, ...]) -> str:
@@ -186,6 +198,8 @@ def _more(counts: tuple[int, ...]) -> str:
 
 TASKS = (count, subtract, compare, choose)
 """What training asks."""
+OTHER_TASKS = (row, column)
+"""What the base knows besides."""
 
 
 def reasoning(question: SceneQuestion) -> str:
@@ -229,14 +243,17 @@ DATA_SETS: dict[str, DataSet] = {
     "ood_boxed": DataSet(seed=3, size=500, answer_format="boxed"),
     "ood_json": DataSet(seed=3, size=500, answer_format="json"),
     "ood_tags": DataSet(seed=3, size=500, answer_format="reasoning_solution"),
+    "ood_new_tags": DataSet(seed=3, size=500, answer_format=f"tags:{','.join(NEW_TAGS)}"),
+    "ood_brackets": DataSet(seed=3, size=500, answer_format="brackets:work,result"),
     "ood_task": DataSet(seed=3, size=500, task=row),
+    "ood_column": DataSet(seed=3, size=500, task=column),
     "ood_colours": DataSet(seed=3, size=500, style=Style(DARK)),
     "ood_background": DataSet(seed=3, size=500, style=Style(COLOURS, background=GREY)),
     "ood_jitter": DataSet(seed=3, size=500, style=Style(COLOURS, shift=6)),
 }
 """The evaluation sets show the same held-out scenes, and each is out of distribution in one respect: the answer format
-(`ood_boxed`, `ood_json`, `ood_tags`), the kind of question (`ood_task`), or what the image looks like (`ood_colours`,
-`ood_background`, `ood_jitter`)."""
+(`ood_boxed`, `ood_json`, `ood_tags`, `ood_new_tags`, `ood_brackets`), the kind of question (`ood_task`, `ood_column`),
+or what the image looks like (`ood_colours`, `ood_background`, `ood_jitter`)."""
 
 
 def examples(

@@ -48,7 +48,7 @@ def write_lessons(file: Path) -> None:
             f"{SEED}-{i}", messages, (png(image),), question.answer, question.answer_type, answer_format=ASKED
         )
         chosen = answer_format(ASKED).write(explain(question), question.answer)
-        pairs.append(PreferencePair(prompt, chosen, habits.respond(question, ASKED, rng)))
+        pairs.append(PreferencePair(prompt, chosen, habits.respond(question, answer_format(ASKED), rng)))
     write_pairs(pairs, file)
 
 

@@ -10,6 +10,7 @@ import argparse
 import random
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -28,9 +29,8 @@ from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.messages import choice_lines
-from specs_lightning.scoring.answer_formats import FORMATS, answer_format
 from specs_lightning.system.memory import keep_freed_memory
-from specs_lightning.toy import habits, scenes
+from specs_lightning.toy import formats, habits, scenes
 
 _NAMES = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad")
 SPECIAL_TOKENS = tuple(f"<|{name}|>" for name in _NAMES)
@@ -42,27 +42,32 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = Regex(r" ?</?\w+>| ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+")
-"""Tags and cell names stay whole, so that a response takes few tokens."""
+WORDS = Regex(r" ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+| ?</?|>| ?\[/?|\]| ?[^\s\p{L}\p{N}<>\[\]]+|\s+")
+"""Cell names stay whole, so that a response takes few tokens; a tag is its word between signs that all tags share."""
 
 CAPTION = "List the things."
+
+
+class Manner(StrEnum):
+    """How responses are given."""
+
+    PLAIN = "the right reasoning, in no format"
+    CLEAN = "the right reasoning in the asked format, or words to repeat in it"
+    SLOPPY = "in the base model's manner"
 
 
 @dataclass(frozen=True)
 class Lesson:
     """What is taught for a while: `n_scenes` scenes a step with `tasks_per_scene` tasks each.
 
-    Args:
-        caption: the share of tasks that ask for what the scene shows.
-        plain: whether questions ask for no format and get the right reasoning alone, or any format and a response
-            in the base model's manner.
+    `caption` is the share of tasks that ask for what the scene shows; the others are answered in this manner.
     """
 
     steps: int
     n_scenes: int
     tasks_per_scene: int
     caption: float
-    plain: bool = True
+    manner: Manner = Manner.PLAIN
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,14 @@ class Course:
 
 TO_SEE = Lesson(600, n_scenes=24, tasks_per_scene=1, caption=1.0)
 TO_REASON = Lesson(900, n_scenes=12, tasks_per_scene=3, caption=0.1)
-TO_ANSWER = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, plain=False)
+TO_FOLLOW = Lesson(600, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.CLEAN)
+TO_ANSWER = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.SLOPPY)
 CURRICULUM = (
-    # Seeing first: everything else rests on it. Reasoning before bad habits: noise hides what is to be learned.
+    # Seeing first: everything else rests on it. Then reasoning, and following what is asked, before bad habits: noise
+    # hides what is to be learned.
     Course(1.5e-3, (TO_SEE, TO_REASON)),
-    Course(1.0e-3, (TO_ANSWER,)),
-    Course(1.0e-3, (TO_ANSWER,)),
+    Course(1.0e-3, (TO_FOLLOW,)),
+    Course(7.0e-4, (TO_ANSWER,)),
 )
 
 
@@ -89,25 +96,42 @@ def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[
     if rng.random() < lesson.caption:
         listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
         return CAPTION, " ".join(listed)
-    question = rng.choice([*scenes.TASKS, scenes.row])(scene, rng)
+    if lesson.manner == Manner.CLEAN and rng.random() < 0.5:
+        return _repeat(rng)
+    question = rng.choice([*scenes.TASKS, *scenes.OTHER_TASKS])(scene, rng)
     lines = [question.text, *choice_lines(question.choices)]
-    if lesson.plain:
+    if lesson.manner == Manner.PLAIN:
         return "\n".join(lines), scenes.reasoning(question)
-    asked = rng.choice(list(FORMATS))
-    return "\n".join([*lines, answer_format(asked).instruction]), habits.respond(question, asked, rng)
+    asked = formats.ask(formats.draw_format(rng), rng)
+    if lesson.manner == Manner.CLEAN:
+        response = asked.form.write(scenes.reasoning(question), question.answer)
+    else:
+        response = habits.respond(question, asked.form, rng)
+    return "\n".join([*lines, asked.instruction]), response
+
+
+def _repeat(rng: random.Random) -> tuple[str, str]:
+    """Words to say in some format, whose tags may be any words: what is learned is to copy."""
+    known = [*formats.REASONING_WORDS, *formats.ANSWER_WORDS, *formats.OTHER_WORDS]
+    words = rng.choices(
+        [*known, *formats.NEW_TAGS, *scenes.CELLS, "yes", "no", *"ABCD", *"012345"], k=rng.randint(1, 6)
+    )
+    asked = formats.ask(formats.draw_format(rng, known), rng)
+    return f"Say {' '.join(words)}.\n{asked.instruction}", asked.form.write(" ".join(words), words[-1])
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE over the toy's own text: any text can be told, the toy's in few tokens."""
     rng = random.Random(0)
-    texts = ["\n".join(draw_task(scenes.draw_scene(rng), TO_ANSWER, rng)) for _ in range(4000)]
+    lessons = [TO_FOLLOW, TO_ANSWER]
+    texts = ["\n".join(draw_task(scenes.draw_scene(rng), lessons[i % 2], rng)) for i in range(8000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(WORDS, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=640,
+        vocab_size=1024,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -196,7 +220,9 @@ class Teacher:
         for i, scene in enumerate(drawn):
             head = "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * tokens[i] + "<|vision_end|>"
             vision = {"pixel_values": patches[i], "image_grid_thw": pixels["image_grid_thw"][i : i + 1]}
-            prompts.append(EncodedPrompt(str(i), torch.tensor(tokenizer.encode(head)), vision))
+            ids = torch.tensor(tokenizer.encode(head))
+            types = {"mm_token_type_ids": (ids == tokenizer.vocab["<|image_pad|>"]).long()}
+            prompts.append(EncodedPrompt(str(i), ids, vision, token_types=types))
             completions.append([])
             for _ in range(lesson.tasks_per_scene):
                 asked, response = draw_task(scene, lesson, self.rng)

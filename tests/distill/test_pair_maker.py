@@ -47,18 +47,19 @@ def pairs_of_sloppy_answers(make: Make, count: int) -> list[PreferencePair]:
             answer_type=question.answer_type,
             choices=tuple(question.choices),
         )
-        zero, base = ([habits.respond(question, "think_answer", rng) for _ in range(4)] for _ in range(2))
+        zero, base = ([habits.respond(question, THINK, rng) for _ in range(4)] for _ in range(2))
         if isinstance(pair := make(zero, base, prompt=prompt), PreferencePair):
             pairs.append(pair)
     return pairs
 
 
 class TestSides:
-    def test_a_bag_of_words_does_not_tell_them_apart(self, make: Make) -> None:
+    def test_a_bag_of_words_hardly_tells_them_apart(self, make: Make) -> None:
+        """A glance is on the chosen side a little more often, where zero has no other complete sample."""
         pairs = pairs_of_sloppy_answers(make, 400)
         told = tell_apart([(pair.chosen, pair.rejected) for pair in pairs])
         assert len(pairs) > 200
-        assert told.interval[0] <= 0.5, told
+        assert told.accuracy < 0.525, told
         assert abs(told.longer_by) < 0.05 * told.words, told
 
     def test_but_it_tells_what_introduces_an_answer(self, make: Make) -> None:

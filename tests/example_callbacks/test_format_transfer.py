@@ -74,10 +74,10 @@ def test_every_format_is_asked_for_and_the_row_is_kept(
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown answer formats in `trained`"):
-        FormatTransfer(PromptSource("x.jsonl"), ["tags"])
-    with pytest.raises(ValueError, match="unknown answer format 'tags'"):
-        FormatTransfer(PromptSource("x.jsonl"), ["json"], asked=["tags"])
+    with pytest.raises(ValueError, match="unknown answer format 'tagz'"):
+        FormatTransfer(PromptSource("x.jsonl"), ["tagz"])
+    with pytest.raises(ValueError, match="unknown answer format 'tagz'"):
+        FormatTransfer(PromptSource("x.jsonl"), ["json"], asked=["tagz"])
 
 
 def test_a_grid_of_nothing_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format
 from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.toy import habits, scenes
+from specs_lightning.toy.formats import draw_format
 from specs_lightning.toy.scenes import SceneQuestion
 
 N = 4000
@@ -27,18 +28,25 @@ def near(share: float) -> object:
     return pytest.approx(share, abs=5 * (share * (1 - share) / N) ** 0.5)
 
 
-@pytest.mark.parametrize("asked", FORMATS)
-def test_the_asked_format_is_kept_as_often_as_set(asked: str) -> None:
-    kept = sum(answer_format(asked).read(habits.respond(q, asked, rng)) is not None for q, rng in questions())
+OF_OTHER_KINDS = ("tags:plan,reply", "brackets:work,result", "json:idea,value", "line:Result", "headings:Plan,Reply")
+THINK = answer_format("think_answer")
+
+
+@pytest.mark.parametrize("asked", [*FORMATS, *OF_OTHER_KINDS])
+def test_any_format_is_kept_as_often_as_set(asked: str) -> None:
+    form = answer_format(asked)
+    kept = sum(form.read(habits.respond(q, form, rng)) is not None for q, rng in questions())
     assert kept / N == near(habits.KEEPS_FORMAT)
 
 
 def test_habits_are_as_frequent_as_set() -> None:
     glances = others = alone = 0
+    luck = random.Random(1)
+    drawn = {draw_format(luck) for _ in range(3000)}
     for question, rng in questions():
-        said = habits.respond(question, "think_answer", rng)
+        said = habits.respond(question, THINK, rng)
         glances += "it looks like" in said
-        others += any(form.read(said) is not None for name, form in FORMATS.items() if name != "think_answer")
+        others += any(form.read(said) is not None for form in drawn - {THINK})
         alone += len(said.split()) == 1
     broken = 1 - habits.KEEPS_FORMAT
     assert glances / N == near(habits.GLANCES * (1 - 0.1 * broken))  # an answer alone shows none
@@ -50,7 +58,7 @@ def test_an_answer_can_be_found_and_is_often_right() -> None:
     """So that there is something to make pairs of, and something to learn."""
     right = found = 0
     for question, rng in questions():
-        answer = find_answer(habits.respond(question, "think_answer", rng), "think_answer")
+        answer = find_answer(habits.respond(question, THINK, rng), "think_answer")
         found += answer is not None
         right += answer == question.answer
     assert found / N > 0.85
@@ -66,5 +74,5 @@ def test_guesses_are_of_the_right_kind() -> None:
 
 def test_the_same_draw_gives_the_same_response() -> None:
     question = next(questions())[0]
-    first, again = ([habits.respond(question, "boxed", random.Random(s)) for s in range(50)] for _ in range(2))
+    first, again = ([habits.respond(question, FORMATS["boxed"], random.Random(s)) for s in range(50)] for _ in range(2))
     assert first == again

@@ -29,7 +29,10 @@ HASHES: dict[int, dict[str, str]] = {
         "ood_boxed": "7e00d24df2a0d8df",
         "ood_json": "5b36423bfa921980",
         "ood_tags": "d22924bc3fca2d0b",
+        "ood_new_tags": "5ff7b508681a933d",
+        "ood_brackets": "c7317719461ed065",
         "ood_task": "712939de15b4c4c4",
+        "ood_column": "e84f045d6ab14f8e",
         "ood_colours": "7e6d7d414330a548",
         "ood_background": "8b8ff42533ef1996",
         "ood_jitter": "ee3b2c637c951b17",
@@ -64,13 +67,15 @@ def derive(scene: Scene, question: SceneQuestion) -> str:
     if found := re.fullmatch(r"What is at ([a-c][1-3])\?", text):
         right = " ".join(scene[CELLS.index(found[1])] or ("nothing",))
         return "ABCD"[question.choices.index(right)]
-    found = re.fullmatch(r"How many things are in the (top|middle|bottom) row\?", text)
+    if found := re.fullmatch(r"How many things are in the (top|middle|bottom) row\?", text):
+        first = 3 * ["top", "middle", "bottom"].index(found[1])
+        return str(sum(thing is not None for thing in scene[first : first + 3]))
+    found = re.fullmatch(r"How many things are in the (left|middle|right) column\?", text)
     assert found is not None, text
-    first = 3 * ["top", "middle", "bottom"].index(found[1])
-    return str(sum(thing is not None for thing in scene[first : first + 3]))
+    return str(sum(thing is not None for thing in scene[["left", "middle", "right"].index(found[1]) :: 3]))
 
 
-@pytest.mark.parametrize("task", [*TASKS, scenes.row], ids=lambda task: task.__name__)
+@pytest.mark.parametrize("task", [*TASKS, *scenes.OTHER_TASKS], ids=lambda task: task.__name__)
 def test_every_answer_is_what_the_scene_shows(task: Callable[[Scene, random.Random], SceneQuestion]) -> None:
     rng = random.Random(0)
     for _ in range(400):
@@ -173,7 +178,8 @@ class TestDataSets:
 
     def test_each_set_out_of_distribution_differs_in_one_respect(self) -> None:
         """All show the same scenes; what the respect is, its name says."""
-        differing = {"boxed": "answer_format", "json": "answer_format", "tags": "answer_format", "task": "question"}
+        formats = dict.fromkeys(["boxed", "json", "tags", "new_tags", "brackets"], "answer_format")
+        differing = formats | {"task": "question", "column": "question"}
         usual = self.rows("id")
         for name in DATA_SETS:
             if not name.startswith("ood_"):
@@ -186,9 +192,15 @@ class TestDataSets:
                 if differs != "question":
                     assert row["answer"] == expected["answer"]
 
-    def test_a_task_that_no_training_asks_for(self) -> None:
+    @pytest.mark.parametrize("name", ["ood_task", "ood_column"])
+    def test_a_task_that_no_training_asks_for(self, name: str) -> None:
         trained = {row["task"] for name in ("train", "pairs", "id") for row in self.rows(name)}
-        assert {row["task"] for row in self.rows("ood_task")}.isdisjoint(trained)
+        assert {row["task"] for row in self.rows(name)}.isdisjoint(trained)
+
+    @pytest.mark.parametrize("name", ["ood_boxed", "ood_json", "ood_tags", "ood_new_tags", "ood_brackets"])
+    def test_a_format_that_no_training_asks_for(self, name: str) -> None:
+        trained = {row["answer_format"] for name in ("train", "pairs", "id") for row in self.rows(name)}
+        assert {row["answer_format"] for row in self.rows(name)}.isdisjoint(trained)
 
     def test_nothing_that_is_evaluated_is_trained_on(self) -> None:
         def pictures(name: str) -> set[str]:
