@@ -97,13 +97,15 @@ def results_table(run_dir: Path) -> Table:
     columns = [column for column in results_columns(results) if column.in_terminal]
     table = Table(
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
         title="Results in percent",
         caption=f"GF over the {results.gain} in {results.measure}, β = {results.beta:g}",
     )
     table.add_column("Model", overflow="fold")
     for column in columns:
         # Text, not str: a name with square brackets must not be read as markup.
-        table.add_column(Text(column.title), justify="right", overflow="fold")
+        title = column.title.replace(" ", "\n") if results.kinds else column.title  # for many columns to be narrow
+        table.add_column(Text(title), justify="right", overflow="fold")
     for row, model in enumerate(results.models):
         table.add_row(Text(model.name), *(_terminal_cell(column, row) for column in columns))
     return table

@@ -64,6 +64,13 @@ def test_figures_are_means_over_seeds_of_the_runs_results(found: ComparisonRecor
     assert row.prompts == sum(scores.n for scores in final.sets.values())
 
 
+def test_each_kind_of_sets_has_its_factor_on_the_page(found: ComparisonRecord, written: Path) -> None:
+    row, _ = found.stages["final"]
+    assert row.figures["generalization_factor/formats"].value == pytest.approx(0.30909, abs=1e-4)
+    page = (written / "comparison.html").read_text()
+    assert '<th scope="col">Γ formats</th><th scope="col">Γ tasks</th>' in page
+
+
 def test_the_first_experiment_is_what_others_are_compared_with(found: ComparisonRecord) -> None:
     first, other = found.stages["final"]
     assert first.against == {}

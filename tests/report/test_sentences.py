@@ -30,7 +30,7 @@ def model(
 
 def test_gains_are_told_by_kind_the_greatest_first() -> None:
     kinds = {"formats": 0.053, "looks": 0.28, "tasks": 0.301}
-    apart = {name: (0.01, 0.5) for name in ("gain_id", "gain_ood", *kinds)}
+    apart = dict.fromkeys(("gain_id", "gain_ood", *kinds), (0.01, 0.5))
     final = model("final", 0.402, 0.214, 0.249, kinds, generalization_factor=(0.22, 0.275), **apart)
     assert gains_sentence(final) == (
         "final gains 40.2 points in distribution and 21.4 out of it (tasks 30.1, looks 28.0, formats 5.3): "
