@@ -74,8 +74,8 @@ def results_columns(results: Results) -> list[Column]:
     for measure in reversed(MEASURES):
         for where, sets in (("id", results.id_sets), ("ood", results.ood_sets)):
             cells = tuple(mean_share(model, sets, measure) for model in results.models)
-            kinds = f"{len(by_kind(sets))} kinds, " if where == "ood" and len(results.kinds) > 1 else ""
-            detail = f"mean of {kinds}{len(sets)} sets" if len(sets) > 1 else "".join(sets)
+            of = f"{len(by_kind(sets))} kinds" if len(by_kind(sets)) > 1 else f"{len(sets)} sets"
+            detail = f"mean of {of}" if len(sets) > 1 else "".join(sets)
             columns.append(Column(title_of(measure, where), detail, cells))
     of_kinds = {kind: [one.kinds.get(kind, KindGain()) for one in results.models] for kind in results.kinds}
     beta = f"β = {results.beta:g}"
@@ -83,9 +83,9 @@ def results_columns(results: Results) -> list[Column]:
         *columns,
         Column("Gain ID", results.gain, _of_the_gains(results.models, "gain_id"), False),
         Column("Gain OOD", results.gain, _of_the_gains(results.models, "gain_ood"), False),
-        *(Column(f"Gain {kind}", results.gain, _of_the_gains(of, "gain_ood"), False) for kind, of in of_kinds.items()),
         Column("GF Γ", beta, _of_the_gains(results.models, "generalization_factor")),
         *(Column(f"Γ {kind}", beta, _of_the_gains(of, "generalization_factor")) for kind, of in of_kinds.items()),
+        *(Column(f"Gain {kind}", results.gain, _of_the_gains(of, "gain_ood"), False) for kind, of in of_kinds.items()),
     ]
 
 

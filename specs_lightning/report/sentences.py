@@ -55,7 +55,7 @@ def ranking_sentences(models: Sequence[ModelScores]) -> list[str]:
         return ["No model generalises: none has a Generalization Factor above 0."]
     ends, others = best.interval("generalization_factor"), second.interval("generalization_factor")
     if ends is None or others is None:
-        return [f"{best.name} has the highest Γ before {second.name}; without intervals, this may be chance."]
+        return [f"{best.name} has the highest Γ, before {second.name}; without intervals, this may be chance."]
     if ends[0] > others[1]:
         return [f"{best.name} generalises best by Γ, told apart from {second.name}, the next: its interval lies above."]
     return [f"{best.name} has the highest Γ, but is not told apart from {second.name}, the next: intervals overlap."]

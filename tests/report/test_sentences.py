@@ -95,7 +95,7 @@ def test_the_best_is_told_apart_only_where_intervals_do_not_overlap() -> None:
         "middle has the highest Γ, but is not told apart from low, the next: intervals overlap."
     ]
     (unknown,) = ranking_sentences([low, model("bare", 0.2, 0.2, 0.2)])
-    assert unknown == "bare has the highest Γ before low; without intervals, this may be chance."
+    assert unknown == "bare has the highest Γ, before low; without intervals, this may be chance."
 
 
 def test_of_one_model_none_is_best_and_where_nothing_generalises_it_is_said() -> None:
@@ -123,4 +123,4 @@ def test_the_terminal_shows_them_below_the_table(tmp_path: Path, monkeypatch: py
     _, below = console.export_text().split("GF over the difference in solved")
     told = " ".join(below.split())
     assert "sft gains 35.0 points in distribution and loses 5.0 out of it (tasks −4.0, formats −6.0), so its" in told
-    assert told.endswith("final has the highest Γ before cold_start; without intervals, this may be chance.")
+    assert told.endswith("final has the highest Γ, before cold_start; without intervals, this may be chance.")
