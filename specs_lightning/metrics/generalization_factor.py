@@ -67,7 +67,7 @@ class GeneralizationFactor(Metric):
             raise ValueError(f"weights and beta must be positive, and there be at least one: {ood_weights}, {beta}")
         self.names = [id_name, *ood_weights]
         self.kinds = {kind: names for kind, names in by_kind(ood_weights).items() if kind}
-        self.ood_weights = ood_weights
+        self.ood_weights = dict(ood_weights)
         self.beta, self.kind = beta, kind
         self.baseline: dict[str, float] | None = None
         self.baseline_answers: Tensor | None = None
