@@ -16,7 +16,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 STAGES = {"zero": "zero", "cold_start": "DPO + SFT", "sft": "SFT (control)", "final": "final"}
-OOD = ("ood_boxed", "ood_json", "ood_tags")
+OOD = ("formats/boxed", "formats/json", "formats/tags")
 PANELS = {
     "Format kept, ID": ("format_kept", ("id",)),
     "Format kept, OOD": ("format_kept", OOD),

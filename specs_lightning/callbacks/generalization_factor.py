@@ -26,21 +26,25 @@ from specs_lightning.metrics import GainKind, GeneralizationFactor
 from specs_lightning.modules import PolicyModule
 from specs_lightning.records.answers import Answer, read_answers
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.statistics.set_kinds import kind_weights
 from specs_lightning.system.ranks import share
 
 
 class GeneralizationFactorCallback(EvaluationCallback):
     """Logs Γ and both gains with their 95 % intervals, and each set's rates, as `gf/…`.
 
+    Of sets with a kind, such as `formats/boxed`, it also logs `gf/generalization_factor/formats` and
+    `gf/gain_ood/formats`.
+
     `EarlyStopping` and `ModelCheckpoint` may monitor any of them, such as `gf/generalization_factor` (mode `max`).
 
     Args:
         in_distribution: held-out prompts like those that are trained on.
-        out_of_distribution: sets that ask otherwise, by name.
+        out_of_distribution: sets that ask otherwise, by name; one of a kind as `KIND/NAME`, such as `formats/boxed`.
         every_n_steps: how often to measure; 0 for the start and the end alone.
         measure: what counts as a success: `solved` (right and in the asked format), `correct` (right in whatever
             form) or `format_kept`.
-        weights: α, of the sets out of distribution; all alike if not given.
+        weights: α, of the sets out of distribution; kinds alike, and the sets within each, if not given.
         beta: above 1 it weighs the gain out of distribution more.
         gain: what a gain is: the difference to the baseline, relative to it, or the raw score.
         baseline: answers of the base model, as an evaluation writes them; the policy's own before the first step if
@@ -84,7 +88,7 @@ class GeneralizationFactorCallback(EvaluationCallback):
         super().__init__("gf", sets, every_n_steps, sampling, engine, batch_size, with_choice)
         self.success, self.exploration = measure, wanted
         self.baseline_file = baseline
-        self.metric = GeneralizationFactor(weights or dict.fromkeys(out_of_distribution, 1.0), "id", beta, gain)
+        self.metric = GeneralizationFactor(weights or kind_weights(out_of_distribution), "id", beta, gain)
 
     def begin(self, trainer: Trainer, pl_module: PolicyModule) -> None:
         self.metric.to(pl_module.device if trainer.world_size > 1 else "cpu")  # where ranks exchange what they have

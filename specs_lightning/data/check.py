@@ -265,6 +265,7 @@ def named_sources(settings: Mapping[Path, Any]) -> dict[str, PromptSource]:
     found: dict[tuple[str, str], tuple[PromptSource, list[str]]] = {}
     for file, part in settings.items():
         for place, source in find_sources(part).items():
+            place = tuple(part.replace("/", "-") for part in place)  # `formats/boxed`: names become those of files
             whole = ".".join((*file.with_suffix("").parts, *place)).strip(os.sep + ".")
             names = [place[-1], f"{file.stem}.{place[-1]}", whole]
             found.setdefault((place[-1], repr(source)), (source, names))

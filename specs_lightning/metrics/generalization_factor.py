@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from specs_lightning.metrics.bootstrap import Interval, percentile_interval, resampled_sums
+from specs_lightning.statistics.set_kinds import by_kind
 
 GainKind = Literal["difference", "relative", "raw"]
 
@@ -43,6 +44,9 @@ class GeneralizationFactor(Metric):
     are set; `keep_as_baseline` sets them from answers, which also lets the intervals pair by prompt. Whoever sets
     `baseline` after that sets `baseline_answers` to None.
 
+    Each kind of sets (`set_kinds`) has its gain and Γ too, of the weighted mean of its sets: `gain_ood/KIND` and
+    `generalization_factor/KIND`.
+
     Args:
         ood_weights: the sets out of distribution, with their weights α (normalised to a sum of 1).
         id_name: the set in distribution.
@@ -62,8 +66,8 @@ class GeneralizationFactor(Metric):
         if not ood_weights or min(ood_weights.values()) <= 0 or beta <= 0:
             raise ValueError(f"weights and beta must be positive, and there be at least one: {ood_weights}, {beta}")
         self.names = [id_name, *ood_weights]
-        total = sum(ood_weights.values())
-        self.weights = [weight / total for weight in ood_weights.values()]
+        self.kinds = {kind: names for kind, names in by_kind(ood_weights).items() if kind}
+        self.ood_weights = dict(ood_weights)
         self.beta, self.kind = beta, kind
         self.baseline: dict[str, float] | None = None
         self.baseline_answers: Tensor | None = None
@@ -95,7 +99,10 @@ class GeneralizationFactor(Metric):
         self.baseline = self._by_name(self.baseline_answers)
 
     def compute(self) -> dict[str, float]:
-        """`gain_id`, `gain_ood`, `generalization_factor`, over the baseline (itself 0 until one is set)."""
+        """`gain_id`, `gain_ood`, `generalization_factor`, the latter two of each kind, too.
+
+        Gains are over the baseline (itself 0 until one is set).
+        """
         found = self._gains_and_factor(self._mean_scores(self._answers()), self._baseline_scores())
         return {name: value.item() for name, value in found.items()}
 
@@ -143,11 +150,15 @@ class GeneralizationFactor(Metric):
 
     def _gains_and_factor(self, scores_S: Tensor, baseline_S: Tensor) -> dict[str, Tensor]:
         """From scores of the S sets on the last axis."""
-        weights = scores_S.new_tensor(self.weights)
         gain_id = _gain(scores_S[..., 0], baseline_S[..., 0], self.kind)
-        gain_ood = _gain(scores_S[..., 1:] @ weights, baseline_S[..., 1:] @ weights, self.kind)
-        factor = _factor(gain_id, gain_ood, self.beta)
-        return {"gain_id": gain_id, "gain_ood": gain_ood, "generalization_factor": factor}
+        found = {"gain_id": gain_id}
+        for end, names in {"": self.names[1:], **{f"/{kind}": names for kind, names in self.kinds.items()}}.items():
+            columns = [self.names.index(name) for name in names]
+            alpha = scores_S.new_tensor([self.ood_weights[name] for name in names])
+            alpha /= alpha.sum()
+            gain_ood = _gain(scores_S[..., columns] @ alpha, baseline_S[..., columns] @ alpha, self.kind)
+            found |= {f"gain_ood{end}": gain_ood, f"generalization_factor{end}": _factor(gain_id, gain_ood, self.beta)}
+        return found
 
 
 def _factor(gain_id: Tensor, gain_ood: Tensor, beta: float) -> Tensor:

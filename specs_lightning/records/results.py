@@ -48,6 +48,15 @@ class SetScores(_WithIntervals):
 
 
 @dataclass(frozen=True)
+class KindGain(_WithIntervals):
+    """What a model gained on the sets of one kind, and the Generalization Factor of it and the gain in distribution."""
+
+    gain_ood: Number = None
+    generalization_factor: Number = None
+    intervals: Intervals = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ModelScores(_WithIntervals):
     """A model's scores by set, and its gains over the first model; its name is that of its stage."""
 
@@ -58,6 +67,8 @@ class ModelScores(_WithIntervals):
     gain_ood: Number = None
     generalization_factor: Number = None
     intervals: Intervals = field(default_factory=dict)
+    kinds: dict[str, KindGain] = field(default_factory=dict)
+    """The gains by kind of sets (`statistics.set_kinds`); empty without kinds, and in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,11 @@ class Results:
     @property
     def set_names(self) -> tuple[str, ...]:
         return self.id_sets + self.ood_sets
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of sets that gains are told of."""
+        return tuple(dict.fromkeys(kind for model in self.models for kind in model.kinds))
 
     @property
     def id_sets(self) -> tuple[str, ...]:

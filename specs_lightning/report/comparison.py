@@ -28,6 +28,7 @@ from specs_lightning.report.panels import Curves, Panel
 from specs_lightning.report.scores import mean_share, title_of, with_interval
 from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
+from specs_lightning.statistics.set_kinds import kind_weights
 
 GAMMA = "generalization_factor"
 TITLES = {f"{one}_{where}": title_of(one, where) for one in reversed(MEASURES) for where in ("id", "ood")}
@@ -62,6 +63,7 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
     folders = {name: {seed: str(path) for seed, path in of_seed.items()} for name, of_seed in runs.items()}
     COMPARISON.write(folder, ComparisonRecord(folders, dict(failures), {stage.name: stage.rows for stage in stages}))
     tested = [*_tested(settings), GAMMA] if settings else []
+    kinds = dict.fromkeys(kind for found in results.values() for kind in found.kinds)
     return write_page(
         folder / "comparison.html",
         "comparison",
@@ -69,7 +71,7 @@ def write_comparison(folder: Path, runs: Folders, failures: Mapping[str, str]) -
         settings=settings,
         failures=failures,
         runs=runs,
-        titles=TITLES,
+        titles=TITLES | {f"{GAMMA}/{kind}": f"Γ {kind}" for kind in kinds},
         tested=tested,
         differences=_differences(runs),
     )
@@ -175,19 +177,21 @@ def _figures(model: ModelScores, settings: Results) -> dict[str, float]:
     }
     values = {name: estimate.value for name, estimate in found.items() if estimate}
     gains = {name: getattr(model, name) for name in ("gain_id", "gain_ood", GAMMA)}
+    gains |= {f"{GAMMA}/{kind}": one.generalization_factor for kind, one in model.kinds.items()}
     return values | {name: value for name, value in gains.items() if value is not None}
 
 
 def _prompt_differences(stages: Sequence[tuple[Path, Path]], sets: Sequence[str], measure: str) -> list[float]:
     """What each prompt adds to the difference of the mean over sets, over all seeds; one asked in several sets once."""
     by_prompt: dict[str, float] = defaultdict(float)
+    weights = kind_weights(sets)
     for stage, reference in stages:
         mine, others = _scores(stage, measure), _scores(reference, measure)
         for name in sets:
             both = mine[name].keys() & others[name].keys()
             for prompt in both:
                 difference = mine[name][prompt] - others[name][prompt]
-                by_prompt[prompt] += difference / (len(both) * len(sets) * len(stages))
+                by_prompt[prompt] += weights[name] * difference / (len(both) * len(stages))
     return list(by_prompt.values())
 
 
@@ -223,20 +227,22 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     by_label: dict[str, list[dict[int, float]]] = defaultdict(list)
     for stage in stages:
         metrics = read_metrics(stage)
-        sets = {name.split("/")[1]: metrics[name] for name in fnmatch.filter(metrics, f"gf/*/{settings.measure}")}
+        end = f"/{settings.measure}"
+        sets = {name[len("gf/") : -len(end)]: metrics[name] for name in fnmatch.filter(metrics, f"gf/*{end}")}
         found = {
-            "ID": [series for name, series in sets.items() if name in settings.id_sets],
-            "OOD": [series for name, series in sets.items() if name not in settings.id_sets],
-            "Γ": [series for name, series in metrics.items() if name == f"gf/{GAMMA}"],
+            "ID": {name: series for name, series in sets.items() if name in settings.id_sets},
+            "OOD": {name: series for name, series in sets.items() if name not in settings.id_sets},
+            "Γ": {name: series for name, series in metrics.items() if name == f"gf/{GAMMA}"},
         }
         for label, several in found.items():
             if several:
-                by_label[label].append(_mean_by_step([dict(zip(s.steps, s.values, strict=True)) for s in several]))
+                values = [dict(zip(s.steps, s.values, strict=True)) for s in several.values()]
+                by_label[label].append(_mean_by_step(values, [*kind_weights(several).values()]))
     if not by_label:
         return None
     series, bands = {}, {}
     for label, of_seeds in by_label.items():
-        mean = _mean_by_step(of_seeds)
+        mean = _mean_by_step(of_seeds, [1 / len(of_seeds)] * len(of_seeds))
         series[label] = series_of(mean)
         if len(of_seeds) > 1:
             low, high = ({step: pick(one[step] for one in of_seeds) for step in mean} for pick in (min, max))
@@ -245,10 +251,10 @@ def _curves(experiment: str, stages: Sequence[Path], settings: Results) -> Curve
     return Curves(panel, series, bands, "least and greatest of the seeds")
 
 
-def _mean_by_step(several: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """At the steps that all have."""
+def _mean_by_step(several: Sequence[Mapping[int, float]], weights: Sequence[float]) -> dict[int, float]:
+    """At the steps that all have, by weights with a sum of 1."""
     steps = sorted(set.intersection(*(set(one) for one in several)))
-    return {step: sum(one[step] for one in several) / len(several) for step in steps}
+    return {step: sum(w * one[step] for w, one in zip(weights, several, strict=True)) for step in steps}
 
 
 def _differences(runs: Folders) -> dict[str, list[tuple[str, str]]]:

@@ -19,9 +19,9 @@ from specs_lightning.records.results import Results
 from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
 from specs_lightning.report.loading import StageFiles, load_run
 from specs_lightning.report.panels import stage_curves
-from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, results_table, with_interval
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, with_interval
+from specs_lightning.report.sentences import sentences, show_results
 from specs_lightning.settings.nested import flatten
-from specs_lightning.statistics.intervals import Estimate
 from specs_lightning.system.files import write_atomically
 from specs_lightning.system.progress import console
 
@@ -35,7 +35,7 @@ def report(run_dir: Path) -> None:
     Args:
         run_dir: the folder that `specs run` wrote.
     """
-    console.print(results_table(run_dir))
+    show_results(run_dir)
     console.print(f"report: {write_report(run_dir)}")
 
 
@@ -48,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
         run=run,
         columns=results_columns(run.results) if run.results else [],
         headline=headline(run.results) if run.results else "",
+        sentences=sentences(run.results) if run.results else [],
         shares=_shares_figure(run.results) if run.results else None,
         figures={stage.name: figures for stage in run.stages if (figures := _stage_figures(stage))},
         longest=max((stage.record.seconds or 0.0 for stage in run.stages), default=0.0),
@@ -70,7 +71,7 @@ def write_page(file: Path, template: str, **shown: Any) -> Path:
 
 
 def headline(results: Results) -> str:
-    """What came out, in two sentences: the last model beside the first."""
+    """What came out, in a sentence: the last model beside the first."""
     if len(results.models) < 2:
         return ""
     first, last = results.models[0], results.models[-1]
@@ -81,11 +82,7 @@ def headline(results: Results) -> str:
         if before is None or after is None:
             return ""
         told.append(f"{with_interval(after)} % {where} (n = {after.n}; {first.name} {with_interval(before)})")
-    text = f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
-    factor, interval = last.generalization_factor, last.interval("generalization_factor")
-    if factor is not None:
-        text += f" Generalization Factor: {with_interval(Estimate(factor, 0, interval))}."
-    return text
+    return f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
 
 
 def _stage_figures(stage: StageFiles) -> list[Drawing]:

@@ -41,6 +41,8 @@ PANELS = (
     Panel("Implicit reward", ("train/reward_chosen", "train/reward_rejected", "train/reward_margin")),
     Panel("Preference accuracy", ("train/preference_accuracy",), percent=True),
     Panel("Generalization Factor and gains", ("gf/generalization_factor", "gf/gain_id", "gf/gain_ood"), percent=True),
+    Panel("Generalization Factor, by kind of sets", ("gf/generalization_factor/*",), percent=True),
+    Panel("Gain out of distribution, by kind of sets", ("gf/gain_ood/*",), percent=True),
     Panel("Solved, by set", ("gf/*/solved",), percent=True),
     Panel("Correct, by set", ("gf/*/correct",), percent=True),
     Panel("Format kept, by set", ("gf/*/format_kept",), percent=True),

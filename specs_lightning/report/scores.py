@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from specs_lightning.records.answers import MEASURES
-from specs_lightning.records.results import ModelScores, Results, read_results
+from specs_lightning.records.results import KindGain, ModelScores, Results, read_results
 from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
+from specs_lightning.statistics.set_kinds import by_kind, kind_weights
 
 NOTHING = "–"
 Cells = tuple[Estimate | None, ...]
@@ -49,14 +50,17 @@ def with_interval(one: Estimate | None, form: str = "[{} to {}]") -> str:
 
 
 def mean_share(model: ModelScores, sets: Sequence[str], measure: str) -> Estimate | None:
-    """The mean of one measure over sets; None unless every set has been measured, so that means stay comparable."""
+    """The mean of one measure over sets, each kind of them weighing alike, as in the gains.
+
+    None unless every set has been measured, so that means stay comparable.
+    """
     estimates = []
     for name in sets:
         if (scores := model.sets.get(name)) is None or (share := getattr(scores, measure)) is None:
             return None
         interval = scores.interval(measure)
         estimates.append(Estimate(share, scores.n, interval) if interval else estimate(share, scores.n))
-    return mean_estimate(estimates)
+    return mean_estimate(estimates, [*kind_weights(sets).values()])
 
 
 def title_of(measure: str, where: str) -> str:
@@ -70,13 +74,18 @@ def results_columns(results: Results) -> list[Column]:
     for measure in reversed(MEASURES):
         for where, sets in (("id", results.id_sets), ("ood", results.ood_sets)):
             cells = tuple(mean_share(model, sets, measure) for model in results.models)
-            detail = f"mean of {len(sets)} sets" if len(sets) > 1 else "".join(sets)
+            of = f"{len(by_kind(sets))} kinds" if len(by_kind(sets)) > 1 else f"{len(sets)} sets"
+            detail = f"mean of {of}" if len(sets) > 1 else "".join(sets)
             columns.append(Column(title_of(measure, where), detail, cells))
+    of_kinds = {kind: [one.kinds.get(kind, KindGain()) for one in results.models] for kind in results.kinds}
+    beta = f"β = {results.beta:g}"
     return [
         *columns,
-        Column("Gain ID", results.gain, _of_the_gains(results, "gain_id"), False),
-        Column("Gain OOD", results.gain, _of_the_gains(results, "gain_ood"), False),
-        Column("GF Γ", f"β = {results.beta:g}", _of_the_gains(results, "generalization_factor")),
+        Column("Gain ID", results.gain, _of_the_gains(results.models, "gain_id"), False),
+        Column("Gain OOD", results.gain, _of_the_gains(results.models, "gain_ood"), False),
+        Column("GF Γ", beta, _of_the_gains(results.models, "generalization_factor")),
+        *(Column(f"Γ {kind}", beta, _of_the_gains(of, "generalization_factor")) for kind, of in of_kinds.items()),
+        *(Column(f"Gain {kind}", results.gain, _of_the_gains(of, "gain_ood"), False) for kind, of in of_kinds.items()),
     ]
 
 
@@ -88,13 +97,15 @@ def results_table(run_dir: Path) -> Table:
     columns = [column for column in results_columns(results) if column.in_terminal]
     table = Table(
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
         title="Results in percent",
         caption=f"GF over the {results.gain} in {results.measure}, β = {results.beta:g}",
     )
     table.add_column("Model", overflow="fold")
     for column in columns:
         # Text, not str: a name with square brackets must not be read as markup.
-        table.add_column(Text(column.title), justify="right", overflow="fold")
+        title = column.title.replace(" ", "\n") if results.kinds else column.title  # for many columns to be narrow
+        table.add_column(Text(title), justify="right", overflow="fold")
     for row, model in enumerate(results.models):
         table.add_row(Text(model.name), *(_terminal_cell(column, row) for column in columns))
     return table
@@ -105,7 +116,7 @@ def _terminal_cell(column: Column, row: int) -> Text:
     return Text(percent(cell.value if cell else None), style="bold" if row in column.best else "")
 
 
-def _of_the_gains(results: Results, name: str) -> Cells:
-    """A gain or the factor of each model, on the prompts of all sets."""
-    values = [(getattr(model, name), model.interval(name)) for model in results.models]
+def _of_the_gains(models: Sequence[ModelScores | KindGain], name: str) -> Cells:
+    """A gain or the factor of each model, on the prompts of all sets, or of those of a kind."""
+    values = [(getattr(model, name), model.interval(name)) for model in models]
     return tuple(None if value is None else Estimate(value, 0, interval) for value, interval in values)

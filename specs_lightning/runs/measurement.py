@@ -23,7 +23,7 @@ class EvaluationSettings:
     in_distribution: PromptSource
     """Held-out prompts like those that are trained on."""
     out_of_distribution: dict[str, PromptSource]
-    """Sets that ask otherwise, by name."""
+    """Sets that ask otherwise, by name; one of a kind as `KIND/NAME`, such as `formats/boxed`."""
     sampling: SamplingSettings = SamplingSettings(completions_per_prompt=1)  # noqa: RUF009  frozen
     """How answers are drawn."""
     measure: Literal["solved", "correct", "format_kept"] = "solved"
@@ -72,7 +72,7 @@ def results_of(answers: Mapping[str, Sequence[Answer] | None], evaluation: Evalu
             model = replace(model, gain_id=found.gain_id, gain_ood=found.gain_ood)
         if found is not None and not is_base:  # which gained nothing that could generalise
             factor = found.generalization_factor
-            model = replace(model, generalization_factor=factor, intervals={**found.intervals})
+            model = replace(model, generalization_factor=factor, intervals={**found.intervals}, kinds=found.kinds)
         models.append(model)
     asked = tuple(EvaluationSet(name, name == "id") for name in evaluation.sets)
     return Results(

@@ -26,7 +26,7 @@ from specs_lightning.records.answers import Answer, read_answers, seal_answers
 from specs_lightning.records.model_card import renew_card
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
-from specs_lightning.report import results_table, write_report
+from specs_lightning.report import show_results, write_report
 from specs_lightning.rollout import make_engine
 from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
@@ -100,7 +100,7 @@ def run(
     folder = Path(run_dir or f"runs/{name}")
     run_stages(stages, evaluation, name, folder, seed, until, redo, engine)
     report = write_report(folder)
-    console.print(results_table(folder))
+    show_results(folder)
     console.print(f"report: {report}", soft_wrap=True)
     return report
 

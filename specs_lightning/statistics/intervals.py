@@ -57,18 +57,20 @@ def clustered(groups: Sequence[Sequence[float]]) -> Estimate | None:
     return Estimate(share, len(known), wilson(share, trials))
 
 
-def mean_estimate(parts: list[Estimate]) -> Estimate | None:
-    """The unweighted mean of shares, for example over the OOD sets; None without any.
+def mean_estimate(parts: Sequence[Estimate], weights: Sequence[float] | None = None) -> Estimate | None:
+    """The mean of shares, for example over the OOD sets, by weights with a sum of 1 or all alike; None without any.
 
     Its interval joins the parts' own, taken as independent: the distances from the mean add as squares (MOVER). With
     one part it is Wilson's.
     """
     if not parts:
         return None
-    value = sum(part.value for part in parts) / len(parts)
+    weights = weights or [1 / len(parts)] * len(parts)
+    value = sum(weight * part.value for weight, part in zip(weights, parts, strict=True))
     n = sum(part.n for part in parts)
     if any(part.interval is None for part in parts):
         return Estimate(value, n, None)
-    below = [part.value - part.interval[0] for part in parts if part.interval]
-    above = [part.interval[1] - part.value for part in parts if part.interval]
-    return Estimate(value, n, (value - math.hypot(*below) / len(parts), value + math.hypot(*above) / len(parts)))
+    ends = [(weight, part.value, part.interval) for weight, part in zip(weights, parts, strict=True) if part.interval]
+    below = math.hypot(*(weight * (share - low) for weight, share, (low, _) in ends))
+    above = math.hypot(*(weight * (high - share) for weight, share, (_, high) in ends))
+    return Estimate(value, n, (value - below, value + above))

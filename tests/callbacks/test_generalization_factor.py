@@ -119,6 +119,29 @@ class TestWhat:
         assert float(last["gf/gain_ood"]) == 0.5
         assert float(last["gf/generalization_factor"]) == pytest.approx(5 * 0.5 / (4 + 0.5))
 
+    def test_each_kind_of_sets_has_its_gain_and_factor(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path
+    ) -> None:
+        limited = PromptSource(prompts.path, limit=4)
+        callback = GeneralizationFactorCallback(
+            limited,
+            {"formats/boxed": limited, "looks/dark": limited, "looks/more": limited},
+            every_n_steps=0,
+            sampling=SamplingSettings(1, 8),
+            engine=Improving(),
+        )
+        assert callback.metric.ood_weights == pytest.approx(
+            {"formats/boxed": 0.5, "looks/dark": 0.25, "looks/more": 0.25}
+        )
+        logger = CSVLogger(tmp_path, name="csv")
+        fit(tiny_model_path, prompts, tmp_path, callback, rounds=1, logger=logger, log_every_n_steps=1)
+        *_, last = measured(tmp_path)
+        assert float(last["gf/formats/boxed/solved"]) == 0.5
+        for kind in ("formats", "looks"):
+            low, found, high = (float(last[f"gf/gain_ood/{kind}{end}"]) for end in ("_low", "", "_high"))
+            assert 0 <= low < found == 0.5 < high <= 1
+            assert float(last[f"gf/generalization_factor/{kind}"]) == pytest.approx(5 * 0.5 / (4 + 0.5))
+
     def test_another_measure(self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path) -> None:
         callback = make(prompts, measure="correct", weights={"ood": 1.0, "more": 3.0})
         fit(tiny_model_path, prompts, tmp_path, callback, rounds=1)

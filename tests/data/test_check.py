@@ -251,6 +251,14 @@ def test_data_sets_of_one_name_in_several_files_are_all_read() -> None:
     }
 
 
+def test_a_set_with_a_kind_in_its_name_is_frozen_to_one_file(config: Path, tmp_path: Path) -> None:
+    rows = str(config.with_name("rows.jsonl"))
+    sets = {"formats/boxed": {"path": rows}, "../json": {"path": rows, "answer_format": "json"}}
+    (tmp_path / "sets.yaml").write_text(json.dumps({"evaluation": sets}))
+    check([str(tmp_path / "sets.yaml")], output=str(tmp_path / "out"), freeze=True)
+    assert {file.name for file in (tmp_path / "out").glob("*.parquet")} == {"formats-boxed.parquet", "..-json.parquet"}
+
+
 def test_files_that_extend_others(config: Path, tmp_path: Path) -> None:
     (tmp_path / "above.yaml").write_text(f"extends: {config}\ndata: {{init_args: {{train: {{limit: 1}}}}}}\n")
     both = [str(config), str(tmp_path / "above.yaml")]

@@ -44,3 +44,20 @@ def test_it_needs_both_kinds_of_sets(names: tuple[str, ...]) -> None:
 def test_a_set_that_nobody_could_judge_leaves_it_unknown() -> None:
     found = generalization({**MODEL, "id": answers("id", [math.nan] * 4)}, BASE)
     assert found is not None and math.isnan(found.generalization_factor)
+
+
+def test_kinds_of_sets_weigh_alike_and_have_their_own() -> None:
+    named = {"x": "formats/x", "y": "formats/y", "id": "id"}
+    model, base = ({named[name]: of_set for name, of_set in of_all.items()} for of_all in (MODEL, BASE))
+    found = generalization({**model, "looks/z": answers("z", [1, 1])}, {**base, "looks/z": answers("z", [0, 0])})
+    assert found is not None and found.gain_ood == pytest.approx((0.25 + 1) / 2)
+    assert {kind: one.gain_ood for kind, one in found.kinds.items()} == {"formats": 0.25, "looks": 1.0}
+    assert found.kinds["formats"].generalization_factor == pytest.approx(5 * 0.5 * 0.25 / (4 * 0.5 + 0.25))
+    assert found.kinds["looks"].interval("gain_ood") == (1.0, 1.0)
+    assert set(found.intervals) == {"gain_id", "gain_ood", "generalization_factor"}
+    said = str(found).splitlines()
+    assert (
+        len(said) == 3
+        and said[1].startswith("  formats: 0.278 (")
+        and said[2].endswith("OOD +100.0 (+100.0 to +100.0)")
+    )

@@ -27,7 +27,7 @@ from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.toy import scenes
 
 STAGES = ["base", "zero", "distill", "cold_start", "sft", "final"]
-SETS = {"id": True, "ood_boxed": False, "ood_letter": False}
+SETS = {"id": True, "formats/boxed": False, "tasks/letter": False}
 KINDS = {"base": "evaluate", "distill": "distill"}
 ATTACK = "<script>alert('owned')</script><img src=x onerror=alert(1)>"
 # model: format kept, correct, solved, on each of the sets
@@ -100,8 +100,8 @@ def results() -> dict[str, Any]:
     models = []
     for name, scores in SCORES.items():
         gain_id = scores[0][2] - base[0][2]
-        gain_ood = sum(scores[i][2] - base[i][2] for i in (1, 2)) / 2
-        both = gain_id > 0 and gain_ood > 0
+        gains_ood = {"formats": scores[1][2] - base[1][2], "tasks": scores[2][2] - base[2][2]}
+        gain_ood = sum(gains_ood.values()) / 2
         models.append(
             {
                 "name": name,
@@ -112,11 +112,20 @@ def results() -> dict[str, Any]:
                 },
                 "gain_id": gain_id,
                 "gain_ood": gain_ood,
-                "generalization_factor": 5 * gain_id * gain_ood / (4 * gain_id + gain_ood) if both else 0.0,
+                "generalization_factor": factor(gain_id, gain_ood),
+                "kinds": {
+                    kind: {"gain_ood": gain, "generalization_factor": factor(gain_id, gain)}
+                    for kind, gain in gains_ood.items()
+                },
             }
         )
     sets = [{"name": name, "in_distribution": inside} for name, inside in SETS.items()]
     return {"measure": "solved", "beta": 2.0, "gain": "difference", "sets": sets, "models": models}
+
+
+def factor(gain_id: float, gain_ood: float) -> float:
+    both = gain_id > 0 and gain_ood > 0
+    return 5 * gain_id * gain_ood / (4 * gain_id + gain_ood) if both else 0.0
 
 
 def stage(name: str, seconds: float) -> dict[str, Any]:
@@ -184,6 +193,7 @@ def cold_start_rows(steps: int) -> list[dict[str, float]]:
 def evaluation(learned: float) -> dict[str, float]:
     gains = {"gf/gain_id": 0.5 * learned, "gf/gain_ood": 0.24 * learned}
     gains["gf/generalization_factor"] = 0.27 * learned
+    gains |= {"gf/gain_ood/formats": 0.28 * learned, "gf/gain_ood/tasks": 0.2 * learned}
     for i, name in enumerate(SETS):
         gains[f"gf/{name}/solved"] = 0.3 - 0.06 * i + (0.5 - 0.15 * i) * learned
         gains[f"gf/{name}/correct"] = 0.6 + (0.2 - 0.05 * i) * learned

@@ -45,7 +45,7 @@ def write_config(file: Path) -> Path:
     settings = yaml.safe_load((ROOT / "configs" / "toy" / "smoke.yaml").read_text())
     evaluation, stages = settings["evaluation"], settings["stages"]
     evaluation["in_distribution"]["limit"] = 4
-    evaluation["out_of_distribution"] = {"ood_json": {"path": "toy:ood_json", "limit": 4}}
+    evaluation["out_of_distribution"] = {"formats/json": {"path": "toy:ood_json", "limit": 4}}
     evaluation["sampling"]["max_tokens"] = 24
     for name, overrides in FEW.items():
         stages[name]["overrides"] = stages[name]["overrides"] | overrides

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from specs_lightning.metrics import GeneralizationFactor, gain, generalization_factor
+from specs_lightning.metrics import GainKind, GeneralizationFactor, gain, generalization_factor
+from specs_lightning.statistics.set_kinds import kind_weights
 
 GAINS = st.floats(1e-6, 1.0)
 BETAS = st.floats(0.1, 10.0)
@@ -273,9 +275,80 @@ class TestIntervals:
         assert metric.compute()["gain_id"] == pytest.approx(9.0)
         assert all(map(math.isnan, metric.intervals()["gain_id"]))
 
-    def test_four_sets_of_500_prompts_take_well_under_a_second(self) -> None:
-        sets = {name: torch.rand(500).round() for name in ("id", "a", "b", "c")}
+    def test_eight_sets_of_500_prompts_take_well_under_a_second(self) -> None:
+        sets = {name: torch.rand(500).round() for name in ("id", "f/a", "f/b", "f/c", "t/a", "l/a", "l/b", "l/c")}
         metric = answered(sets, sets)
         start = time.perf_counter()
         metric.intervals(resamples=2000)
         assert time.perf_counter() - start < 1.0
+
+
+class TestKinds:
+    SETS: ClassVar[dict[str, float]] = {
+        "formats/a": 0.5,
+        "looks/a": 0.7,
+        "formats/b": 0.4,
+        "plain": 0.6,
+        "tasks/a": 0.3,
+    }
+    WEIGHTS: ClassVar[dict[str, float]] = dict(zip(SETS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+
+    def answers(self, seed: int, more: float) -> dict[str, torch.Tensor]:
+        draw = torch.Generator().manual_seed(seed)
+        sets = {"id": 0.6, **self.SETS}
+        return {name: (torch.rand(60, generator=draw) < share + more).double() for name, share in sets.items()}
+
+    def metric(self, weights: dict[str, float], **settings: Any) -> GeneralizationFactor:
+        """Of the sets that have weights; all ask the same prompts."""
+        metric = GeneralizationFactor(weights, **settings)
+        for answers in (self.answers(0, 0.0), self.answers(1, 0.2)):
+            metric.reset()
+            for name in ("id", *weights):
+                metric.update(name, answers[name], [str(prompt) for prompt in range(60)])
+            if metric.baseline is None:
+                metric.keep_as_baseline()
+        return metric
+
+    @pytest.mark.parametrize("kind", ["difference", "relative", "raw"])
+    @pytest.mark.parametrize("given", [True, False])
+    def test_gains_and_factors_of_each_kind_against_numpy(self, kind: GainKind, given: bool) -> None:
+        weights = self.WEIGHTS if given else kind_weights(self.SETS)
+        found = self.metric(weights, kind=kind).compute()
+        base, mine = (
+            {name: float(np.mean(scores.numpy())) for name, scores in self.answers(*how).items()}
+            for how in ((0, 0.0), (1, 0.2))
+        )
+        gain_id = gain(mine["id"], base["id"], kind)
+        groups = {"": [*self.SETS]} | {f"/{one}": [f"{one}/a"] for one in ("looks", "tasks")}
+        for end, names in (groups | {"/formats": ["formats/a", "formats/b"]}).items():
+            alpha = [weights[name] for name in names]
+            before, after = (np.average([of[name] for name in names], weights=alpha) for of in (base, mine))
+            gain_ood = gain(float(after), float(before), kind)
+            assert found.pop(f"gain_ood{end}") == pytest.approx(gain_ood)
+            assert found.pop(f"generalization_factor{end}") == pytest.approx(generalization_factor(gain_id, gain_ood))
+        assert found == {"gain_id": pytest.approx(gain_id)}
+
+    @pytest.mark.parametrize("kind", ["formats", "looks", "tasks"])
+    def test_intervals_of_a_kind_are_those_of_its_sets_alone(self, kind: str) -> None:
+        """All sets ask the same prompts, so that the same are drawn however many sets there are."""
+        alone = {name: weight for name, weight in self.WEIGHTS.items() if name.startswith(kind)}
+        whole, part = self.metric(self.WEIGHTS).intervals(), self.metric(alone).intervals()
+        for name in ("gain_ood", "generalization_factor"):
+            assert whole[f"{name}/{kind}"] == pytest.approx(part[name])
+            assert part[name] == part[f"{name}/{kind}"]
+
+    def test_a_set_that_nobody_could_judge_leaves_other_kinds_known(self) -> None:
+        metric = GeneralizationFactor({"formats/a": 1.0, "looks/a": 1.0})
+        for name, score in (("id", 1.0), ("formats/a", 1.0), ("looks/a", math.nan)):
+            metric.update(name, torch.tensor([score]))
+        for found in (metric.compute(), {name: one.low for name, one in metric.intervals(resamples=5).items()}):
+            assert {name for name, value in found.items() if math.isnan(value)} == {
+                "gain_ood",
+                "generalization_factor",
+                "gain_ood/looks",
+                "generalization_factor/looks",
+            }
+
+    def test_sets_without_a_kind_add_nothing(self) -> None:
+        metric = answered({"id": torch.ones(2), "one": torch.ones(2)})
+        assert list(metric.compute()) == ["gain_id", "gain_ood", "generalization_factor"]

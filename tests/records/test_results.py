@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from specs_lightning.records.results import RESULTS, EvaluationSet, ModelScores, Results, SetScores, read_results
+from specs_lightning.records.results import (
+    RESULTS,
+    EvaluationSet,
+    KindGain,
+    ModelScores,
+    Results,
+    SetScores,
+    read_results,
+)
 from specs_lightning.records.run import RUN, RunRecord
 
 
@@ -29,6 +37,15 @@ def test_they_read_back_without_what_is_not_a_number(tmp_path: Path) -> None:
     assert [read.sets["id"].interval(name) for name in ("solved", "correct", "format_kept")] == [(0.1, 0.9), None, None]
 
 
+def test_gains_by_kind_read_back(tmp_path: Path) -> None:
+    RUN.write(tmp_path, RunRecord("toy"))
+    kinds = {"looks": KindGain(0.1, 0.2, {"gain_ood": (0.0, 0.3)}), "tasks": KindGain(math.nan, math.nan)}
+    RESULTS.write(tmp_path, Results(sets=(), models=(ModelScores("base"), ModelScores("final", kinds=kinds))))
+    found = read_results(tmp_path)
+    assert found is not None and found.kinds == ("looks", "tasks")
+    assert found.models[1].kinds == {**kinds, "tasks": KindGain(None, None)}
+
+
 def test_a_nan_of_an_earlier_version_is_not_known(tmp_path: Path) -> None:
     RUN.write(tmp_path, RunRecord("toy"))
     model = (
@@ -38,3 +55,4 @@ def test_a_nan_of_an_earlier_version_is_not_known(tmp_path: Path) -> None:
     found = read_results(tmp_path)
     assert found is not None
     assert (found.models[0].gain_id, found.models[0].interval("gain_id")) == (None, None)
+    assert (found.models[0].kinds, found.kinds) == ({}, ())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers.synthetic_run import SCORES, STAGES, write_experiments, write_json
+from helpers.synthetic_run import SCORES, STAGES, answer, write_experiments, write_json, write_jsonl
 from rich.console import Console
 
 from specs_lightning.records.comparison import COMPARISON, ComparisonRecord, ComparisonRow
@@ -64,12 +64,48 @@ def test_figures_are_means_over_seeds_of_the_runs_results(found: ComparisonRecor
     assert row.prompts == sum(scores.n for scores in final.sets.values())
 
 
+def test_each_kind_of_sets_has_its_factor_on_the_page(found: ComparisonRecord, written: Path) -> None:
+    row, _ = found.stages["final"]
+    assert row.figures["generalization_factor/formats"].value == pytest.approx(0.30909, abs=1e-4)
+    page = (written / "comparison.html").read_text()
+    assert '<th scope="col">Γ formats</th><th scope="col">Γ tasks</th>' in page
+
+
 def test_the_first_experiment_is_what_others_are_compared_with(found: ComparisonRecord) -> None:
     first, other = found.stages["final"]
     assert first.against == {}
     assert set(other.against) == {"solved_id", "solved_ood", "generalization_factor"}
     assert other.against["solved_id"].prompts == 50
     assert other.against["generalization_factor"].p_by_prompt is None
+
+
+def test_prompts_add_up_to_the_difference_of_means_in_which_kinds_of_sets_weigh_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved = {"id": (0.5, 0.5), "formats/boxed": (0.5, 0.0), "formats/json": (0.5, 0.25), "looks/dark": (0.0, 0.75)}
+    runs: dict[str, dict[int, Path]] = {}
+    for i, name in enumerate(("one", "other")):
+        run = tmp_path / name
+        shares = {of_set: both[i] for of_set, both in solved.items()}
+        sets = [{"name": of_set, "in_distribution": of_set == "id"} for of_set in solved]
+        scores = {of_set: {"n": 4, "format_kept": s, "correct": s, "solved": s} for of_set, s in shares.items()}
+        write_json(
+            run / "results.json", {"sets": sets, "models": [{"name": "final", "stage": "final", "sets": scores}]}
+        )
+        write_json(run / "run.json", {"name": name, "stages": ["final"]})
+        write_json(run / "final" / "stage.json", {"status": "finished", "fingerprint": name, "settings": {}})
+        rows = [answer(of_set, f"p{n}", float(n < 4 * s)) for of_set, s in shares.items() for n in range(4)]
+        write_jsonl(run / "final" / "answers.jsonl", rows)
+        runs[name] = {0: run}
+    told: list[float] = []
+    monkeypatch.setattr("specs_lightning.report.comparison.paired_by_prompt", lambda these: told.append(sum(these)))
+    write_comparison(tmp_path / "out", runs, {})
+    found = COMPARISON.read(tmp_path / "out")
+    assert found is not None
+    differences = found.stages["final"][1].against
+    inside, outside = (differences[f"solved_{where}"].by_seed.value for where in ("id", "ood"))
+    assert (inside, outside) == (0.0, pytest.approx((-0.375 + 0.75) / 2))
+    assert told[:2] == pytest.approx([inside, outside])
 
 
 def test_what_a_stage_and_the_run_up_to_it_cost(found: ComparisonRecord) -> None:

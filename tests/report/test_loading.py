@@ -11,7 +11,7 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     assert (run.record.name, run.record.seed, len(run.stages)) == ("toy-specs", 7, 6)
     assert run.results is not None
     assert run.results.id_sets == ("id",)
-    assert run.results.ood_sets == ("ood_boxed", "ood_letter")
+    assert run.results.ood_sets == ("formats/boxed", "tasks/letter")
     assert base.metrics == {}
     assert len(distill.pairs) == 3
     assert distill.set_aside_counts == {"missing image file": 58, "missing question": 1}

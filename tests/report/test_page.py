@@ -48,8 +48,21 @@ def test_results_carry_interval_and_number_of_prompts_and_the_best_is_marked(pag
 def test_the_last_model_is_told_beside_the_first(page: str) -> None:
     assert (
         "final, solved: 83.0 [79.5 to 86.0] % in distribution (n = 500; base 30.0 [26.1 to 34.2]) and 44.0 [41.0 to "
-        "47.1] % out of it (n = 1000; base 19.5 [17.2 to 22.1]). Generalization Factor: 27.5." in words_of(page)
+        "47.1] % out of it (n = 1000; base 19.5 [17.2 to 22.1])." in words_of(page)
     )
+
+
+def test_what_each_model_gained_is_said_before_the_table(page: str) -> None:
+    before = words_of(page[page.index('<section id="results">') : page.index('<table class="results">')])
+    assert "final gains 53.0 points in distribution and 24.5 out of it (formats 28.0, tasks 21.0): Γ 27.5." in before
+    assert "sft gains 35.0 points in distribution and loses 5.0 out of it" in before
+    assert "final has the highest Γ, before cold_start" in before
+
+
+def test_the_table_has_the_gain_and_the_factor_of_each_kind_of_sets(page: str) -> None:
+    head = words_of(page[page.index('<table class="results">') : page.index("</thead>")])
+    assert "GF Γ β = 2 Γ formats β = 2 Γ tasks β = 2 Gain formats difference Gain tasks difference" in head
+    assert "The OOD sets come in kinds (formats, tasks), each of which weighs alike" in words_of(page)
 
 
 def test_samples_carry_their_log_probabilities(page: str) -> None:

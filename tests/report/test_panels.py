@@ -20,6 +20,20 @@ def test_metrics_that_belong_together_share_a_panel() -> None:
     }
 
 
+def test_kinds_of_sets_have_panels_of_their_own() -> None:
+    names = [f"gf/{name}{end}" for name in ("generalization_factor", "gain_ood") for end in ("", "/looks", "/tasks")]
+    panels = {
+        one.panel.title: list(one.series)
+        for one in stage_curves({name: series(1.0) for name in [*names, "gf/looks/dark/solved"]})
+    }
+    assert panels == {
+        "Generalization Factor and gains": ["generalization factor", "gain ood"],
+        "Generalization Factor, by kind of sets": ["looks", "tasks"],
+        "Gain out of distribution, by kind of sets": ["looks", "tasks"],
+        "Solved, by set": ["looks/dark"],
+    }
+
+
 def test_a_metric_of_the_users_own_has_a_panel_and_bookkeeping_has_none() -> None:
     (curves,) = stage_curves({"blank_image/drop": series(1.0), "epoch": series(0.0)})
     assert (curves.panel.title, curves.panel.minor) == ("blank_image/drop", True)

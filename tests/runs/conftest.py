@@ -13,7 +13,7 @@ def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Work:
     for name in ("fit", "distill", "evaluate"):
         monkeypatch.setattr(pipeline, f"{name}_stage", getattr(work, name))
     monkeypatch.setattr(pipeline, "write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr(pipeline, "results_table", lambda folder: "")
+    monkeypatch.setattr(pipeline, "show_results", lambda folder: None)
     for name in ("grpo", "distill", "cold_start"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"setting": 1, "nested": {"rate": 0.5}}))
     monkeypatch.chdir(tmp_path)

@@ -25,6 +25,22 @@ def test_gains_are_over_the_first_model_and_one_without_answers_is_left_out() ->
     assert [(each.name, each.in_distribution) for each in found.sets] == [("id", True), ("ood", False)]
 
 
+def test_gains_are_told_of_each_kind_of_sets() -> None:
+    sets = {name: PromptSource(f"{name}.jsonl") for name in ("formats/boxed", "formats/json", "looks/dark")}
+    before, after = (0.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.5, 0.0)
+    models = {
+        name: answers(**dict(zip(("id", *sets), solved, strict=True)))
+        for name, solved in (("base", before), ("final", after))
+    }
+    found = results_of(models, EvaluationSettings(EVALUATION.in_distribution, sets))
+    base, final = found.models
+    assert found.kinds == ("formats", "looks") and base.kinds == {}
+    assert final.gain_ood == 0.375
+    assert {kind: one.gain_ood for kind, one in final.kinds.items()} == {"formats": 0.75, "looks": 0.0}
+    assert final.kinds["looks"].generalization_factor == 0.0
+    assert final.kinds["formats"].interval("gain_ood") == (0.75, 0.75)
+
+
 def test_what_answers_depend_on_is_told_apart_from_how_they_are_summed_up() -> None:
     assert EVALUATION.decisive == replace(EVALUATION, beta=1.0, gain="relative", measure="correct").decisive
     judged = replace(EVALUATION, judge=JudgeSettings("judge", base_url="http://localhost:1/v1"))
