@@ -16,6 +16,7 @@ from typing import Any
 
 from specs_lightning.commands.process import prepare_process
 from specs_lightning.errors import SpecsError
+from specs_lightning.settings.yaml_files import with_shipped
 from specs_lightning.system.files import DISK_FULL
 from specs_lightning.system.signals import STOPPED, Stopped, raising_on_sigterm
 
@@ -51,6 +52,11 @@ class Command:
 LIGHTNING = "commands.fit:lightning"
 
 COMMANDS = {
+    "init": Command(
+        "write a project: data, settings, a reward and a callback to change",
+        "commands.init:init",
+        {"positional": "folder", "takes_files": False},
+    ),
     "run": Command(
         "the whole method, stage by stage, to a report",
         "runs.pipeline:run",
@@ -144,6 +150,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _run(name: str, command: Command, args: Sequence[str]) -> Any:
     """Call the command's function; False is that of one that found fault with what it was to look at."""
     prepare_process()
+    args = with_shipped(args)
     if command.starts_others and not {"-h", "--help", "--print_config"} & set(args):
         from specs_lightning.runs.processes import warm_up  # beside this process's own imports
 

@@ -31,7 +31,7 @@ from specs_lightning.rollout import make_engine
 from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
-from specs_lightning.settings.yaml_files import differences, read_settings
+from specs_lightning.settings.yaml_files import differences, locate, read_settings
 from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.files import keep_beside
 from specs_lightning.system.folder_lock import only_writer
@@ -245,7 +245,8 @@ def plan_stages(
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
-        if stage.config and not Path(stage.config).is_file():
+        config = str(locate(stage.config)) if stage.config else None
+        if config and not Path(config).is_file():
             raise PipelineError(
                 f"no such configuration file: {stage.config} (paths are relative to the working directory)"
             )
@@ -256,7 +257,7 @@ def plan_stages(
             "kind": stage.kind,
             "model": stage.model,
             "overrides": stage.overrides,  # references as such: a run may be moved
-            "file": read_settings(stage.config) if stage.config else None,
+            "file": read_settings(config) if config else None,
             "seed": seed,
             "upstream": {other: plan[other].fingerprint for other in upstream},
         }
@@ -265,7 +266,7 @@ def plan_stages(
         measured = evaluation.decisive if stage.evaluate and stage.kind != "distill" else None
         as_before = {**settings, "upstream": {other: fingerprint(plan[other].as_before) for other in upstream}}
         as_before |= {} if measured is None else {"evaluation": measured}
-        resolved = Stage(stage.kind, stage.config, stage.model, overrides, stage.evaluate)
+        resolved = Stage(stage.kind, config, stage.model, overrides, stage.evaluate)
         place = folder / name if store is None else _in_store(store, name, settings, as_before)
         plan[name] = PlannedStage(name, resolved, place, settings, upstream, measured, as_before)
     return list(plan.values())

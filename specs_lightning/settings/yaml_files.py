@@ -19,6 +19,36 @@ KINDS = {"run": {"stages", "evaluation"}, "fit": {"trainer", "data"}, "distill":
 """What only a file of these commands has at its top, in the order in which one looks."""
 
 
+_PACKAGE = Path(__file__).parents[1]
+SHIPPED = next((place for place in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if place.is_dir()), None)
+"""The configurations that come with the package: in an installed one within it, in a checkout beside it."""
+
+
+def locate(file: str | Path) -> Path:
+    """A file of settings; where there is none of this path, the one that comes with the package.
+
+    That of `configs/toy/specs.yaml`, or `toy/specs.yaml`, is then found from any folder.
+    """
+    path = Path(file)
+    if not path.is_file() and SHIPPED is not None and not path.is_absolute():
+        shipped = SHIPPED / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
+        if ".." not in path.parts and shipped.is_file():
+            return shipped
+    return path
+
+
+def with_shipped(args: Sequence[str]) -> list[str]:
+    """A command line whose `--config` files are located."""
+    found = list(args)
+    for i, arg in enumerate(found):
+        option, given, file = arg.partition("=")
+        if given and option in ("--config", "--config+"):
+            found[i] = f"{option}={locate(file)}"
+        elif i and found[i - 1] in ("--config", "-c"):
+            found[i] = str(locate(arg))
+    return found
+
+
 def read_settings(file: str | Path) -> dict[str, Any]:
     """The settings of a file, on top of those of the file that its key `extends` names, if it has one.
 
@@ -35,7 +65,7 @@ def layers(file: str | Path) -> list[tuple[Path, dict[str, Any]]]:
     found: dict[Path, dict[str, Any]] = {}
     extended: str | Path | None = file
     while extended is not None:
-        path, above = Path(extended), list(found)
+        path, above = locate(extended), list(found)
         if path in found:
             raise SettingsError(f"files that extend each other: {' -> '.join(map(str, [*above, path]))}")
         if found and not path.is_file():

@@ -1,0 +1,64 @@
+"""`specs init` writes a project that trains at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.command_line import refused, specs
+
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.runs.pipeline import run
+from specs_lightning.settings.functions import function_settings
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("init") / "mine"
+    specs("init", folder)
+    return folder
+
+
+def test_every_row_of_its_data_can_be_used(project: Path) -> None:
+    for name, size in (("train", 200), ("held_out", 60)):
+        set_aside = SetAside()
+        prompts = load_prompts(PromptSource(str(project / "data" / f"{name}.jsonl")), set_aside, thorough=True)
+        assert len(prompts) == size and not set_aside.rows
+        assert all(len(prompt.images) == 1 for prompt in prompts)
+
+
+def test_its_settings_are_those_of_a_run_and_name_its_own_classes(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    settings = function_settings(run, ["--config=specs.yaml"], name="run")
+    assert list(settings["stages"]) == ["base", "zero", "distill", "cold_start", "sft", "final"]
+    assert "my_rewards.Brevity" in json.dumps(settings["stages"]["zero"].overrides)
+
+
+def test_a_stage_trains_by_its_own_reward_and_evaluation(project: Path) -> None:
+    specs(
+        "fit",
+        "--config=toy/grpo.yaml",
+        "--data.train={path: data/train.jsonl, limit: 4}",
+        "--data.prompts_per_round=2",
+        "--data.rounds=1",
+        "--data.sampling.completions_per_prompt=2",
+        "--data.sampling.max_tokens=16",
+        "--data.rewards=[{class_path: my_rewards.Brevity, init_args: {limit: 8}}]",
+        "--trainer.callbacks=[{class_path: my_evaluations.Overthinking, init_args: "
+        "{prompts: {path: data/held_out.jsonl, limit: 2}}}]",
+        "--trainer.default_root_dir=run",
+        cwd=project,
+    )
+    assert (project / "run" / "model" / "config.json").is_file()
+    columns = (project / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/reward/brevity", "overthinking/tokens_if_wrong"} <= {*columns}
+
+
+def test_a_folder_with_content_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    assert "is not empty" in refused(capsys, "init", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
