@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, TESTS = ROOT / "specs_lightning", ROOT / "tests"
 ELSEWHERE = {
     "__main__.py": "a line: runs/test_processes.py starts commands by it",
+    "commands/project/my_evaluations.py": "a part of the project that `specs init` writes: commands/test_init.py",
+    "commands/project/my_rewards.py": "another: commands/test_init.py",
     "errors.py": "an exception and its formatting: every test of a refusal sees them",
     "plan/settings.py": "fields and their defaults: plan/test_reading.py gives them",
     "rollout/server/worker.py": "runs within vLLM alone: rollout/test_engine_contract.py, rollout/test_sampler.py",
