@@ -199,7 +199,7 @@ def check_source(
             pictures = reader.examine(prompt, golds)
         except ValueError as error:
             return error
-        return prompt, Look([picture.size for picture in pictures], RowContent.of(prompt, pictures))
+        return prompt, Look([picture.size for picture in pictures], RowContent.of(prompt, pictures, source.instruction))
 
     with progress_bar(f"checking {name}", table.size) as advance, ExitStack() as files:
         freeze = files.enter_context(freezing(frozen, reader)) if frozen else None

@@ -30,8 +30,8 @@ class RowContent:
     text: bytes
 
     @classmethod
-    def of(cls, prompt: Prompt, pictures: Iterable[PIL.Image.Image]) -> RowContent:
-        return cls(tuple(sorted(map(_pixels, pictures))), _digest(question_text(prompt).encode()))
+    def of(cls, prompt: Prompt, pictures: Iterable[PIL.Image.Image], instruction: str | None = None) -> RowContent:
+        return cls(tuple(sorted(map(_pixels, pictures))), _digest(question_text(prompt, instruction).encode()))
 
     @property
     def parts(self) -> tuple[bytes, ...]:
@@ -109,11 +109,14 @@ def places(rows: Sequence[RowContent]) -> list[float]:
     return [int.from_bytes(_digest(root(row.parts[0]))[:8]) / 2**64 for row in rows]
 
 
-def question_text(prompt: Prompt) -> str:
-    """What the user asks, without how to answer it, and without what does not make it another question."""
+def question_text(prompt: Prompt, instruction: str | None = None) -> str:
+    """What the user asks, without how to answer it, and without what does not make it another question.
+
+    The `instruction` is that of its source, if the source has one of its own.
+    """
     contents = [message["content"] for message in prompt.messages if message["role"] == "user"]
     parts = [content if isinstance(content, str) else _text(content) for content in contents]
-    text = "\n".join(parts).strip().removesuffix(answer_format(prompt.answer_format).instruction)
+    text = "\n".join(parts).strip().removesuffix(instruction or answer_format(prompt.answer_format).instruction)
     return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text).casefold())
 
 

@@ -103,6 +103,8 @@ class PromptSource:
     """A system message to put before every prompt."""
     add_instruction: bool = True
     """End each prompt with how to answer. Switch it off where the questions say so themselves."""
+    instruction: str | None = None
+    """How to answer, in words of your own, in place of the format's."""
     template: str | None = None
     """A text file that lays out each prompt: `{question}` and, a line each, `{choices}`. Without one the question
     comes first, and the choices follow."""
@@ -348,7 +350,8 @@ class RowReader:
 
     def _turns(self, row: Row, choices: tuple[str, ...], answer_format: str, source: PromptSource) -> list[Message]:
         messages, question = self._messages(row), self._value(row, "question")
-        settings = (answer_format, source.system, source.add_instruction)
+        instruction = source.instruction or format_named(answer_format).instruction
+        settings = (source.system, instruction if source.add_instruction else None)
         if messages is not None:
             return message_turns(messages, *settings)
         if question is not None and not isinstance(question, str):

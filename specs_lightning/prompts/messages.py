@@ -32,17 +32,16 @@ def build_messages(
     placeholders stand out of order, `lay_out` also tells the order of the images. `ValueError` where the text asks for
     more images than there are, or holds control tokens such as `<|image_pad|>`.
     """
-    turns = question_turns(question, choices, answer_format, system, add_instruction)
+    instruction = format_named(answer_format).instruction if add_instruction else None
+    turns = question_turns(question, choices, system, instruction)
     return lay_out(turns, n_images)[0]
 
 
-def question_turns(
-    question: str, choices: Sequence[str], answer_format: str, system: str | None, add_instruction: bool
-) -> list[Message]:
+def question_turns(question: str, choices: Sequence[str], system: str | None, instruction: str | None) -> list[Message]:
     """The question, its choices as lines `(A) text`, and on the last line how to answer."""
     lines = [question.strip(), *choice_lines(choices)]
-    if add_instruction:
-        lines.append(format_named(answer_format).instruction)
+    if instruction is not None:
+        lines.append(instruction)
     user = {"role": "user", "content": "\n".join(lines)}
     return [user] if system is None else [{"role": "system", "content": system}, user]
 
@@ -60,7 +59,7 @@ def fill_in(template: str, question: str, choices: Sequence[str]) -> str:
     return re.sub(r"\{question\}|\{choices\}", lambda match: values[match[0]], template).strip()
 
 
-def message_turns(messages: Any, answer_format: str, system: str | None, add_instruction: bool) -> list[Message]:
+def message_turns(messages: Any, system: str | None, instruction: str | None) -> list[Message]:
     """Chat messages of a data set as turns, the instruction added to the last; `ValueError` where they are no such."""
     if not isinstance(messages, list | tuple):
         raise ValueError(f"messages are not a list: {type(messages).__name__}")
@@ -69,8 +68,8 @@ def message_turns(messages: Any, answer_format: str, system: str | None, add_ins
         raise ValueError("messages do not end with the user's: leave out what answers them, and give it as `answer`")
     if system is not None and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
-    if add_instruction:
-        turns[-1]["content"] += f"\n{format_named(answer_format).instruction}"
+    if instruction is not None:
+        turns[-1]["content"] += f"\n{instruction}"
     return turns
 
 

@@ -45,6 +45,8 @@ def test_texts_are_the_same_without_what_does_not_matter(left: str, right: str, 
 def test_how_to_answer_is_no_part_of_the_question() -> None:
     for answer_format in ("boxed", "json", "reasoning_solution"):
         assert content("How many?", answer_format=answer_format) == content("How many?")
+    own = Prompt("p", build_messages("How many?\nSay it shortly.", 0, add_instruction=False))
+    assert question_text(own, "Say it shortly.") == "howmany?"
     system = Prompt("p", build_messages("How many?", 0, system="Be brief."))
     assert question_text(system) == "howmany?"
 

@@ -106,6 +106,10 @@ class TestColumns:
         (prompt,) = load_all(write_jsonl(tmp_path, GOOD), add_instruction=False, system="Be brief.")
         assert prompt.text == "Be brief.\n2+2?"
 
+    def test_the_instruction_can_be_of_ones_own(self, tmp_path: Path) -> None:
+        (prompt,) = load_all(write_jsonl(tmp_path, GOOD), answer_format="boxed", instruction="Box it.")
+        assert prompt.text == "2+2?\nBox it." and prompt.answer_format == "boxed"
+
     def test_rows_without_id_get_one_from_their_place(self, tmp_path: Path) -> None:
         rows = [{"question": "a"}, {"question": "b", "id": None}, {"question": "c", "id": 3}]
         assert [prompt.id for prompt in load_all(write_jsonl(tmp_path, *rows))] == ["data:1", "data:2", "3"]

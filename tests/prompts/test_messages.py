@@ -115,10 +115,8 @@ class TestConversations:
         as_text = [{"role": "user", "content": "Look <image> here"}]
         parts = [text("Look "), {"type": "image", "text": None}, text(" here")]
         as_parts = [{"role": "user", "content": parts}]
-        turns = message_turns(as_text, "boxed", None, False)
-        assert (
-            turns == message_turns(as_parts, "boxed", None, False) == [{"role": "user", "content": "Look <image> here"}]
-        )
+        turns = message_turns(as_text, None, None)
+        assert turns == message_turns(as_parts, None, None) == [{"role": "user", "content": "Look <image> here"}]
 
     def test_the_instruction_ends_the_last_message_and_images_open_the_first_of_the_user(self) -> None:
         messages = [
@@ -127,7 +125,7 @@ class TestConversations:
             {"role": "assistant", "content": "two"},
             {"role": "user", "content": "three"},
         ]
-        laid_out = lay_out(message_turns(messages, "think_answer", "not used", True), 1)[0]
+        laid_out = lay_out(message_turns(messages, "not used", INSTRUCTION), 1)[0]
         assert [m["content"] for m in laid_out] == [
             [text("S")],
             [IMAGE, text("one")],
@@ -151,7 +149,7 @@ class TestConversations:
     )
     def test_what_is_no_conversation_is_refused(self, messages: Any) -> None:
         with pytest.raises(ValueError, match="message"):
-            message_turns(messages, "boxed", None, True)
+            message_turns(messages, None, INSTRUCTION)
 
 
 class TestSpellings:
@@ -196,4 +194,4 @@ class TestSpellings:
     def test_a_conversation_that_holds_its_answer_says_what_to_do(self) -> None:
         turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "4"}]
         with pytest.raises(ValueError, match="do not end with the user's: leave out what answers them"):
-            message_turns(turns, "boxed", None, True)
+            message_turns(turns, None, INSTRUCTION)
