@@ -42,7 +42,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = Regex(r" ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+| ?</?|>| ?\[/?|\]| ?[^\s\p{L}\p{N}<>\[\]]+|\s+")
+WORDS = Regex(r" ?[a-c][1-3]\b| ?\p{L}+| ?\p{N}+|</?|>|\[/?|\]| ?[^\s\p{L}\p{N}<>\[\]]+|\s+")
 """Cell names stay whole, so that a response takes few tokens; a tag is its word between signs that all tags share."""
 
 CAPTION = "List the things."
@@ -52,7 +52,7 @@ class Manner(StrEnum):
     """How responses are given."""
 
     PLAIN = "the right reasoning, in no format"
-    CLEAN = "the right reasoning in the asked format, or words to repeat in it"
+    CLEAN = "the right reasoning in the asked format"
     SLOPPY = "in the base model's manner"
 
 
@@ -60,13 +60,15 @@ class Manner(StrEnum):
 class Lesson:
     """What is taught for a while: `n_scenes` scenes a step with `tasks_per_scene` tasks each.
 
-    `caption` is the share of tasks that ask for what the scene shows; the others are answered in this manner.
+    `caption` is the share of tasks that ask for what the scene shows, `repeat` that of words to say in some format. The
+    others are answered in this manner.
     """
 
     steps: int
     n_scenes: int
     tasks_per_scene: int
     caption: float
+    repeat: float = 0.0
     manner: Manner = Manner.PLAIN
 
 
@@ -79,12 +81,12 @@ class Course:
 
 
 TO_SEE = Lesson(600, n_scenes=24, tasks_per_scene=1, caption=1.0)
-TO_REASON = Lesson(900, n_scenes=12, tasks_per_scene=3, caption=0.1)
-TO_FOLLOW = Lesson(600, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.CLEAN)
+TO_REASON = Lesson(1600, n_scenes=12, tasks_per_scene=3, caption=0.1, repeat=0.45)
+TO_FOLLOW = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, repeat=0.4, manner=Manner.CLEAN)
 TO_ANSWER = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.SLOPPY)
 CURRICULUM = (
-    # Seeing first: everything else rests on it. Then reasoning, and following what is asked, before bad habits: noise
-    # hides what is to be learned.
+    # Seeing first: everything else rests on it. Then reasoning, and copying words, which takes a thousand steps; clean
+    # formats before bad habits: noise hides what is to be learned.
     Course(1.5e-3, (TO_SEE, TO_REASON)),
     Course(1.0e-3, (TO_FOLLOW,)),
     Course(7.0e-4, (TO_ANSWER,)),
@@ -93,10 +95,11 @@ CURRICULUM = (
 
 def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[str, str]:
     """What is asked of a scene, in the words of the data loader, and a response to it."""
-    if rng.random() < lesson.caption:
+    kind = rng.random()
+    if kind < lesson.caption:
         listed = [f"{cell} {' '.join(thing)}" for cell, thing in zip(scenes.CELLS, scene, strict=True) if thing]
         return CAPTION, " ".join(listed)
-    if lesson.manner == Manner.CLEAN and rng.random() < 0.5:
+    if kind < lesson.caption + lesson.repeat:
         return _repeat(rng)
     question = rng.choice([*scenes.TASKS, *scenes.OTHER_TASKS])(scene, rng)
     lines = [question.text, *choice_lines(question.choices)]
@@ -113,9 +116,10 @@ def draw_task(scene: scenes.Scene, lesson: Lesson, rng: random.Random) -> tuple[
 def _repeat(rng: random.Random) -> tuple[str, str]:
     """Words to say in some format, whose tags may be any words: what is learned is to copy."""
     known = [*formats.REASONING_WORDS, *formats.ANSWER_WORDS, *formats.OTHER_WORDS]
-    words = rng.choices(
-        [*known, *formats.NEW_TAGS, *scenes.CELLS, "yes", "no", *"ABCD", *"012345"], k=rng.randint(1, 6)
-    )
+    sayable = [*known, *formats.NEW_TAGS, *scenes.CELLS, "yes", "no", *"ABCD", *"012345"]
+    words = rng.choices(sayable, k=rng.randint(1, 10))
+    if rng.random() < 0.2:
+        return f"Say {' '.join(words)}.", " ".join(words)
     asked = formats.ask(formats.draw_format(rng, known), rng)
     return f"Say {' '.join(words)}.\n{asked.instruction}", asked.form.write(" ".join(words), words[-1])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+from helpers.command_line import ROOT
+
 from specs_lightning.scoring.answer_formats import HeadingFormat, LineFormat, TagFormat
 from specs_lightning.toy import formats, scenes
 from specs_lightning.toy_training.base_model import TO_ANSWER, TO_FOLLOW, draw_task
@@ -43,6 +45,12 @@ def test_the_base_is_never_asked_in_what_is_new_to_it() -> None:
         for _ in range(N):
             taught = "\n".join(draw_task(scenes.draw_scene(rng), lesson, rng))
             assert not [part for part in new if part in taught], taught
+
+
+def test_the_new_wording_is_the_one_that_configurations_ask_in() -> None:
+    asked = formats.NEW_WORDING.format(*formats.words_of(TagFormat("think", "answer")))
+    for file in ("toy/specs", "toy/evaluate", "ablations/base"):
+        assert f"instruction: {asked}\n" in (ROOT / "configs" / f"{file}.yaml").read_text()
 
 
 def test_its_words_are_known_to_it_all_the_same() -> None:
