@@ -1,4 +1,4 @@
-"""A stage's bar on the progress display of its run."""
+"""A training's or an evaluation's bar on the progress display, which is its run's where it is a stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from specs_lightning.system.progress import progress_bar
 
 
 class StageProgress(ProgressBar):
-    """Training steps, or prompts of an evaluation, on the run's display, in place of Lightning's own bar."""
+    """Training steps, or prompts of an evaluation, in place of Lightning's own bar."""
 
     def __init__(self, title: str) -> None:
         super().__init__()
@@ -41,6 +41,9 @@ class StageProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Sequence[Any], *unused: Any
     ) -> None:
         self._advance(len(batch))
+
+    on_validation_start = on_predict_start = on_test_start  # type: ignore[assignment]  # a PolicyModule alone, as above
+    on_validation_batch_end = on_predict_batch_end = on_test_batch_end  # type: ignore[assignment]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self._bar is not None:  # a training that was complete before has no start

@@ -12,7 +12,7 @@ from typing import Any, Self
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
@@ -43,10 +43,7 @@ from specs_lightning.system.signals import Stopped
 def lightning(args: Sequence[str]) -> None:
     """Run one of LightningCLI's commands, which comes first in its arguments."""
     try:
-        if title := os.environ.get(TITLE):
-            SpecsCLI.launch(args, callbacks=[StageProgress(title)])
-        else:
-            SpecsCLI.launch(args)
+        SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
     except MisconfigurationException as error:  # what Lightning says of settings that do not go together
@@ -61,6 +58,8 @@ REMEDIES = {
     "CUDAAccelerator` can not run": NO_GPU,
 }
 """What to do, by a part of what Lightning says."""
+DOING = {"fit": "training", "validate": "validating", "test": "testing", "predict": "answering"}
+"""Titles of the commands' bars where they are no stages of a run."""
 NOT_OURS = {
     "gradient_clip_val": (None, "the module clips gradients, those of whole steps: set model.max_grad_norm"),
     "accumulate_grad_batches": (
@@ -177,6 +176,10 @@ class SpecsCLI(LightningCLI):
                 callbacks.remove(callback)
             elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(folder / FOLDER)  # not below a logger's version
+        bars = [callback for callback in callbacks if isinstance(callback, ProgressBar)]
+        if bars and bars[0] not in given:  # Lightning's own
+            callbacks.remove(bars[0])
+            callbacks.append(StageProgress(os.environ.get(TITLE) or DOING[str(self.subcommand)]))
         if settings.enable_checkpointing is not False and not any(isinstance(c, Checkpoints) for c in callbacks):
             callbacks.append(Checkpoints())
         exported = any(isinstance(c, ExportHF) for c in callbacks)
@@ -205,6 +208,16 @@ class SpecsCLI(LightningCLI):
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"
                 console.print(f"nothing to do: {ended}; for more, start from its model")
+            elif TITLE not in os.environ:
+                self._tell_what_is_next()
+
+    def _tell_what_is_next(self) -> None:
+        """Where the model is, and the command that scores it."""
+        exports = [callback for callback in self.trainer.callbacks if isinstance(callback, ExportHF)]  # type: ignore[attr-defined]
+        model = Path(self.trainer.default_root_dir) / exports[0].folder if exports else None
+        if rank() == 0 and model is not None and model.is_dir():
+            next_one = f"specs test --config YOUR_SETS.yaml --model.policy.model {model}"
+            console.print(f"model: {model}\nto score it: {next_one}", markup=False, soft_wrap=True)
 
     def _evaluate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Run the command on the model that the settings name, or on the policy of a checkpoint (`find`)."""

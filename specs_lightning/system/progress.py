@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
+
+A_LINE_EVERY = 60.0
+"""Seconds between the lines of a bar in a log."""
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
@@ -41,14 +46,31 @@ def progress_display() -> Iterator[Progress]:
 
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Any]:
-    """A bar on the display; call what is yielded with the number of units done, and a note if there is one."""
+    """A bar on the display; call what is yielded with the number of units done, and a note if there is one.
+
+    In a log, which shows no bars, it is a line a minute and one at the end.
+    """
     with progress_display() as progress:
         task = progress.add_task(title, total=total, note="")
+        bar = next(bar for bar in progress.tasks if bar.id == task)
+        started = told = time.monotonic()
+
+        def tell() -> None:
+            if not console.is_terminal:
+                passed = timedelta(seconds=round(time.monotonic() - started))
+                line = f"{title}: {bar.completed:.0f} of {total} in {passed} {bar.fields['note']}"
+                console.print(line.rstrip(), markup=False, soft_wrap=True)
 
         def advance(units: int, note: str = "") -> None:
+            nonlocal told
             progress.update(task, advance=units, note=note)
+            if time.monotonic() - told > A_LINE_EVERY and not bar.finished:
+                told = time.monotonic()
+                tell()
 
         try:
             yield advance
         finally:
+            if bar.completed:
+                tell()
             progress.remove_task(task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from specs_lightning.system import progress
 from specs_lightning.system.progress import progress_bar, progress_display
 
 
@@ -15,6 +16,23 @@ def test_bars_within_a_display_are_on_it_and_leave_it() -> None:
             assert (outer.description, outer.completed, outer.fields["note"]) == ("outer", 2, "loss 0.5")
             assert (inner.total, inner.completed) == (2, 0)
         assert display.tasks == []
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "A_LINE_EVERY", -1.0)
+    with progress_bar("training", 3) as advance:
+        for step in range(3):
+            advance(1, f"loss 0.{step}")
+    lines = capsys.readouterr().out.split("\n")
+    assert list(filter(None, lines)) == [f"training: {i + 1} of 3 in 0:00:00 loss 0.{i}" for i in range(3)]
+
+
+def test_a_log_is_not_told_of_what_did_not_begin(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("training", 3):
+        pass
+    assert capsys.readouterr().out.strip() == ""
 
 
 def test_after_a_failure_a_new_display_is_opened() -> None:
