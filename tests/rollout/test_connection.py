@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.server_checks import SAMPLING, SECRET, MakeEngine, StartServer, assert_answered
+from helpers.server_checks import SAMPLING, MakeEngine, StartServer, assert_answered
+from helpers.vllm_servers import SECRET
 
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, VLLMServers, connection
-from specs_lightning.rollout.wire import TOKEN_ENV
+from specs_lightning.rollout.tokens import TOKEN_ENV
 
 
 def test_what_is_no_rollout_server_is_said_so(make: MakeEngine, policy: Policy) -> None:
