@@ -25,7 +25,7 @@ from specs_lightning.modules.checkpoint_files import (
 from specs_lightning.system.files import keep_beside
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import failing_together
-from specs_lightning.system.signals import SIGNALS
+from specs_lightning.system.signals import SIGNALS, leave_terminal
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class Checkpoints(Checkpoint):
     Checkpoints are in `checkpoints/` of the trainer's `default_root_dir`. Each is written beside its place and takes it
     when it is whole and on the disk; older ones are deleted after that. A training of one process that fails, or gets
     SIGTERM or Ctrl-C, is saved as it was after its last complete step, its round of completions included. Several
-    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 is taken for SIGTERM.
+    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 and SIGHUP (a
+    closed terminal) are taken for SIGTERM.
     Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
 
     Args:
@@ -70,7 +71,8 @@ class Checkpoints(Checkpoint):
 
         # In place of Lightning's handler, which waits for the end of the step, and does not save. The trainer puts
         # back what was there before its own.
-        def stop(*unused: Any) -> None:
+        def stop(number: int, *unused: Any) -> None:
+            leave_terminal(number)
             first, self._stop = not self._stop, True
             if first and trainer.world_size == 1 and pl_module.phase != "updating":
                 raise SIGTERMException

@@ -386,7 +386,7 @@ class TestRewards:
             reward.close()
 
     def test_a_reward_keeps_its_own_judge(self) -> None:
-        own, run = Judge(JudgeSettings("a", "https://h/v1")), Judge(JudgeSettings("b", "http://h/v1"))
+        own, run = Judge(JudgeSettings("a", "https://h/v1")), Judge(JudgeSettings("b", "https://h/v1"))
         for reward in (AccuracyReward(judge=own), ConsistencyReward(own)):
             reward.use_judge(run)
             assert reward.judge is own

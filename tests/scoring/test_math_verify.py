@@ -6,7 +6,9 @@ import pickle
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from specs_lightning.scoring import math_verify
@@ -75,8 +77,27 @@ def test_a_process_that_dies_leaves_its_question_unscored_and_is_replaced():
         os.kill(worker._process.pid, signal.SIGTERM)
         worker._process.wait()
         pool._idle.put(worker)
-        assert pool.compare([Comparison("x", "x")])[0] == (None, "the math-verify process died")
+        assert pool.compare([Comparison("x", "x")])[0] == (None, "the math-verify process was killed (SIGTERM)")
         assert pool.compare([Comparison("x", "x")])[0].correct is True
+    finally:
+        pool.close()
+
+
+def test_a_child_that_is_killed_as_it_compares_is_not_said_to_have_timed_out_and_the_next_is_served():
+    """As by a system that is out of memory."""
+    pool = MathVerifier(timeout_seconds=60.0)
+    try:
+        pool.compare([Comparison("x", "x")])
+        worker = pool._idle.get()
+        pool._idle.put(worker)
+        (child,) = psutil.Process(worker._process.pid).children()
+        child.suspend()
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(pool.compare, [Comparison("7", "8")])
+            child.kill()
+            assert asked.result() == [(None, "the math-verify process was killed (SIGKILL)")]
+        assert pool.compare([Comparison("x", "x")]) == [(True, None)]
+        assert worker.alive and psutil.Process(worker._process.pid).children() != [child]
     finally:
         pool.close()
 
