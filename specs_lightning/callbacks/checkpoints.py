@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from specs_lightning.errors import SpecsError
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import (
     FOLDER,
     NAME,
     AtomicCheckpointIO,
-    CheckpointError,
     prune,
     remove_leftovers,
 )
@@ -38,7 +38,8 @@ class Checkpoints(Checkpoint):
     SIGTERM or Ctrl-C, is saved as it was after its last complete step, its round of completions included. Several
     processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 and SIGHUP (a
     closed terminal) are taken for SIGTERM.
-    Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
+    A model with NaN or infinite weights is never saved, and ends the training with an error: the last good checkpoint
+    stays. Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
 
     Args:
         every_n_steps: how often.
@@ -107,10 +108,11 @@ class Checkpoints(Checkpoint):
         try:
             self._save(trainer, pl_module)
             console.print(f"stopped after step {pl_module.steps}, which is saved in {self._path(trainer)}")
-        except CheckpointError as error:
+        except SpecsError as error:
             log.error("%s", error)
 
     def _save(self, trainer: Trainer, pl_module: PolicyModule) -> None:
+        pl_module.policy.check_finite()
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         file = self._path(trainer) / NAME.format(pl_module.steps)
         with failing_together():  # trainer.save_checkpoint would have the others wait for one that failed
