@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,17 @@ class TestEndings:
             specs("report", "run")
         assert exit.value.code == INTERRUPTED == 130
         assert capsys.readouterr().err == "specs report: interrupted.\n"
+
+    def test_ctrl_c_in_making_pairs_says_how_to_go_on(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def distill(output: str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+
+        monkeypatch.setattr("specs_lightning.distill.pairs.distill", distill)
+        said = refused(capsys, "distill", "--output=pairs")
+        assert said == "specs distill: interrupted. The same command goes on from there.\n"
 
     def test_one_that_was_stopped_has_a_status_of_its_own(self, ends: Any, capsys: pytest.CaptureFixture[str]) -> None:
         for stop, by in ((Stopped(), "SIGTERM"), (Stopped(signal.SIGHUP), "SIGHUP")):
