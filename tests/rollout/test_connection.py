@@ -81,7 +81,7 @@ def test_a_training_on_the_same_machine_finds_the_token_that_a_server_made(
     monkeypatch.delenv(TOKEN_ENV)
     monkeypatch.setenv("SPECS_CACHE", str(tmp_path))
     monkeypatch.setattr("secrets.token_urlsafe", lambda *unused: SECRET)
-    with pytest.raises(EngineError, match="the token is missing or wrong.*that it printed at its start"):
+    with pytest.raises(EngineError, match=r"the token is missing or wrong.*that it printed at its start"):
         engine.sync(policy)
     with server_token(TOKEN_ENV, server.port):
         engine.sync(policy)
