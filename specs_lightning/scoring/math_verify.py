@@ -135,6 +135,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # what stops this process, or all of its terminal's, is no verdict: its input ends
         )
         ready, timed_out = self._exchange(None, START_SECONDS)
         verdict = _read_verdict(ready)

@@ -4,9 +4,12 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -100,6 +103,33 @@ def test_a_child_that_is_killed_as_it_compares_is_not_said_to_have_timed_out_and
         assert worker.alive and psutil.Process(worker._process.pid).children() != [child]
     finally:
         pool.close()
+
+
+def test_what_is_sent_to_all_of_this_process_group_reaches_none_of_its_comparisons():
+    """Ctrl-C, a closed terminal, a run that is told to stop: a training that is saved then keeps its verdicts."""
+    pool = MathVerifier()
+    try:
+        pool.compare([Comparison("x", "x")])
+        worker = pool._idle.get()
+        pool._idle.put(worker)
+        for process in (worker._process.pid, psutil.Process(worker._process.pid).children()[0].pid):
+            assert os.getpgid(process) == worker._process.pid != os.getpgid(0)
+    finally:
+        pool.close()
+
+
+def test_it_ends_with_the_process_that_asks():
+    asking = """
+import os
+from specs_lightning.scoring.math_verify import Comparison, MathVerifier
+pool = MathVerifier()
+pool.compare([Comparison("x", "x")])
+print(pool._idle.get()._process.pid, flush=True)
+os._exit(0)
+"""
+    told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True).stdout
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(told)).wait(30)
 
 
 def test_no_process_starts_before_it_is_needed(monkeypatch):
