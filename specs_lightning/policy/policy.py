@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -305,7 +306,7 @@ class Policy(nn.Module):
         Raises:
             BrokenWeights: weights are NaN or infinite, of which nothing is to be kept.
         """
-        of_all = [name for names in gather(list(self._broken_weights())) for name in names]
+        of_all = list(dict.fromkeys(chain.from_iterable(gather(list(self._broken_weights())))))
         if of_all:
             raise BrokenWeights(
                 f"{len(of_all)} of the model's weights are not finite, {of_all[0]} among them: it is neither saved nor "
