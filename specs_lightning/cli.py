@@ -12,13 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from specs_lightning.commands.process import prepare_process
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import SpecsError, finished_or_failed
 from specs_lightning.settings.yaml_files import with_shipped
-from specs_lightning.system.files import DISK_FULL
-from specs_lightning.system.signals import STOPPED, Stopped, raising_on_sigterm
+from specs_lightning.system.files import full_disk
+from specs_lightning.system.signals import INTERRUPTED, STOPPED, Stopped, raising_on_sigterm
 
 GOES_ON = "The same command goes on from there."
 
@@ -31,7 +32,7 @@ class Command:
         does: a line for the list of commands.
         place: `module:function`.
         parsed: how its arguments are parsed (`settings.functions`); None if the function takes them as they are given.
-        goes_on: how it goes on after SIGTERM or a full disk, if these only interrupt it.
+        goes_on: how it goes on after SIGTERM, Ctrl-C or a full disk, if these only interrupt it.
         starts_others: whether it runs other commands in processes of their own.
         names_classes: whether its settings have class paths, which may name modules in the working directory.
     """
@@ -134,17 +135,24 @@ def main(args: Sequence[str] | None = None) -> None:
         with raising_on_sigterm() if command.goes_on else nullcontext():
             if _run(name, command, args) is False:
                 sys.exit(1)
-    except Stopped:
-        print(f"specs {name}: stopped by SIGTERM. {command.goes_on}", file=sys.stderr)
+    except Stopped as stop:
+        print(f"specs {name}: stopped by {stop.by}. {command.goes_on}", file=sys.stderr)
         sys.exit(STOPPED)
+    except KeyboardInterrupt:
+        if os.environ.get("SPECS_TRACEBACK"):
+            raise
+        print(f"specs {name}: interrupted. {command.goes_on}".rstrip(), file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except SpecsError as error:
         if os.environ.get("SPECS_TRACEBACK"):
             raise
         sys.exit(f"specs {name}: {error}\n(SPECS_TRACEBACK=1 shows where)")
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except Exception as error:
+        if (full := full_disk(error)) is None:
             raise
-        sys.exit(f"specs {name}: {error}. Make room. {command.goes_on}")
+        file = Path(full.filename).absolute() if full.filename else None
+        place = f" for {file.name} in {file.parent}" if file else ""
+        sys.exit(f"specs {name}: {full.strerror}{place}. Make room. {command.goes_on}")
 
 
 def _run(name: str, command: Command, args: Sequence[str]) -> Any:
@@ -160,7 +168,9 @@ def _run(name: str, command: Command, args: Sequence[str]) -> Any:
         return function(args)
     from specs_lightning.settings.functions import function_settings  # not for those that parse by themselves
 
-    return function(**function_settings(function, args[1:], name=name, **command.parsed))
+    settings = function_settings(function, args[1:], name=name, **command.parsed)
+    with finished_or_failed():
+        return function(**settings)
 
 
 def usage() -> str:

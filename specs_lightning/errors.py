@@ -28,5 +28,23 @@ def refused_settings() -> Iterator[None]:
         raise SettingsError(str(said)) from error
 
 
+@contextmanager
+def finished_or_failed() -> Iterator[None]:
+    """An exit that is called for within, by a callback or a reward, is no end of what is done there.
+
+    Raises:
+        SpecsError: its status would be that of success.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise
+        raise SpecsError(
+            "something called sys.exit() before it was done, so it is not finished: SPECS_TRACEBACK=1 shows what. To "
+            "end a training early, set trainer.should_stop"
+        ) from error
+
+
 class RewardError(SpecsError, RuntimeError):
     """Too many completions could not be scored to go on. A reward that raises it ends the run."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from helpers.command_line import refused, specs
 from specs_lightning import __version__
 from specs_lightning.cli import COMMANDS
 from specs_lightning.errors import SpecsError
-from specs_lightning.system.signals import STOPPED, Stopped
+from specs_lightning.system.signals import INTERRUPTED, STOPPED, Stopped
 
 
 class TestUsage:
@@ -86,9 +89,50 @@ class TestEndings:
         with pytest.raises(PermissionError):
             specs("report", "run")
 
-    def test_one_that_was_stopped_has_a_status_of_its_own(self, ends: Any, capsys: pytest.CaptureFixture[str]) -> None:
-        ends(Stopped())
+    def test_a_full_disk_is_told_with_file_and_folder_whatever_a_library_made_of_it(
+        self, ends: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        hidden = RuntimeError("unexpected pos 704 vs 598")
+        hidden.__context__ = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model"))
+        ends(hidden)
+        said = f"specs report: No space left on device for model in {tmp_path}. Make room."
+        assert said in refused(capsys, "report", "run")
+
+    @pytest.mark.parametrize("status", [0, None])
+    def test_an_exit_that_something_calls_for_is_no_success(
+        self, ends: Any, capsys: pytest.CaptureFixture[str], status: int | None
+    ) -> None:
+        ends(SystemExit(status))
+        assert "something called sys.exit() before it was done" in refused(capsys, "report", "run")
+
+    def test_an_exit_with_a_status_of_failure_keeps_it(self, ends: Any) -> None:
+        ends(SystemExit(3))
         with pytest.raises(SystemExit) as exit:
             specs("report", "run")
-        assert exit.value.code == STOPPED
-        assert "specs report: stopped by SIGTERM." in capsys.readouterr().err
+        assert exit.value.code == 3
+
+    def test_ctrl_c_is_a_sentence(self, ends: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        ends(KeyboardInterrupt())
+        with pytest.raises(SystemExit) as exit:
+            specs("report", "run")
+        assert exit.value.code == INTERRUPTED == 130
+        assert capsys.readouterr().err == "specs report: interrupted.\n"
+
+    def test_ctrl_c_in_making_pairs_says_how_to_go_on(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def distill(output: str) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+
+        monkeypatch.setattr("specs_lightning.distill.pairs.distill", distill)
+        said = refused(capsys, "distill", "--output=pairs")
+        assert said == "specs distill: interrupted. The same command goes on from there.\n"
+
+    def test_one_that_was_stopped_has_a_status_of_its_own(self, ends: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        for stop, by in ((Stopped(), "SIGTERM"), (Stopped(signal.SIGHUP), "SIGHUP")):
+            ends(stop)
+            with pytest.raises(SystemExit) as exit:
+                specs("report", "run")
+            assert exit.value.code == STOPPED
+            assert f"specs report: stopped by {by}." in capsys.readouterr().err

@@ -13,19 +13,19 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from specs_lightning.errors import SpecsError
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import (
     FOLDER,
     NAME,
     AtomicCheckpointIO,
-    CheckpointError,
     prune,
     remove_leftovers,
 )
 from specs_lightning.system.files import keep_beside
 from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import failing_together
-from specs_lightning.system.signals import SIGNALS
+from specs_lightning.system.signals import SIGNALS, leave_terminal
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,10 @@ class Checkpoints(Checkpoint):
     Checkpoints are in `checkpoints/` of the trainer's `default_root_dir`. Each is written beside its place and takes it
     when it is whole and on the disk; older ones are deleted after that. A training of one process that fails, or gets
     SIGTERM or Ctrl-C, is saved as it was after its last complete step, its round of completions included. Several
-    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 is taken for SIGTERM.
-    Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
+    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 and SIGHUP (a
+    closed terminal) are taken for SIGTERM.
+    A model with NaN or infinite weights is never saved, and ends the training with an error: the last good checkpoint
+    stays. Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
 
     Args:
         every_n_steps: how often.
@@ -70,7 +72,8 @@ class Checkpoints(Checkpoint):
 
         # In place of Lightning's handler, which waits for the end of the step, and does not save. The trainer puts
         # back what was there before its own.
-        def stop(*unused: Any) -> None:
+        def stop(number: int, *unused: Any) -> None:
+            leave_terminal(number)
             first, self._stop = not self._stop, True
             if first and trainer.world_size == 1 and pl_module.phase != "updating":
                 raise SIGTERMException
@@ -105,10 +108,11 @@ class Checkpoints(Checkpoint):
         try:
             self._save(trainer, pl_module)
             console.print(f"stopped after step {pl_module.steps}, which is saved in {self._path(trainer)}")
-        except CheckpointError as error:
+        except SpecsError as error:
             log.error("%s", error)
 
     def _save(self, trainer: Trainer, pl_module: PolicyModule) -> None:
+        pl_module.policy.check_finite()
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         file = self._path(trainer) / NAME.format(pl_module.steps)
         with failing_together():  # trainer.save_checkpoint would have the others wait for one that failed

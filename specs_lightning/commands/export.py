@@ -14,6 +14,7 @@ from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint, read
 from specs_lightning.records.model_card import model_card
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import STAGE
+from specs_lightning.system.files import check_writable
 from specs_lightning.system.progress import console
 
 
@@ -47,6 +48,7 @@ def export(
     folder = Path(output) if output is not None else training / f"model-{file.stem}"
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecsError(f"{folder} is there already: give another --output, or delete it")
+    check_writable(folder.parent)  # before the model is read
     settings = state.get("settings", {})
     policy = read_policy(file, policy_of_checkpoint(file, state, None, model))
     policy.save(folder, model_card(training, settings, file, _run_of(file, training)))

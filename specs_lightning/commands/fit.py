@@ -20,7 +20,7 @@ from specs_lightning.callbacks import Checkpoints, ExportHF
 from specs_lightning.callbacks.stage_progress import StageProgress
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
-from specs_lightning.errors import SettingsError, refused_settings
+from specs_lightning.errors import SettingsError, finished_or_failed, refused_settings
 from specs_lightning.evaluation.generalization import Generalization, generalization
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table, scores_table
@@ -149,7 +149,7 @@ class SpecsCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         try:
-            with refused_settings():
+            with refused_settings(), finished_or_failed():
                 super().instantiate_classes()
         except ModuleNotFoundError as error:  # a logger's package, or one that a class of the user's imports
             raise SettingsError(f"{' '.join(str(error).split())}: install it, or leave out what needs it") from error
@@ -204,7 +204,8 @@ class SpecsCLI(LightningCLI):
                 ckpt_path = str(newest) if newest else None
             elif ckpt_path is not None:
                 ckpt_path = str(find(ckpt_path, folder, settings)[0])
-            self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
+            with finished_or_failed():
+                self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"
                 console.print(f"nothing to do: {ended}; for more, start from its model")
@@ -228,7 +229,8 @@ class SpecsCLI(LightningCLI):
                 self.model.policy_settings = policy_of_checkpoint(file, state, self.model.policy_settings)
                 ckpt_path = str(file)
                 console.print(f"the policy of {file}, trained from {self.model.policy_settings.model}", soft_wrap=True)
-            getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
+            with finished_or_failed():
+                getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
 
     predict = _evaluate
 

@@ -36,7 +36,7 @@ from specs_lightning.scoring.golds import GoldCheck
 from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import read_settings
-from specs_lightning.system.files import move_over
+from specs_lightning.system.files import check_writable, move_over
 from specs_lightning.system.progress import console, progress_bar
 from specs_lightning.toy import resolve
 
@@ -126,9 +126,10 @@ def check(
     sources = named_sources(settings)
     if not sources:
         raise DataError(f"no data set in {', '.join(config)}: a data set is a mapping with a `path`")
+    folder = Path(output)
+    check_writable(folder.parent)  # before all of it is read
     model = model or next((found for part in settings.values() if (found := _find_model(part))), None)
     encoder = None if model is None else _encoder(model)
-    folder = Path(output)
     set_aside = SetAside()
     findings: dict[str, Findings] = {}
     with GoldCheck(workers) as golds, written_at_the_end(folder) as (made, undivided):

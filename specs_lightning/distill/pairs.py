@@ -37,6 +37,7 @@ from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import TagFormat, answer_format
+from specs_lightning.system.files import check_writable
 from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import progress_bar
 
@@ -91,9 +92,10 @@ def distill(
         BudgetSpent: the judge's budget was too small; what it has judged is kept.
     """
     folder = Path(output)
+    check_writable(folder)  # before hours of sampling, like what follows
     asked = None if judge is None else Judge(judge)
     if asked is not None:
-        asked.check()  # before hours of sampling
+        asked.check()
     set_aside = SetAside()
     questions = [p for p in load_prompts(prompts, set_aside) if _can_be_corrupted(p, set_aside)]
     models = {"zero": zero, "base": base}

@@ -28,6 +28,7 @@ from specs_lightning.judge.cache import ReplyCache
 from specs_lightning.judge.questions import Question, messages, read_verdict, response_schema
 from specs_lightning.records.judge_usage import JUDGE, JudgeUsage, Usage
 from specs_lightning.scoring.math_verify import Verdict
+from specs_lightning.system.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ LONGEST_WAIT_S = 120.0
 """Between two attempts. A server that asks for a longer wait is not waited for."""
 DOWN_S = 60.0
 """For so long nothing more is asked of an endpoint that refused, or that failed while no other request succeeded."""
+OPENAI = "https://api.openai.com/v1"
 _TRANSIENT = {408, 409, 425, 429}
 
 
@@ -56,7 +58,10 @@ class JudgeSettings:
     base_url: str | None = None
     """The endpoint, such as `http://localhost:8000/v1` for vLLM; OpenAI's if not given."""
     api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable with the key. An endpoint of one's own may need none."""
+    """The environment variable with the key, which is shown to `base_url` and nowhere else. An endpoint of one's own
+    may need none."""
+    plain_http: bool = False
+    """Show the key over `http://` to another machine, where whoever is in between can read it."""
     concurrency: int = 16
     """Requests at once, at most."""
     timeout_seconds: float = 60.0
@@ -117,7 +122,7 @@ class Judge:
     """Asks questions and reads the verdicts. Usable from any thread; equal questions are asked once.
 
     Raises:
-        JudgeError: OpenAI's endpoint without a key.
+        JudgeError: OpenAI's endpoint without a key, or a key that others could read on its way.
     """
 
     def __init__(self, settings: JudgeSettings) -> None:
@@ -129,6 +134,12 @@ class Judge:
             raise JudgeError(
                 f"the judge {settings.model} needs a key: set the environment variable {settings.api_key_env}, or "
                 "judge.base_url for an endpoint of your own"
+            )
+        url = httpx.URL(settings.base_url or OPENAI)
+        if self._key and url.scheme == "http" and not is_loopback(url.host) and not settings.plain_http:
+            raise JudgeError(
+                f"the key in {settings.api_key_env} could be read on its way to {url.host}: give judge.base_url with "
+                "https://, unset the key if the endpoint needs none, or allow it by judge.plain_http true"
             )
         self._starting = threading.Lock()
         self._running: _Loop | None = None
@@ -308,12 +319,13 @@ class _Loop:
     """An event loop in a thread of its own, with what belongs to it: the client, the cache, and the state of both."""
 
     def __init__(self, settings: JudgeSettings, key: str) -> None:
-        from openai import AsyncOpenAI
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
         self.process_id = os.getpid()
         self.client = AsyncOpenAI(
             api_key=key or "none",
-            base_url=settings.base_url,
+            base_url=settings.base_url or OPENAI,  # whatever OPENAI_BASE_URL says: the key is for this one
+            http_client=DefaultAsyncHttpxClient(follow_redirects=False),  # likewise
             max_retries=0,  # each attempt counts, and is counted here
             timeout=settings.timeout_seconds,
         )
@@ -392,6 +404,9 @@ def _refused(error: Any, settings: JudgeSettings) -> _NoReply:
     status, body = error.status_code, error.body
     message = body.get("message") if isinstance(body, dict) else None
     said = f"judge answered {status}: {_start(str(message or error.response.text))}"
+    if 300 <= status < 400:
+        place = _start(error.response.headers.get("location", ""))
+        return _NoReply(f"{said} (the key does not go on to {place}: judge.base_url must be the last)", refused=True)
     if status in (401, 403):
         return _NoReply(f"{said} (the key is taken from {settings.api_key_env})", refused=True)
     if status == 404:
@@ -407,15 +422,25 @@ def _refused(error: Any, settings: JudgeSettings) -> _NoReply:
 
 
 def _retry_after(headers: Any) -> float:
-    """The seconds that a server asks to wait, in either of the header's two forms; 0 if it asks for none."""
+    """The seconds that a server asks to wait, in either of the header's two forms; 0 if it asks for none.
+
+    Until a moment by its own clock, where it says what that shows.
+    """
     value = headers.get("retry-after", "")
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value):
         return float(value)
-    try:
-        at = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    at, now = _moment(value), _moment(headers.get("date", ""))
+    if at is None:
         return 0.0
-    return max(0.0, at.timestamp() - time.time())
+    return max(0.0, at - (time.time() if now is None else now))
+
+
+def _moment(date: str) -> float | None:
+    """Of a date as HTTP writes it."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def _count(value: Any) -> int:

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.sharded_files import ShardReader, weights_in_shards
 from specs_lightning.settings.nested import NOT_SET, changes
-from specs_lightning.system.files import DISK_FULL, PARTIAL, REPLACED, atomic, move_over, partial_path, remove
+from specs_lightning.system.files import PARTIAL, REPLACED, atomic, full_disk, move_over, partial_path, remove
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def saving(file: Path, first: bool = True) -> Iterator[Path]:
     except (OSError, RuntimeError, CheckpointException) as error:
         failures = error.failures if isinstance(error, CheckpointException) else {}
         cause = next(iter(failures.values()))[0] if failures else error  # of what several processes met, the first
-        full = isinstance(cause, OSError) and cause.errno in DISK_FULL
+        full = full_disk(cause)
         reason = "the disk is full" if full else f"{type(cause).__name__}: {cause}"
         before = by_step(file.parent)
         left = f"{before[0].name} is whole, and the training can go on from it" if before else "there is none before it"

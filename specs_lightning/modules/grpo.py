@@ -87,7 +87,7 @@ class GRPOModule(PolicyModule):
                 "mismatch.warn_above (%g): completions come from another policy than the one that is trained. See that "
                 "the engine has the current weights, computes in the trainer's precision and samples without top_p, "
                 "top_k or penalties. What remains, model.objective.mismatch.kind corrects (truncated or masked).",
-                self.global_step,
+                self.steps,
                 difference,
                 limit,
             )

@@ -45,6 +45,10 @@ SKIPPED_STEPS_LIMIT = 10
 """So many steps in a row without a usable gradient end the run: it would not recover."""
 
 
+class NothingLearned(SpecsError, RuntimeError):
+    """A training whose steps are left out, one after the other."""
+
+
 Phase = Literal["starting", "settled", "updating", "ended"]
 """What a checkpoint could be made of: nothing yet; the last step, complete; a step that is not (its weights may be
 changed, and callbacks not done with it); a training of which only the end is left to do."""
@@ -333,7 +337,7 @@ class PolicyModule(LightningModule, ABC):
         self.skipped_in_a_row += 1
         log.warning("step %d left out: %s", self.steps, why)
         if self.skipped_in_a_row >= SKIPPED_STEPS_LIMIT:
-            raise RuntimeError(f"{SKIPPED_STEPS_LIMIT} steps in a row were left out, of the last {why}: {remedy}")
+            raise NothingLearned(f"{SKIPPED_STEPS_LIMIT} steps in a row were left out, of the last {why}: {remedy}")
         return False
 
     def _measured(self, parts: Iterable[dict[str, Part]]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
+from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.export import _adapter_change, _dense
 from specs_lightning.policy.families import (
@@ -47,6 +50,10 @@ from specs_lightning.system.ranks import gather, rank, whole, world_size
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
+
+
+class BrokenWeights(SpecsError, RuntimeError):
+    """Weights that are NaN or infinite; no step makes them numbers again."""
 
 
 class Policy(nn.Module):
@@ -293,12 +300,37 @@ class Policy(nn.Module):
         plain.generation_config = self.model.generation_config
         return plain
 
+    def check_finite(self) -> None:
+        """All processes of a training must call it.
+
+        Raises:
+            BrokenWeights: weights are NaN or infinite, of which nothing is to be kept.
+        """
+        of_all = list(dict.fromkeys(chain.from_iterable(gather(list(self._broken_weights())))))
+        if of_all:
+            raise BrokenWeights(
+                f"{len(of_all)} of the model's weights are not finite, {of_all[0]} among them: it is neither saved nor "
+                "exported, and checkpoints from before stay. Lower the learning rate, or look for NaN in the weights "
+                "that training started from"
+            )
+
+    def _broken_weights(self) -> Iterator[str]:
+        """Of a sharded weight, this process's part is looked at."""
+        for name, weight in self.named_parameters():
+            mine = weight.to_local() if isinstance(weight, DTensor) else weight
+            if not mine.isfinite().all():
+                yield name
+
     def save(self, folder: Path | str, card: str | None = None) -> Path:
         """Write a plain Hugging Face folder: weights (adapters merged), processor, chat template and generation config,
         and a model card, if it has one.
 
         The folder appears whole or not at all. All processes of a training must call it; the first writes.
+
+        Raises:
+            BrokenWeights: weights are NaN or infinite.
         """
+        self.check_finite()
         folder = Path(folder)
         if rank() > 0:
             deque(self._merged_weights(), maxlen=0)

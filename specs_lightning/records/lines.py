@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from specs_lightning.system.files import naming_what_has_no_room
+
 
 class Line(NamedTuple):
     """A line that is not blank, and its number, counted from 1."""
@@ -23,7 +25,7 @@ def append_lines(file: Path, values: Iterable[Any]) -> None:
     """Add a line for each value; they are on the disk when this returns."""
     added = b"".join(json.dumps(value).encode() + b"\n" for value in values)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("ab+") as opened:
+    with naming_what_has_no_room(file), file.open("ab+") as opened:
         _mend_end(opened)
         opened.write(added)
         opened.flush()

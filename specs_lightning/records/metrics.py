@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from specs_lightning.records.record import ONLY_SHOWN, DamagedRecord, read_bytes
-from specs_lightning.system.files import keep_lines, sync, write_atomically
+from specs_lightning.system.files import keep_lines, naming_what_has_no_room, sync, write_atomically
 
 FILE = "metrics.csv"
 STEP = "step"
@@ -61,7 +61,7 @@ class MetricsTable:
         """Add a row; columns that it lacks stay empty in it, and those that are new are empty in the rows before."""
         if new := [name for name in row if name not in self.columns]:
             self._widen(new)
-        with self.file.open("ab") as out:
+        with naming_what_has_no_room(self.file), self.file.open("ab") as out:
             out.write(_lines([[row.get(name, "") for name in self.columns]]).encode())
         self.rows += 1
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from specs_lightning.rollout.sampler import EngineError
+from specs_lightning.rollout.tokens import TOKEN_ENV, token_for
 from specs_lightning.rollout.wire import MAX_REQUEST_BYTES, PROTOCOL
 
 log = logging.getLogger(__name__)
@@ -29,20 +30,19 @@ class ServerFailed(Exception):
 
 
 class Connection:
-    """One server, at `http://host:port`; `token_env` says in messages where the token that it wants came from.
+    """One server, at `http://host:port`; `token_env` is the environment variable with the token that it wants.
 
     Raises:
         ValueError: the URL is none, or holds a password.
     """
 
-    def __init__(self, url: str, token: str | None = None, token_env: str = "") -> None:
+    def __init__(self, url: str, token_env: str = TOKEN_ENV) -> None:
         self.url = check_url(url)
         parsed = httpx.URL(self.url)
         self.host, self.port = parsed.host, parsed.port or {"http": 80, "https": 443}[parsed.scheme]
         self.token_env = token_env
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         # Without proxies and password files: the token goes to this server and to nobody else.
-        self.client = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        self.client = httpx.Client(base_url=self.url, headers={"Content-Type": "application/json"}, trust_env=False)
         self.lost: str | None = None
         """Why it is left out, if it is."""
         self.failures = 0
@@ -89,9 +89,11 @@ class Connection:
         return self._call("POST", path, body, timeout_s)
 
     def _call(self, method: str, path: str, body: bytes | None, timeout_s: float) -> dict[str, Any]:
+        token = token_for(self.host, self.port, self.token_env)  # anew: a server that is started again makes another
+        shown = {"Authorization": f"Bearer {token}"} if token else {}
         try:
             limits = httpx.Timeout(timeout_s, connect=CONNECT_S)
-            response = self.client.request(method, path, content=body, timeout=limits)
+            response = self.client.request(method, path, content=body, timeout=limits, headers=shown)
         except httpx.TimeoutException as error:
             raise ServerFailed(f"no answer within {timeout_s:g} s ({type(error).__name__})") from error
         except httpx.TransportError as error:
@@ -107,7 +109,10 @@ class Connection:
         if status == 200:
             return answer
         if status == 401:
-            raise EngineError(f"{self.url}: {said}. Set the environment variable {self.token_env} as for the server")
+            raise EngineError(
+                f"{self.url}: {said}. Set the environment variable {self.token_env} as for the server, or to the token "
+                "that it printed at its start"
+            )
         if status == 409 or status >= 500:
             raise ServerFailed(f"{status}: {said}", gone=status == 409)
         raise EngineError(f"{self.url}: {said}")

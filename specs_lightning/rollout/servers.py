@@ -24,8 +24,9 @@ from specs_lightning.rollout.connection import FAILURES, Connection, ServerFaile
 from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError, SampleRequest
+from specs_lightning.rollout.tokens import TOKEN_ENV
 from specs_lightning.rollout.vllm import sample_request
-from specs_lightning.rollout.wire import TOKEN_ENV, read_token, request_to_json
+from specs_lightning.rollout.wire import request_to_json
 from specs_lightning.system.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class VLLMServers(RolloutEngine):
             memory, by NCCL where both sides have GPUs (not the same one) and by gloo elsewhere.
         folder: where the files are written; a temporary folder if not given, right where all servers are on this
             machine. What it wrote there is removed in the end.
-        token_env: the environment variable with the servers' token.
+        token_env: the environment variable with the servers' token. A server of one's own on this machine that made its
+            token is found without.
         timeout_s: the longest that a server may take for one request, waiting in its queue included, in seconds.
         start_timeout_s: how long the first `sync` waits for servers that are still starting, in seconds.
         prompts_per_request: how many prompts a server gets at a time; times the completions of each, it should fill
@@ -125,8 +127,7 @@ class VLLMServers(RolloutEngine):
 
     def _connections(self) -> list[Connection]:
         if not self.servers:
-            token = read_token(self.token_env)
-            self.servers = [Connection(url, token, self.token_env) for url in self.urls]
+            self.servers = [Connection(url, self.token_env) for url in self.urls]
         return self.servers
 
     def _look(self, changed: bool) -> bool:

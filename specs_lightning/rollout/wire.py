@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import fields
 from typing import Any
 
@@ -13,16 +12,10 @@ from specs_lightning.settings.nested import NOT_SET, changes, flatten
 
 PROTOCOL = 1
 """Raised with every change that the other side would misunderstand."""
-TOKEN_ENV = "SPECS_SERVER_TOKEN"
 MAX_REQUEST_BYTES = 512 * 2**20
 
 _FREE = ("architectures", "transformers_version", "dtype", "torch_dtype", "use_cache")
 _FREE_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # each request says where completions end
-
-
-def read_token(variable: str) -> str | None:
-    """The secret that an environment variable holds; `None` if there is none."""
-    return os.environ.get(variable, "").strip() or None
 
 
 def request_to_json(request: SampleRequest) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def run_stages(
             link = folder / planned.name
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-        started = time.time()
+        started = time.monotonic()
         record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
         RUN.write(folder, record)
         for number, planned in enumerate(plan, 1):
@@ -138,7 +138,7 @@ def run_stages(
         RESULTS.write(folder, results_of(answers, evaluation))
         for planned in plan:
             renew_card(planned.folder, folder)
-        RUN.write(folder, replace(record, finished=_now(), seconds=round(time.time() - started, 1)))
+        RUN.write(folder, replace(record, finished=_now(), seconds=round(time.monotonic() - started, 1)))
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def _go_through(
     if status == "finished":
         console.print(f"{title}: finished before")
         return
-    stage, start, cpu_seconds = planned.stage, time.time(), 0.0
+    stage, start, cpu_seconds = planned.stage, time.monotonic(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
     planned.write(status or "running", begins=True)
@@ -339,7 +339,7 @@ def _go_through(
         data = evaluation.data if engine is None else {**evaluation.data, "engine": engine_class_path(engine)}
         own = overrides if stage.kind == "model" else []
         cpu_seconds += evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
-    seconds = round(time.time() - start, 1)
+    seconds = round(time.monotonic() - start, 1)
     planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
     console.print(f"{title}: done in {seconds:.0f} s")
 

@@ -74,14 +74,16 @@ def run_command(args: Sequence[str], title: str) -> float:
     process.start()
     ending.close()
     _wait(process)
-    told = Ending(cpu_seconds=0.0)
+    told: Ending | None = None
     with suppress(EOFError):  # killed, it has said nothing
         told = said.recv()
     if process.exitcode == STOPPED:
         raise Stopped
-    if process.exitcode != 0:
-        what = f"exit status {process.exitcode}" if process.exitcode > 0 else f"killed by signal {-process.exitcode}"
-        message = told.message or f"{what}; what it said stands above"
+    if told is None or process.exitcode != 0:
+        what = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else f"exit status {process.exitcode}"
+        if process.exitcode == 0:  # by os._exit in something that it called
+            what += ", before it was done"
+        message = told.message if told and told.message else f"{what}; what it said stands above"
         raise CommandFailed(f"`{shlex.join(['specs', *args])}`: {message}")
     return told.cpu_seconds
 
@@ -91,7 +93,7 @@ def _wait(process: Any) -> None:
     try:
         process.join()
     except (Stopped, KeyboardInterrupt) as stop:
-        _signal(process, signal.SIGTERM if isinstance(stop, Stopped) else signal.SIGINT)
+        _signal(process, stop.number if isinstance(stop, Stopped) else signal.SIGINT)
         try:
             process.join()
         except KeyboardInterrupt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -22,6 +23,8 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 TIMED_OUT = "timed out"
+KILLED = "the math-verify process was killed ({})"
+"""By whom is not known: a system that is out of memory sends SIGKILL."""
 START_SECONDS = 120.0
 """How long a worker may take to start: importing sympy on a busy machine."""
 PATIENCE = 5.0
@@ -132,6 +135,7 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
+            start_new_session=True,  # what stops this process, or all of its terminal's, is no verdict: its input ends
         )
         ready, timed_out = self._exchange(None, START_SECONDS)
         verdict = _read_verdict(ready)
@@ -143,8 +147,14 @@ class _Worker:
     def compare(self, comparison: Comparison) -> Verdict:
         request = asdict(comparison)
         line, timed_out = self._exchange(json.dumps(request) + "\n", PATIENCE * self.timeout_seconds + 1)
-        died = Verdict(None, TIMED_OUT if timed_out else "the math-verify process died")
-        return _read_verdict(line) or died
+        return _read_verdict(line) or Verdict(None, TIMED_OUT if timed_out else self._end())
+
+    def _end(self) -> str:
+        """How the process ended that was not stopped from here."""
+        status = self._process.returncode
+        return (
+            KILLED.format(signal.Signals(-status).name) if status < 0 else f"the math-verify process ended ({status})"
+        )
 
     def stop(self) -> None:
         self.alive = False

@@ -85,6 +85,7 @@ class Child:
 
     def __init__(self, limit: float, patience: float) -> None:
         self.patience = patience
+        self._out_of_patience = False
         requests, self._requests = os.pipe()
         self._replies, replies = os.pipe()
         self._process_id = os.fork()
@@ -109,8 +110,13 @@ class Child:
         os.close(self._requests)
         os.close(self._replies)
         _, status = os.waitpid(self._process_id, 0)
-        timed_out = os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGPROF, signal.SIGKILL)
-        cause = TIMED_OUT if timed_out else "the math-verify process died"
+        ended = signal.Signals(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else None
+        if self._out_of_patience or ended == signal.SIGPROF:
+            cause = TIMED_OUT
+        elif ended is not None:
+            cause = f"the math-verify process was killed ({ended.name})"
+        else:
+            cause = f"the math-verify process ended ({os.WEXITSTATUS(status)})"
         return json.dumps({"correct": None, "cause": cause}) + "\n", False
 
     def _read(self) -> bytes:
@@ -118,6 +124,7 @@ class Child:
         while not reply.endswith(b"\n"):
             ready, _, _ = select.select([self._replies], [], [], max(0.0, until - time.monotonic()))
             if not ready:
+                self._out_of_patience = True
                 os.kill(self._process_id, signal.SIGKILL)
                 return b""
             if not (part := os.read(self._replies, 65536)):

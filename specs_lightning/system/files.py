@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+
+from specs_lightning.errors import SpecsError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a write fails with where there is no room left, or no more allowed."""
@@ -16,6 +20,10 @@ PARTIAL = ".partial"
 """The ending of what is still being written."""
 REPLACED = ".replaced"
 """The ending of a folder whose place a new one is about to take."""
+
+
+class NotWritable(SpecsError, RuntimeError):
+    """A folder that is to be written to and cannot be."""
 
 
 def cache_folder() -> Path:
@@ -32,13 +40,14 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     remove(partial)
-    try:
-        yield partial
-        sync(partial)
-        move_over(partial, path)
-    except BaseException:
-        remove(partial)
-        raise
+    with naming_what_has_no_room(path):
+        try:
+            yield partial
+            sync(partial)
+            move_over(partial, path)
+        except BaseException:
+            remove(partial)
+            raise
 
 
 def partial_path(path: Path) -> Path:
@@ -50,6 +59,52 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def full_disk(error: BaseException) -> OSError | None:
+    """The system's own word, among the causes of an error, that there is no room: torch hides it behind others."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = re.search(r"\(os error (\d+)\)", str(cause))  # of libraries in Rust, which have no OSError
+        found = OSError(int(number[1]), os.strerror(int(number[1]))) if number else cause
+        if isinstance(found, OSError) and found.errno in DISK_FULL:
+            return found
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def naming_what_has_no_room(path: Path) -> Iterator[None]:
+    """Have a full disk say what it is full for: writing to an open file does not.
+
+    Raises:
+        OSError: with this path, from whatever a library made of it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (full := full_disk(error)) is None:
+            raise
+        raise OSError(full.errno, os.strerror(full.errno or 0), str(path)) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, if it is not there, and look whether files can be made in it: before anything long is done.
+
+    Raises:
+        NotWritable: they cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise NotWritable(
+            f"nothing can be written to {folder.absolute()} ({error.strerror}): give another folder, or see to it that "
+            "this one belongs to you and is not read-only"
+        ) from error
 
 
 def keep_lines(path: Path, number: int) -> None:

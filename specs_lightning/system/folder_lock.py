@@ -15,6 +15,7 @@ from typing import IO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.system.files import check_writable
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     Raises:
         FolderInUse: another process has the lock.
+        NotWritable: nothing can be written there.
     """
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     with (folder / LOCK_FILE).open("a+") as file:
         try:
             _lock(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import random
 import re
@@ -38,7 +39,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from specs_lightning.callbacks import Checkpoints, SampleTable
+from specs_lightning.callbacks import Checkpoints, ExportHF, SampleTable
 from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.data.sources import PromptSource
@@ -49,6 +50,7 @@ from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule
 from specs_lightning.modules.checkpoint_files import CheckpointError, by_step
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import BrokenWeights
 from specs_lightning.rollout import SamplingSettings
 
 
@@ -215,10 +217,17 @@ def test_when_it_is_stopped_its_last_complete_step_is_saved(
         assert resumed == wholes[id(kind)]
 
 
-def test_sigusr1_stops_it_like_sigterm(tiny_model_path: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGHUP])
+def test_other_signals_stop_it_like_sigterm(
+    tiny_model_path: Path, data: Path, tmp_path: Path, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[int] = []
+    monkeypatch.setattr("specs_lightning.callbacks.checkpoints.leave_terminal", left.append)  # this one is needed
+    before = signal.getsignal(sent)
     with pytest.raises(SIGTERMException):
-        train(EPOCHS, tiny_model_path, data, tmp_path, Checkpoints(), StopIn("loss", 1, signal.SIGUSR1))
+        train(EPOCHS, tiny_model_path, data, tmp_path, Checkpoints(), StopIn("loss", 1, sent))
     assert [file.name for file in by_step(tmp_path / "checkpoints")] == ["step=1.ckpt"]
+    assert left == [sent] and signal.getsignal(sent) == before
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +283,45 @@ def test_a_full_disk_ends_it_with_the_checkpoint_before_intact(
     assert newest.name == "step=2.ckpt"
     resumed = train(ROLLOUTS, tiny_model_path, data, tmp_path, Checkpoints(), checkpoint=newest)
     assert resumed == wholes[id(ROLLOUTS)]
+
+
+class Breaks(Callback):
+    """Has a weight be no number after a step."""
+
+    def __init__(self, step: int, value: float) -> None:
+        self.step, self.value = step, value
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *unused: Any) -> None:  # type: ignore[override]
+        if pl_module.steps == self.step:
+            next(pl_module.policy.parameters()).data.flatten()[0] = self.value
+
+
+@pytest.mark.parametrize(("value", "every"), [(math.nan, 1), (-math.inf, 1), (math.nan, 2), (math.nan, 100)])
+def test_a_model_with_broken_weights_is_not_saved_and_the_last_good_checkpoint_stays(
+    tiny_model_path: Path, data: Path, tmp_path: Path, value: float, every: int
+) -> None:
+    """Whether it is found out at a checkpoint, or at the end of the training, of which no model is exported."""
+    callbacks = Checkpoints(every_n_steps=every, keep=1), Breaks(2, value), ExportHF()
+    with pytest.raises(
+        BrokenWeights, match=r"1 of the model's weights are not finite, model\..*Lower the learning rate"
+    ):
+        train(EPOCHS, tiny_model_path, data, tmp_path, *callbacks)
+    assert [file.name for file in tmp_path.glob("checkpoints/*")] == (["step=1.ckpt"] if every == 1 else [])
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_training_from_broken_weights_does_not_end_well_however_short(
+    tiny_model_path: Path, data: Path, tmp_path: Path
+) -> None:
+    """All of its steps are left out, and there are fewer than would end it."""
+
+    class FromBroken(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
+            next(pl_module.policy.parameters()).data.fill_(math.nan)
+
+    with pytest.raises(BrokenWeights):
+        train(EPOCHS, tiny_model_path, data, tmp_path, Checkpoints(every_n_steps=100), FromBroken())
+    assert by_step(tmp_path / "checkpoints") == []
 
 
 @pytest.mark.parametrize("kind", [ROLLOUTS, MAX_STEPS], ids=["prompts", "pairs"])

@@ -239,7 +239,28 @@ class TestGoingOn:
 
         monkeypatch.setattr("specs_lightning.policy.policy.Policy.save", full)
         told = refused(capsys, *cold_start)
-        assert "specs fit: [Errno 28] No space left on device: 'model'. Make room. The same command with" in told
+        said = f"specs fit: No space left on device for model in {ROOT}. Make room. The same command with"
+        assert said in told
+
+    def test_a_folder_that_cannot_be_written_to_is_said_before_anything_is_done(
+        self, cold_start: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "run").touch()
+        assert f"nothing can be written to {tmp_path / 'run'} (" in refused(capsys, *cold_start, "--data.train=missing")
+
+    @pytest.mark.parametrize("point", ["on_train_start", "on_train_batch_end", "on_train_end"])
+    def test_one_in_which_a_callback_exits_has_not_ended_well(
+        self, cold_start: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], point: str
+    ) -> None:
+        (tmp_path / "exits.py").write_text(
+            "import sys\nfrom lightning.pytorch import Callback\n\n\nclass Exits(Callback):\n"
+            f"    def {point}(self, *unused):\n        sys.exit(0)\n"
+        )
+        args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
+        with pytest.raises(SystemExit) as exit:
+            specs(*args, "--trainer.callbacks=[{class_path: exits.Exits}]", cwd=tmp_path)
+        assert "something called sys.exit() before it was done" in str(exit.value.code)
+        assert not (tmp_path / "run" / "model").exists()
 
 
 class TestErrors:

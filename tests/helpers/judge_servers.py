@@ -120,7 +120,7 @@ class JudgeServer:
                 server._stopped.wait(reply.wait_s)
                 body = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
                 try:
-                    self.send_response(reply.status)
+                    self.send_response_only(reply.status)
                     for name, value in {"Content-Type": "application/json", **reply.headers}.items():
                         self.send_header(name, value)
                     self.send_header("Content-Length", str(10**6 if reply.trickle else len(body)))

@@ -15,7 +15,6 @@ from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import SamplingSettings, VLLMServers
 
 SAMPLING = SamplingSettings(2, 8)
-SECRET = "s3cret-of-the-test"
 StartServer = Callable[..., FakeServer]
 MakeEngine = Callable[..., VLLMServers]
 

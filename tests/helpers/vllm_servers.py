@@ -30,6 +30,7 @@ from specs_lightning.rollout.server.http import application
 from specs_lightning.rollout.server.served import FolderRule, ServedSampler
 from specs_lightning.rollout.weights import WeightGroup
 
+SECRET = "s3cret-of-the-test"
 READY = re.compile(r"^serving .* on (http://\S+) with vLLM (\S+)$", re.MULTILINE)
 
 
@@ -168,9 +169,7 @@ class FakeServer:
         may_read: from which folders; from any if not given.
     """
 
-    def __init__(
-        self, model: Path, port: int = 0, token: str | None = None, may_read: FolderRule | None = None
-    ) -> None:
+    def __init__(self, model: Path, port: int = 0, token: str = SECRET, may_read: FolderRule | None = None) -> None:
         self.sampler = FakeSampler()
         self.thread = ThreadPoolExecutor(1)
         self.served = ServedSampler(self.sampler, self.thread, str(model))  # type: ignore[arg-type]

@@ -157,6 +157,51 @@ def test_retry_after_is_kept_to(as_date: bool) -> None:
     assert times[1] - times[0] >= (0.9 if as_date else 0.4)
 
 
+def test_a_moment_to_wait_for_is_one_of_the_servers_clock() -> None:
+    """Which is an hour ahead of this one's."""
+
+    def reply(request: dict[str, Any], number: int) -> Any:
+        ahead = [email.utils.formatdate(time.time() + 3600 + more, usegmt=True) for more in (0, 1)]
+        headers = {"Date": ahead[0], "Retry-After": ahead[1]}
+        return Reply({"error": {"message": "slow"}}, 429, headers) if number == 1 else honest(request)
+
+    with judge_server(reply) as server:
+        assert ask(server, RIGHT) == [Verdict(True)]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_neither_the_key_nor_the_question_goes_where_an_endpoint_sends_on_to(status: int) -> None:
+    with judge_server() as elsewhere:
+        sent_on = Reply("", status, {"Location": f"{elsewhere.url}/chat/completions"})
+        with judge_server(sent_on) as server:
+            server.models_reply = sent_on
+            (verdict,) = ask(server, RIGHT)
+            with pytest.raises(JudgeError, match=rf"answered {status}.*does not go on to .*judge.base_url must be"):
+                Judge(server.settings()).check()
+        assert verdict.correct is None and elsewhere.requests == []
+
+
+def test_the_environment_does_not_turn_the_key_to_another_endpoint(
+    server: JudgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    judge = Judge(JudgeSettings("judge-1", cache=None))
+    assert str(judge._loop().client.base_url) == "https://api.openai.com/v1/"
+    judge.close()
+
+
+@pytest.mark.parametrize("url", ["http://gpu-node:8000/v1", "http://10.0.0.7/v1", "http://localhost.evil.com/v1"])
+def test_a_key_is_shown_over_plain_http_to_this_machine_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JudgeError, match=r"OPENAI_API_KEY could be read on its way to .*judge\.plain_http") as error:
+        Judge(JudgeSettings("judge-1", url))
+    assert KEY not in str(error.value)
+    Judge(JudgeSettings("judge-1", url, plain_http=True))
+    for other in (url.replace("http:", "https:"), "http://127.0.0.1:1/v1", "http://[::1]:1/v1"):
+        Judge(JudgeSettings("judge-1", other))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    Judge(JudgeSettings("judge-1", url))
+
+
 def test_no_more_than_so_many_requests_are_under_way() -> None:
     def slow(request: dict[str, Any], number: int) -> Any:
         return Reply(honest(request), wait_s=0.05)
@@ -341,7 +386,7 @@ class TestRewards:
             reward.close()
 
     def test_a_reward_keeps_its_own_judge(self) -> None:
-        own, run = Judge(JudgeSettings("a", "http://h/v1")), Judge(JudgeSettings("b", "http://h/v1"))
+        own, run = Judge(JudgeSettings("a", "https://h/v1")), Judge(JudgeSettings("b", "https://h/v1"))
         for reward in (AccuracyReward(judge=own), ConsistencyReward(own)):
             reward.use_judge(run)
             assert reward.judge is own

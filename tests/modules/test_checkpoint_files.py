@@ -178,6 +178,13 @@ class TestSaving:
             write(tmp_path / "step=2.ckpt", 2)
         assert list(tmp_path.iterdir()) == [before] and before.read_bytes() == content
 
+    def test_a_full_disk_is_told_as_one_where_torch_hides_it(self, tmp_path: Path) -> None:
+        hidden = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+        hidden.__context__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        said = rf"{tmp_path}/step=2\.ckpt could not be saved: the disk is full\. .*: make room"
+        with pytest.raises(CheckpointError, match=said), saving(tmp_path / "step=2.ckpt"):
+            raise hidden
+
     def test_any_other_failure_is_named(self, tmp_path: Path) -> None:
         with (
             pytest.raises(CheckpointError, match=r"OSError: .*Input/output error. there is none before it"),

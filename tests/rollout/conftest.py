@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from helpers.server_checks import MakeEngine, StartServer
 from helpers.tiny_policies import mixed_prompts, sharp_policy
-from helpers.vllm_servers import FakeSampler, FakeServer
+from helpers.vllm_servers import SECRET, FakeSampler, FakeServer
 
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import VLLMServers
 from specs_lightning.rollout.server.served import ServedSampler
-from specs_lightning.rollout.wire import TOKEN_ENV
+from specs_lightning.rollout.tokens import TOKEN_ENV
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def start(tiny_model_path: Path) -> Iterator[StartServer]:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEngine]:
     """Makes engines of one prompt a request."""
-    monkeypatch.delenv(TOKEN_ENV, raising=False)
+    monkeypatch.setenv(TOKEN_ENV, SECRET)
     made: list[VLLMServers] = []
 
     def make_one(*servers: FakeServer, **settings: Any) -> VLLMServers:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.server_checks import SAMPLING, SECRET, MakeEngine, StartServer, assert_answered
+from helpers.server_checks import SAMPLING, MakeEngine, StartServer, assert_answered, assert_holds
+from helpers.vllm_servers import SECRET
 
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, VLLMServers, connection
-from specs_lightning.rollout.wire import TOKEN_ENV
+from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
 
 
 def test_what_is_no_rollout_server_is_said_so(make: MakeEngine, policy: Policy) -> None:
@@ -70,6 +71,21 @@ def test_the_right_token_is_taken_and_never_shown(
         make(server).sync(policy)
     assert SECRET not in f"{shown} {error.value} {caplog.text} {capfd.readouterr()}"
     assert not any(SECRET.encode() in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+
+
+def test_a_training_on_the_same_machine_finds_the_token_that_a_server_made(
+    start: StartServer, make: MakeEngine, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start()
+    engine = make(server)
+    monkeypatch.delenv(TOKEN_ENV)
+    monkeypatch.setenv("SPECS_CACHE", str(tmp_path))
+    monkeypatch.setattr("secrets.token_urlsafe", lambda *unused: SECRET)
+    with pytest.raises(EngineError, match=r"the token is missing or wrong.*that it printed at its start"):
+        engine.sync(policy)
+    with server_token(TOKEN_ENV, server.port):
+        engine.sync(policy)
+    assert_holds(server, policy)
 
 
 def test_a_request_that_no_server_would_take_says_what_to_set(

@@ -14,15 +14,15 @@ import httpx
 import pytest
 import torch
 import torch.multiprocessing
-from helpers.server_checks import SAMPLING, SECRET, MakeEngine, StartServer, assert_answered, fail, warnings_in
+from helpers.server_checks import SAMPLING, MakeEngine, StartServer, assert_answered, fail, warnings_in
 from helpers.tiny_models import tiny_qwen2_5_vl
 from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
-from helpers.vllm_servers import RealServer, specs_serve
+from helpers.vllm_servers import SECRET, RealServer, specs_serve
 
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMServers, connection
-from specs_lightning.rollout.wire import TOKEN_ENV
+from specs_lightning.rollout.tokens import TOKEN_ENV
 
 
 class TestSpreading:

@@ -22,7 +22,7 @@ from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import read_answers
 from specs_lightning.rollout import HFEngine, SamplingSettings
-from specs_lightning.system.signals import STOPPED
+from specs_lightning.system.signals import INTERRUPTED, STOPPED
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(kills: int, whole_r
     ("sent", "status"),
     [
         (signal.SIGTERM, STOPPED),
-        pytest.param(signal.SIGINT, 1, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, INTERRUPTED, marks=pytest.mark.long),
     ],
     ids=["SIGTERM", "Ctrl-C"],
 )

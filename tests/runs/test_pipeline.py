@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,16 @@ class TestOrder:
         assert work.overrides["evaluate final"] == ["r/final/model", ""]  # the default
         record = json.loads(Path("r/final/stage.json").read_text())
         assert (record["status"], record["kind"], record["model"]) == ("finished", "fit", "r/final/model")
+
+    @pytest.mark.parametrize("jump", [-3600, 3600])
+    def test_its_seconds_are_those_that_passed_whatever_the_clock_is_set_to(
+        self, work: Work, jump: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock = count(10**9, jump)
+        monkeypatch.setattr(time, "time", lambda: next(clock))
+        run(stages(), EVALUATION, run_dir="r")
+        records = [json.loads(file.read_text()) for file in [Path("r/run.json"), *Path("r").glob("*/stage.json")]]
+        assert len(records) == 6 and all(0 <= record["seconds"] < 60 for record in records)
 
     @pytest.mark.parametrize(
         "engine", ["vllm", {"class_path": "specs_lightning.rollout.VLLMEngine", "init_args": {"sleep_level": 0}}]

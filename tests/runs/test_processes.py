@@ -46,7 +46,7 @@ def test_what_went_wrong_is_told_by_whoever_watches(tmp_path: Path) -> None:
     ("sent", "raised", "said"),
     [
         (signal.SIGTERM, Stopped, ""),
-        (signal.SIGINT, CommandFailed, "exit status 1"),
+        (signal.SIGINT, CommandFailed, "exit status 130"),
         (signal.SIGKILL, CommandFailed, "killed by signal 9"),
     ],
 )
@@ -91,11 +91,12 @@ class Watched:
     ("stops", "handed_on"),
     [
         ([Stopped()], [signal.SIGTERM]),
+        ([Stopped(signal.SIGHUP)], [signal.SIGHUP]),
         ([KeyboardInterrupt()], [signal.SIGINT]),
         ([KeyboardInterrupt(), KeyboardInterrupt()], [signal.SIGINT, signal.SIGKILL]),
         ([Stopped(), KeyboardInterrupt()], [signal.SIGTERM, signal.SIGKILL]),
     ],
-    ids=["SIGTERM", "Ctrl-C", "Ctrl-C twice", "SIGTERM, then Ctrl-C"],
+    ids=["SIGTERM", "SIGHUP", "Ctrl-C", "Ctrl-C twice", "SIGTERM, then Ctrl-C"],
 )
 def test_what_stops_the_run_is_handed_on_and_the_commands_end_waited_for(
     monkeypatch: pytest.MonkeyPatch, stops: list[BaseException], handed_on: list[int]
@@ -107,6 +108,16 @@ def test_what_stops_the_run_is_handed_on_and_the_commands_end_waited_for(
     with pytest.raises(raised):
         run_command(["fit"], "training")
     assert watched.sent == handed_on and watched.stops == []
+
+
+def test_a_command_whose_process_ends_before_it_has_said_so_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the status of success: by `os._exit(0)` in a callback."""
+    watched = Watched()
+    watched.exitcode = 0
+    context = SimpleNamespace(get_start_method=lambda: "fork", Pipe=multiprocessing.Pipe, Process=lambda **_: watched)
+    monkeypatch.setattr(processes, "CONTEXT", context)
+    with pytest.raises(CommandFailed, match="`specs fit`: exit status 0, before it was done"):
+        run_command(["fit"], "training")
 
 
 @pytest.mark.slow

@@ -4,9 +4,14 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
+import psutil
 import pytest
 
 from specs_lightning.scoring import math_verify
@@ -75,10 +80,56 @@ def test_a_process_that_dies_leaves_its_question_unscored_and_is_replaced():
         os.kill(worker._process.pid, signal.SIGTERM)
         worker._process.wait()
         pool._idle.put(worker)
-        assert pool.compare([Comparison("x", "x")])[0] == (None, "the math-verify process died")
+        assert pool.compare([Comparison("x", "x")])[0] == (None, "the math-verify process was killed (SIGTERM)")
         assert pool.compare([Comparison("x", "x")])[0].correct is True
     finally:
         pool.close()
+
+
+def test_a_child_that_is_killed_as_it_compares_is_not_said_to_have_timed_out_and_the_next_is_served():
+    """As by a system that is out of memory."""
+    pool = MathVerifier(timeout_seconds=60.0)
+    try:
+        pool.compare([Comparison("x", "x")])
+        worker = pool._idle.get()
+        pool._idle.put(worker)
+        (child,) = psutil.Process(worker._process.pid).children()
+        child.suspend()
+        with ThreadPoolExecutor(1) as thread:
+            asked = thread.submit(pool.compare, [Comparison("7", "8")])
+            child.kill()
+            assert asked.result() == [(None, "the math-verify process was killed (SIGKILL)")]
+        assert pool.compare([Comparison("x", "x")]) == [(True, None)]
+        assert worker.alive and psutil.Process(worker._process.pid).children() != [child]
+    finally:
+        pool.close()
+
+
+def test_what_is_sent_to_all_of_this_process_group_reaches_none_of_its_comparisons():
+    """Ctrl-C, a closed terminal, a run that is told to stop: a training that is saved then keeps its verdicts."""
+    pool = MathVerifier()
+    try:
+        pool.compare([Comparison("x", "x")])
+        worker = pool._idle.get()
+        pool._idle.put(worker)
+        for process in (worker._process.pid, psutil.Process(worker._process.pid).children()[0].pid):
+            assert os.getpgid(process) == worker._process.pid != os.getpgid(0)
+    finally:
+        pool.close()
+
+
+def test_it_ends_with_the_process_that_asks():
+    asking = """
+import os
+from specs_lightning.scoring.math_verify import Comparison, MathVerifier
+pool = MathVerifier()
+pool.compare([Comparison("x", "x")])
+print(pool._idle.get()._process.pid, flush=True)
+os._exit(0)
+"""
+    told = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True).stdout
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(int(told)).wait(30)
 
 
 def test_no_process_starts_before_it_is_needed(monkeypatch):

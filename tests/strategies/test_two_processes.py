@@ -33,6 +33,7 @@ from helpers.two_processes import on_two_processes
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.tensor import DTensor
 from torch.testing import assert_close
 
 from specs_lightning.data.sources import PromptSource
@@ -41,7 +42,7 @@ from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import by_step
 from specs_lightning.policy.loading import PolicySettings
-from specs_lightning.policy.policy import Policy
+from specs_lightning.policy.policy import BrokenWeights, Policy
 from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import EngineError, HFEngine
 from specs_lightning.strategies import FSDP2
@@ -73,6 +74,15 @@ class StopOne(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+class BreaksOne(Callback):
+    """The second process's part of a weight is no number after the first step."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: PolicyModule, *unused: Any) -> None:  # type: ignore[override]
+        if rank() == 1:
+            weight = next(pl_module.policy.parameters()).detach()
+            (weight.to_local() if isinstance(weight, DTensor) else weight).fill_(torch.nan)
+
+
 class FailsOnOne(HFEngine):
     """Breaks down in the second process alone."""
 
@@ -101,6 +111,14 @@ def fill_disk(room: Room, strategy: str) -> str:
     return f"{type(refused.value).__name__}: {refused.value}"
 
 
+def break_weights(room: Room) -> str:
+    """What a process says when weights are broken that the second one holds."""
+    with pytest.raises(BrokenWeights) as refused:
+        room.train(2, "fsdp2", "cold start", BreaksOne(), label="fsdp2-broken")
+    assert by_step(room.of(2, "fsdp2-broken", "cold start") / "checkpoints") == []
+    return str(refused.value)
+
+
 @dataclass(frozen=True)
 class Found:
     """What one of two processes found."""
@@ -110,6 +128,7 @@ class Found:
     resumed: dict[tuple[str, str, str], Outcome]
     stopped: dict[str, Outcome]
     no_room: dict[str, str]
+    broken: str
     rates: dict[str, float]
     error: str
     reduced: Outcome
@@ -123,6 +142,7 @@ def find(room: Room) -> Found:
         resumed=room.resume_all(),
         stopped={strategy: stop(room, strategy) for strategy in STRATEGIES},
         no_room={strategy: fill_disk(room, strategy) for strategy in STRATEGIES},
+        broken=break_weights(room),
         rates=validate(room, 2, "fsdp2"),
         error=failure(room),
         reduced=room.train(2, "fsdp2", "GRPO", label="reduced", precision="bf16-mixed"),
@@ -267,6 +287,10 @@ def test_a_full_disk_ends_all(room: Room, pair: list[Found], strategy: str) -> N
     full = f"CheckpointError: .*step={STOP}.ckpt could not be saved: the disk is full"
     other = full if strategy == "fsdp2" else f"OtherRankFailed: process 0 of 2 failed: {full}"
     assert re.match(full, told[0]) and re.match(other, told[1])
+
+
+def test_broken_weights_of_one_process_end_all_and_are_not_saved(pair: list[Found]) -> None:
+    assert "weights are not finite" in pair[0].broken and pair[0].broken == pair[1].broken
 
 
 def test_checkpoints_of_shards_hold_trained_weights_alone(room: Room, pair: list[Found]) -> None:

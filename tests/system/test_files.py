@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from specs_lightning.system.files import atomic, cache_folder, keep_beside, keep_lines, remove, write_atomically
+from specs_lightning.system.files import (
+    NotWritable,
+    atomic,
+    cache_folder,
+    check_writable,
+    full_disk,
+    keep_beside,
+    keep_lines,
+    naming_what_has_no_room,
+    remove,
+    write_atomically,
+)
 
 
 class Broken(Exception):
@@ -95,3 +110,54 @@ def test_what_makes_room_is_kept_under_the_first_free_number(tmp_path: Path) -> 
         assert keep_beside(tmp_path / "model") == tmp_path / f"model.{number}"
         assert (tmp_path / f"model.{number}" / "config.json").read_text() == str(number)
         assert not (tmp_path / "model").exists()
+
+
+class TestFullDisks:
+    def hidden(self) -> RuntimeError:
+        """As torch hides it."""
+        error = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+        error.__context__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return error
+
+    def test_one_is_found_behind_what_libraries_raise_of_it(self) -> None:
+        rust = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+        above = ValueError("cannot save")
+        above.__cause__ = self.hidden()
+        for error in (self.hidden(), above, rust, OSError(errno.EDQUOT, "quota")):
+            found = full_disk(error)
+            assert found is not None and found.errno in (errno.ENOSPC, errno.EDQUOT)
+
+    def test_other_errors_are_none(self) -> None:
+        above = RuntimeError("of something else")
+        above.__context__ = FileNotFoundError(errno.ENOENT, "No such file")
+        assert full_disk(above) is None and full_disk(Exception("permission denied (os error 13)")) is None
+
+    def test_it_is_told_with_the_file_that_it_is_full_for(self, tmp_path: Path) -> None:
+        full = tmp_path / "full"
+        full.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=f"No space left on device: '{full}'"), naming_what_has_no_room(full):
+            full.write_text("x")
+        file = tmp_path / "file"
+        with pytest.raises(OSError, match=f"No space left on device: '{file}'"), atomic(file):
+            raise self.hidden()
+        with pytest.raises(RuntimeError, match="of something else"), atomic(file):
+            raise RuntimeError("of something else")
+
+
+class TestWritable:
+    def test_a_folder_is_made_and_nothing_is_left_in_it(self, tmp_path: Path) -> None:
+        check_writable(tmp_path / "new" / "folder")
+        assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+    def test_one_on_a_read_only_disk_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(**unused: Any) -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        with pytest.raises(NotWritable, match=f"written to {tmp_path} .Read-only file system.: give another folder"):
+            check_writable(tmp_path)
+
+    def test_a_place_below_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(NotWritable, match="Not a directory"):
+            check_writable(tmp_path / "file" / "folder")

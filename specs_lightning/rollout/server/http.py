@@ -12,18 +12,18 @@ endpoints to leave open by accident.
 | `POST /weights/broadcast` | names, types and shapes of what is sent | the version it now holds |
 
 Errors are `{"error": message}`: 400 for a request that cannot be served, 401 without the token, 403 for a folder out of
-bounds, 409 where it holds other weights than asked for, 500 for anything else.
+bounds, a name that is not the server's, or a meeting at another's address, 409 where it holds other weights than asked
+for, 500 for anything else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hmac
-import ipaddress
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,9 @@ from specs_lightning.policy.model_files import model_source
 from specs_lightning.prompts.images import BadImage
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler, VLLMSettings, check_vllm, installed_vllm
 from specs_lightning.rollout.server.served import FolderRule, Message, Refused, ServedSampler, readable
-from specs_lightning.rollout.wire import MAX_REQUEST_BYTES, TOKEN_ENV, read_token
+from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
+from specs_lightning.rollout.wire import MAX_REQUEST_BYTES
+from specs_lightning.system.addresses import host_in, is_loopback, is_same
 from specs_lightning.system.progress import console
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def serve(
     port: int = 8000,
     token_env: str = TOKEN_ENV,
     weights_dir: str | None = None,
+    names: list[str] | None = None,
     vllm: VLLMSettings = VLLMSettings(),  # noqa: B008  frozen
     dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> None:
@@ -54,38 +57,37 @@ def serve(
 
     Args:
         model: the model to start from, as in the policy's settings; the trainer sends its own weights.
-        host: the address to listen at. Any but this machine's own (127.0.0.1) needs a token.
+        host: the address to listen at.
         port: the port to listen at; 0 for any that is free.
-        token_env: the environment variable with the token that trainers must show.
+        token_env: the environment variable with the token that trainers must show. Where it holds none, one is made
+            for this start: trainings of the same user on this machine find it, for others it is printed.
         weights_dir: the folder outside which no weights are read; needed for weights by folder if `host` is not this
             machine's own.
+        names: further names by which trainers call this machine, as in their `urls`. By any but these, `host` and the
+            address that it is reached at, nothing is answered: a web page may have given the machine a name of its own.
         vllm: how vLLM is set up.
         dtype: the type of the policy's weights, as in its settings.
 
     Raises:
-        EngineError: vLLM is missing, the port is taken, or other machines could use the server without a token.
+        EngineError: vLLM is missing, the port is taken, or a token that is made cannot be left for trainings.
     """
     check_vllm()
-    token = read_token(token_env)
-    if token is None and not is_loopback(host):
-        raise EngineError(
-            f"{host} can be reached from other machines: put a secret into the environment variable {token_env}, here "
-            "and for the trainer, or listen on 127.0.0.1"
-        )
     source = model_source(model)
     with _bound(host, port) as listener, ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         sampler = thread.submit(VLLMSampler, source, vllm, dtype).result()
         served = ServedSampler(sampler, thread, source, vllm.tensor_parallel_size)
         may_read = FolderRule(Path(weights_dir) if weights_dir else None, is_loopback(host))
-        listener.listen()
-        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        console.print(f"serving {source} on {address} with vLLM {installed_vllm()}", markup=False, soft_wrap=True)
-        _run(application(served, token, may_read), listener)
+        port = listener.getsockname()[1]
+        with server_token(token_env, port) as token:
+            listener.listen()
+            address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+            console.print(f"serving {source} on {address} with vLLM {installed_vllm()}", markup=False, soft_wrap=True)
+            _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
 
 
-def application(served: ServedSampler, token: str | None, may_read: FolderRule) -> ASGIApp:
-    """The HTTP application."""
+def application(served: ServedSampler, token: str, may_read: FolderRule, names: Collection[str] = ()) -> ASGIApp:
+    """The HTTP application, which answers to these names beside those of this machine alone."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
@@ -95,21 +97,24 @@ def application(served: ServedSampler, token: str | None, may_read: FolderRule) 
     async def health(request: Request) -> Response:
         return JSONResponse(served.health())
 
-    def post(path: str, action: Callable[[Message], Message]) -> Route:
+    def post(path: str, action: Callable[[Message, str], Message]) -> Route:
         async def endpoint(request: Request) -> Response:
-            status, body = await run_in_threadpool(answer, action, await request.body())
+            caller = request.client.host if request.client else ""
+            status, body = await run_in_threadpool(
+                answer, lambda message: action(message, caller), await request.body()
+            )
             return Response(body, status, media_type="application/json")
 
         return Route(path, endpoint, methods=["POST"])
 
     routes = [
         Route("/health", health),
-        post("/generate", served.generate),
-        post("/weights", lambda message: served.load_folder(message, may_read)),
+        post("/generate", lambda message, caller: served.generate(message)),
+        post("/weights", lambda message, caller: served.load_folder(message, may_read)),
         post("/weights/group", served.join),
-        post("/weights/broadcast", served.receive),
+        post("/weights/broadcast", lambda message, caller: served.receive(message)),
     ]
-    return Guard(Starlette(routes=routes), token)
+    return Guard(Starlette(routes=routes), token, names)
 
 
 def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]:
@@ -130,13 +135,14 @@ def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]
 class Guard:
     """Turns away who lacks the token, and what is no request of a trainer's, before anything of it is read.
 
-    All but `/health` must show the token, if there is one. A web page could have a browser on this machine send to it,
-    but not with this content type.
+    All but `/health` must show the token. A web page could have a browser on this machine send to it: by a name of the
+    page's own that now means this machine, which is none of the server's `names`, or without this content type.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str, names: Collection[str] = ()) -> None:
         self.app = app
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._expected = f"Bearer {token}".encode()
+        self._names = {name.lower().rstrip(".") for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.responses import JSONResponse
@@ -150,10 +156,13 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = dict(scope["headers"])
+        called = host_in(headers.get(b"host", b"").decode("latin-1"))
+        if not self._answers_to(called, scope):
+            return 403, f"this server is not called {called!r}: start it with --names '[{called}]' if it is to be"
         if scope["path"] == "/health":
             return None
         shown = headers.get(b"authorization", b"")
-        if self._expected is not None and not hmac.compare_digest(shown, self._expected):
+        if not hmac.compare_digest(shown, self._expected):
             return 401, "the token is missing or wrong"
         if scope["method"] == "POST":
             if not headers.get(b"content-type", b"").startswith(b"application/json"):
@@ -165,13 +174,9 @@ class Guard:
                 return 413, f"the request has {length.decode()} bytes, more than {MAX_REQUEST_BYTES}"
         return None
 
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name
+    def _answers_to(self, host: str, scope: Scope) -> bool:
+        here = scope.get("server") or ("", None)  # of a server on all addresses, the one that the request came to
+        return host in self._names or is_loopback(host) or is_same(host, here[0])
 
 
 def _bound(host: str, port: int) -> socket.socket:

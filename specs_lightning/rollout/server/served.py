@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from specs_lightning.rollout.engine import SamplingSettings
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler
 from specs_lightning.rollout.wire import PROTOCOL, architecture, differences, request_from_json
+from specs_lightning.system.addresses import is_same
 
 Message = dict[str, Any]
 T = TypeVar("T")
@@ -76,10 +77,17 @@ class ServedSampler:
         path = may_read.check(folder)
         return self._load(lambda: self.sampler.load_folder(str(path), version), weights_id)
 
-    def join(self, message: Message) -> Message:
+    def join(self, message: Message, caller: str) -> Message:
+        """Meet the trainer, nowhere but at the address that it calls from."""
         with readable():
-            place = message["host"], int(message["port"]), message["backend"], float(message["timeout_s"])
+            place = str(message["host"]), int(message["port"]), message["backend"], float(message["timeout_s"])
             self._check_architecture(message["architecture"])
+        if not is_same(place[0], caller):
+            raise Refused(
+                403,
+                f"weights are taken from the machine that asks ({caller}), not from {place[0]}: connect the two "
+                "directly, or have the weights travel by folder",
+            )
         self._in_turn(lambda: self.sampler.join_weight_group(*place, size=1 + self.workers))
         return {"workers": self.workers}
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.server_checks import SECRET
+from helpers.vllm_servers import SECRET, FakeSampler
 from starlette.testclient import TestClient
 
 from specs_lightning.rollout import EngineError
-from specs_lightning.rollout.server.http import Guard, application, serve
+from specs_lightning.rollout.server import http
+from specs_lightning.rollout.server.http import application
 from specs_lightning.rollout.server.served import FolderRule, ServedSampler
+from specs_lightning.rollout.tokens import token_for
 
 
 @pytest.fixture
@@ -21,23 +24,61 @@ def any_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("any_vllm")
-def test_other_machines_need_a_token(tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_TOKEN", " ")
-    for host in ("0.0.0.0", "::", "192.168.1.5", "node7"):
-        with pytest.raises(EngineError, match=f"{host} can be reached from other machines.*MY_TOKEN"):
-            serve(str(tiny_model_path), host=host, token_env="MY_TOKEN")
-
-
-@pytest.mark.usefixtures("any_vllm")
 def test_a_taken_port_is_said_before_anything_is_loaded(tiny_model_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(EngineError, match=f"127.0.0.1:{port} .*choose another --port"):
-            serve(str(tiny_model_path), port=port)
+            http.serve(str(tiny_model_path), port=port)
+
+
+def asking(served: ServedSampler, url: str = "http://127.0.0.1:8000", **settings: Any) -> TestClient:
+    """A client with the token."""
+    app = application(served, SECRET, FolderRule(None, True), **settings)
+    return TestClient(app, base_url=url, headers={"Authorization": f"Bearer {SECRET}"})
+
+
+@pytest.mark.parametrize("name", ["evil.com", "127.0.0.1.nip.io", "localhost.evil.com", "127.0.0.1@evil.com", ""])
+def test_a_name_that_is_not_the_servers_gets_no_answer_with_the_token_either(served: ServedSampler, name: str) -> None:
+    """A page at `evil.com` that has its name mean this machine is of one origin with what it asks then."""
+    client = asking(served, names=["node7"])
+    for method, path in (("GET", "/health"), ("POST", "/generate"), ("POST", "/weights"), ("POST", "/weights/group")):
+        answer = client.request(method, path, headers={"Host": f"{name}:8000"})
+        assert answer.status_code == 403
+        assert "this server is not called " in answer.json()["error"] and "--names" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "Node7", "node7.", "10.0.0.7"])
+def test_it_answers_to_this_machines_names_to_those_given_and_to_the_address_that_was_reached(
+    served: ServedSampler, host: str
+) -> None:
+    client = asking(served, "http://10.0.0.7:8000", names=["0.0.0.0", "NODE7"])
+    assert client.get("/health", headers={"Host": f"{host}:8000"}).status_code == 200
+
+
+@pytest.mark.usefixtures("any_vllm")
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_a_server_without_a_token_makes_one_and_answers_to_what_it_was_told(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", " ")
+    monkeypatch.setenv("SPECS_CACHE", str(tmp_path))
+    monkeypatch.setattr(http, "VLLMSampler", lambda *unused: FakeSampler())
+    monkeypatch.setattr(http, "installed_vllm", lambda: "0")
+    found: list[int] = []
+
+    def look(app: Any, listener: socket.socket) -> None:
+        shown = token_for("localhost", listener.getsockname()[1], "MY_TOKEN")
+        for name, token in ((host, None), (host, "x"), (host, shown), ("gpu-node", shown), ("evil.com", shown)):
+            client = TestClient(app, base_url=f"http://{name}", headers={"Authorization": f"Bearer {token}"})
+            found.append(client.post("/generate", json={}).status_code)
+
+    monkeypatch.setattr(http, "_run", look)
+    http.serve(str(tiny_model_path), host=host, port=0, token_env="MY_TOKEN", names=["gpu-node"])
+    assert found == [401, 401, 400, 400, 403]
 
 
 def test_everything_but_health_needs_the_token(served: ServedSampler) -> None:
-    client = TestClient(application(served, SECRET, FolderRule(None, True)))
+    client = TestClient(application(served, SECRET, FolderRule(None, True)), base_url="http://localhost")
     assert client.get("/health").status_code == 200
     for path in ("/generate", "/weights", "/weights/group", "/weights/broadcast", "/docs", "/"):
         for headers in ({}, {"Authorization": SECRET}, {"Authorization": f"Bearer {SECRET}x"}):
@@ -47,14 +88,14 @@ def test_everything_but_health_needs_the_token(served: ServedSampler) -> None:
 
 
 def test_there_are_no_other_endpoints(served: ServedSampler) -> None:
-    client = TestClient(application(served, None, FolderRule(None, True)))
+    client = asking(served)
     for path in ("/docs", "/openapi.json", "/collective_rpc", "/pause", "/v1/completions", "/metrics", "/shutdown"):
         assert (client.get(path).status_code, client.post(path, json={}).status_code) == (404, 404)
 
 
 def test_what_is_no_request_is_refused_unread(served: ServedSampler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("specs_lightning.rollout.server.http.MAX_REQUEST_BYTES", 100)
-    client = TestClient(Guard(application(served, None, FolderRule(None, True)), None))
+    client = asking(served)
     form = client.post("/weights", content="{}", headers={"Content-Type": "text/plain"})
     endless = client.post("/weights", content=iter([b"{}"]), headers={"Content-Type": "application/json"})
     large = client.post("/weights", json={"folder": "x" * 100})
@@ -79,7 +120,7 @@ def test_what_is_no_request_is_refused_unread(served: ServedSampler, monkeypatch
     ],
 )
 def test_what_cannot_be_read_is_the_requests_fault(served: ServedSampler, path: str, body: str, said: str) -> None:
-    client = TestClient(application(served, None, FolderRule(None, True)))
+    client = asking(served)
     answer = client.post(path, content=body.encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
     assert "the request cannot be read" in answer.json()["error"] and said in answer.json()["error"]

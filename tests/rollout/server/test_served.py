@@ -10,11 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 from helpers.server_checks import SAMPLING, MakeEngine, StartServer, assert_answered, assert_holds
+from helpers.vllm_servers import SECRET
 
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError
-from specs_lightning.rollout.server.served import FolderRule, Refused
+from specs_lightning.rollout.server.served import FolderRule, Refused, ServedSampler
 
 
 def test_a_server_does_one_thing_at_a_time_and_stays_responsive(
@@ -29,7 +30,8 @@ def test_a_server_does_one_thing_at_a_time_and_stays_responsive(
         while server.sampler.calls == 0:
             time.sleep(0.01)
         message = {"requests": [], "sampling": {}, "stop_ids": [], "weights_id": engine.weights_id, "version": 0}
-        others = [threads.submit(httpx.post, f"{server.url}/generate", json=message) for _ in range(2)]
+        shown = {"Authorization": f"Bearer {SECRET}"}
+        others = [threads.submit(httpx.post, f"{server.url}/generate", json=message, headers=shown) for _ in range(2)]
         time.sleep(0.1)
         health = httpx.get(f"{server.url}/health", timeout=5).json()
         assert health["ready"] and health["busy"] and health["version"] == 0 and health["max_model_len"] == 1024
@@ -65,3 +67,19 @@ def test_a_refused_folder_is_the_trainers_error(
         make(server, folder=str(tmp_path / "other")).sync(policy)
     make(server, folder=str(tmp_path / "allowed")).sync(policy)
     assert_holds(server, policy)
+
+
+@pytest.mark.parametrize(
+    ("asked", "caller"), [("10.0.0.8", "10.0.0.7"), ("node8", "10.0.0.7"), ("127.0.0.1", "10.0.0.7"), ("10.0.0.7", "")]
+)
+def test_weights_are_met_nowhere_but_where_the_request_came_from(
+    served: ServedSampler, asked: str, caller: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[str] = []
+    monkeypatch.setattr(served.sampler, "join_weight_group", lambda host, *unused, size: met.append(host))
+    place = {"port": 1, "backend": "gloo", "timeout_s": 1, "architecture": served.architecture}
+    with pytest.raises(Refused, match=rf"the machine that asks \({caller}\), not from {asked}: connect") as refused:
+        served.join({"host": asked, **place}, caller)
+    assert refused.value.status == 403 and met == []
+    served.join({"host": "10.0.0.7", **place}, "::ffff:10.0.0.7")
+    assert met == ["10.0.0.7"]
