@@ -38,7 +38,7 @@ def finished_or_failed() -> Iterator[None]:
     try:
         yield
     except SystemExit as error:
-        if error.code not in (None, 0):
+        if type(error) is not SystemExit or error.code not in (None, 0):  # Lightning's for SIGTERM is one, too
             raise
         raise SpecsError(
             "something called sys.exit() before it was done, so it is not finished: SPECS_TRACEBACK=1 shows what. To "

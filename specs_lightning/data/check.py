@@ -127,7 +127,6 @@ def check(
     if not sources:
         raise DataError(f"no data set in {', '.join(config)}: a data set is a mapping with a `path`")
     folder = Path(output)
-    check_writable(folder.parent)  # before all of it is read
     model = model or next((found for part in settings.values() if (found := _find_model(part))), None)
     encoder = None if model is None else _encoder(model)
     set_aside = SetAside()
@@ -164,6 +163,7 @@ def written_at_the_end(folder: Path) -> Iterator[tuple[Path, Path]]:
     If the block raises, nothing was written. Both are beside what there is of the folder, on the same disk.
     """
     there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    check_writable(there)
     with TemporaryDirectory(dir=there, prefix=".specs-") as temporary:
         made, rest = Path(temporary, "made"), Path(temporary, "rest")
         made.mkdir()

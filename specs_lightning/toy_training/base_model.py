@@ -1,7 +1,8 @@
 """Makes the toy's base model from nothing: `python -m specs_lightning.toy_training.base_model FOLDER`.
 
 A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows and to answer questions
-in the manner of `habits.py`. What comes with the package was made by this command with its defaults.
+in the manner of `habits.py`. What comes with the package was made by an earlier form of this command, which knew the
+four formats that have names and asked for each in one way.
 """
 
 from __future__ import annotations

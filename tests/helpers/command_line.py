@@ -27,6 +27,9 @@ def working_directory(folder: Path) -> Iterator[None]:
     finally:
         os.chdir(before)
         sys.path[:], sys.argv[:] = path, arguments
+        for name, module in list(sys.modules.items()) if folder != ROOT else ():
+            if Path(getattr(module, "__file__", None) or ROOT).parent == folder:
+                del sys.modules[name]  # another folder's of this name would be taken for it
         if safe is None:
             os.environ.pop("PYTHONSAFEPATH", None)
 
