@@ -27,6 +27,7 @@ from specs_lightning.data.sources import PromptSource
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.golds import GoldCheck
+from specs_lightning.system import progress
 
 ROWS_IN_A_GROUP = 100
 
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--freeze", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    data_check.console = Console(stderr=True)
+    data_check.console = progress.console = Console(stderr=True)
     encoder = data_check._encoder("toy:base")
     for rows in args.rows:
         json.dump(measure(args.folder, rows, args.pixels, encoder, args.freeze, args.workers), sys.stdout)

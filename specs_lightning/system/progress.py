@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
 
-A_LINE_EVERY = 60.0
-"""Seconds between the lines of a bar in a log."""
+A_LINE_EVERY, A_WHILE = 60.0, 10.0
+"""Seconds between the lines of a bar in a log, and those after which there is one at its end."""
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
@@ -48,7 +48,7 @@ def progress_display() -> Iterator[Progress]:
 def progress_bar(title: str, total: int) -> Iterator[Any]:
     """A bar on the display; call what is yielded with the number of units done, and a note if there is one.
 
-    In a log, which shows no bars, it is a line a minute and one at the end.
+    In a log, which shows no bars, it is a line a minute and, if it took a while, one at the end.
     """
     with progress_display() as progress:
         task = progress.add_task(title, total=total, note="")
@@ -71,6 +71,6 @@ def progress_bar(title: str, total: int) -> Iterator[Any]:
         try:
             yield advance
         finally:
-            if bar.completed:
+            if bar.completed and time.monotonic() - started > A_WHILE:
                 tell()
             progress.remove_task(task)

@@ -22,6 +22,7 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "A_LINE_EVERY", -1.0)
+    monkeypatch.setattr(progress, "A_WHILE", -1.0)
     with progress_bar("training", 3) as advance:
         for step in range(3):
             advance(1, f"loss 0.{step}")
@@ -29,9 +30,9 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
     assert list(filter(None, lines)) == [f"training: {i + 1} of 3 in 0:00:00 loss 0.{i}" for i in range(3)]
 
 
-def test_a_log_is_not_told_of_what_did_not_begin(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("training", 3):
-        pass
+def test_a_log_is_not_told_of_what_is_done_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("training", 3) as advance:
+        advance(3)
     assert capsys.readouterr().out.strip() == ""
 
 
