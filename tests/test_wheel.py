@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -26,12 +27,21 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def specs(installed: Path, cwd: Path, *args: str) -> str:
-    program = "import sys, specs_lightning.cli as cli; assert 'site' in cli.__file__; cli.main(sys.argv[1:])"
+PROGRAM = """
+import contextlib, json, sys
+import specs_lightning.cli as cli
+assert "site" in cli.__file__
+for command in json.loads(sys.argv[1]):
+    with contextlib.suppress(SystemExit):  # of --print_config, which ends so
+        cli.main(command)
+"""
+
+
+def specs(installed: Path, cwd: Path, *commands: list[str]) -> str:
+    """What these commands print, one after the other in a process that finds the package as it was installed."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *args], cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -45,13 +55,14 @@ def test_it_holds_what_the_package_needs_and_nothing_else(installed: Path) -> No
     assert {place.name for place in installed.iterdir() if "dist-info" not in place.name} == {"specs_lightning"}
 
 
-def test_a_configuration_trains_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_configurations_are_found_in_an_empty_folder_and_a_new_project_is_made(installed: Path, tmp_path: Path) -> None:
     small = ["--data.rounds=1", "--data.prompts_per_round=2", "--data.sampling.max_tokens=16", "--trainer.callbacks=[]"]
-    specs(installed, tmp_path, "fit", "--config=toy/grpo.yaml", *small)
+    told = specs(
+        installed,
+        tmp_path,
+        ["init", "mine"],
+        ["run", "--config=ablations/beta_low.yaml", "--print_config"],
+        ["fit", "--config=toy/grpo.yaml", *small],
+    )
+    assert "cd mine" in told and "beta: 0.02" in told
     assert (tmp_path / "runs" / "toy-grpo" / "model" / "model.safetensors").is_file()
-
-
-def test_so_does_what_names_others_and_a_new_project(installed: Path, tmp_path: Path) -> None:
-    assert "cold_start" in specs(installed, tmp_path, "run", "--config=toy/specs.yaml", "--print_config")
-    assert "beta" in specs(installed, tmp_path, "run", "--config=ablations/beta_low.yaml", "--print_config")
-    assert "cd mine" in specs(installed, tmp_path, "init", "mine")

@@ -273,9 +273,10 @@ def _one_rank(rank: int, meeting: str, urls: list[str], model: Path, results: An
 
 @pytest.mark.slow
 def test_of_a_distributed_training_the_first_rank_sends_and_all_are_answered(
-    start: StartServer, tiny_model_path: Path, tmp_path: Path
+    start: StartServer, tiny_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And an error of the first is everyone's."""
+    monkeypatch.setenv(TOKEN_ENV, SECRET)
     servers = [start(), start()]
     results = torch.multiprocessing.get_context("spawn").Queue()
     urls = [server.url for server in servers]

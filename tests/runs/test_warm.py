@@ -43,7 +43,7 @@ def test_what_stages_are_forked_from_holds_neither_threads_nor_a_device(warm: di
 @pytest.mark.slow
 def test_it_outlives_what_stops_a_run(warm: dict[str, Any]) -> None:
     """A cluster tells all processes of a run at once, and the stages are to end first. (Ctrl-C is ignored already.)"""
-    assert warm["ignored"] == [signal.SIGTERM, signal.SIGUSR1]
+    assert warm["ignored"] == [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 
 
 @pytest.mark.slow
