@@ -40,6 +40,7 @@ _DRESSING = " \t\n*$`_\"'()[]{}\\.,:;（）【】。"
 _BOX = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _TAG = re.compile(r"</?[A-Za-z]\w*>")
 _DELIMITER = re.compile(rf"{_TAG.pattern}|\\boxed|\{{\s*\"|\"\s*\}}")
+_ESCAPED_BRACE = re.compile(r"\\[{}]")
 _SHORT, _TAIL = 60, 200
 """Characters of a heading, and those at a text's end that patterns look at: they stay fast on degenerate text."""
 
@@ -68,8 +69,9 @@ def sentences_before(text: str, answer: str) -> str:
 
 
 def has_delimiter(text: str) -> bool:
-    r"""Whether a text holds a tag, a `\boxed`, or quotes and braces as JSON leaves them: `no"}`."""
-    return bool(_DELIMITER.search(text)) or text.count('"') % 2 > 0
+    r"""Whether a text holds a tag, a `\boxed`, or quotes and braces as JSON and boxes leave them: `no"}`, `no}`."""
+    braces = _ESCAPED_BRACE.sub("", text)
+    return bool(_DELIMITER.search(text)) or text.count('"') % 2 > 0 or braces.count("{") != braces.count("}")
 
 
 def _sentences(text: str) -> list[str]:

@@ -95,12 +95,12 @@ class TestSentencesBefore:
         assert sentences_before("We add. The answer is 15.\nAnswer: ", "5") == "We add. The answer is 15."
 
 
-@pytest.mark.parametrize("text", ['no"}', '{"no', "<solution>5", r"\boxed{5", 'a "b'])
+@pytest.mark.parametrize("text", ['no"}', "is blue no0}", '{"no', "<solution>5", r"\boxed{5", 'a "b'])
 def test_what_is_left_of_a_delimiter_is_seen(text: str) -> None:
     assert has_delimiter(text)
 
 
-@pytest.mark.parametrize("text", ["no", r"\frac{1}{2}", "x < 3", '"red" and "blue"', "{1, 2}"])
+@pytest.mark.parametrize("text", ["no", r"\frac{1}{2}", "x < 3", '"red" and "blue"', "{1, 2}", r"\left\{ x \right."])
 def test_what_an_answer_may_hold_is_no_delimiter(text: str) -> None:
     assert not has_delimiter(text)
 
