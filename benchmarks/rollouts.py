@@ -55,7 +55,7 @@ def measure(engine_name: str, folder: Path, workload: Workload, rounds: int) -> 
         command = ["specs", "serve", f"--model={model}", f"--port={PORT}", "--vllm.max_model_len=1024"]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         engine = VLLMServers([f"http://127.0.0.1:{PORT}"])
-    encoder = PromptEncoder(policy.processor, cache_size=0)
+    encoder = PromptEncoder(policy.processor)
     sampling = SamplingSettings(workload.completions, workload.completion_tokens)
 
     def cpu_seconds() -> float:
