@@ -36,10 +36,10 @@ class Checkpoints(Checkpoint):
     Checkpoints are in `checkpoints/` of the trainer's `default_root_dir`. Each is written beside its place and takes it
     when it is whole and on the disk; older ones are deleted after that. A training of one process that fails, or gets
     SIGTERM or Ctrl-C, is saved as it was after its last complete step, its round of completions included. Several
-    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 and SIGHUP (a
-    closed terminal) are taken for SIGTERM.
-    A model with NaN or infinite weights is never saved, and ends the training with an error: the last good checkpoint
-    stays. Those of an earlier training, which the new one does not go on from, are kept beside as `checkpoints.1`.
+    processes finish the step on SIGTERM, and are not saved when one of them fails. SIGUSR1 and SIGHUP (a closed
+    terminal) are taken for SIGTERM. A model with NaN or infinite weights is never saved, and ends the training with an
+    error: the last good checkpoint stays. Those of an earlier training, which the new one does not go on from, are kept
+    beside as `checkpoints.1`.
 
     Args:
         every_n_steps: how often.

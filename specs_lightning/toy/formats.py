@@ -1,6 +1,7 @@
-"""In how many ways the toy's base model was asked to write its answers: formats, their words, and wordings.
+"""The ways in which `toy_training` asks a base model to write its answers: formats, their words, and wordings.
 
-What the base never saw (`NEW_TAGS`, `NEW_WORDING`), and what no training stage asks for, is out of distribution.
+What it never asks (`NEW_TAGS`, `NEW_WORDING`), and what no training stage asks, is out of distribution. The base that
+comes with the package is older: it was asked for the formats with a name of their own, each in one wording.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from specs_lightning.scoring.answer_formats import (
 REASONING_WORDS = ("think", "reasoning", "work", "thought", "steps", "notes", "plan", "idea")
 ANSWER_WORDS = ("answer", "solution", "result", "final", "reply", "value", "output", "verdict")
 NEW_TAGS = ("draft", "outcome")
-"""Words that the base knows, but not as tags."""
+"""Words that it has the base say, but not as tags."""
 OTHER_WORDS = ("red", "green", "blue", "yellow", "circle", "square", "triangle", "things", "more", "left", "match")
 """Words of questions, which a lesson of clean formats has for tags, too: so that a tag is copied and not recalled."""
 

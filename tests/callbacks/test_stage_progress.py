@@ -93,6 +93,15 @@ def test_a_training_shows_its_steps_with_their_loss_and_reward_and_goes_on_where
     assert bars.done == [2, 1]
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_every_kind_of_evaluation_shows_its_prompts(
+    tiny_model_path: Path, prompts: PromptSource, bars: Bars, tmp_path: Path, command: str
+) -> None:
+    data = EvaluationDataModule({"id": prompts}, engine=ScriptedEngine(lambda prompt, seed: ["a"]), evaluation_batch=2)
+    getattr(trainer(tmp_path), command)(GRPOModule(PolicySettings(str(tiny_model_path))), datamodule=data)
+    assert bars.made == [("[2/6] zero", 5)] and bars.done == [2, 2, 1] and bars.open == 0
+
+
 def test_an_evaluation_shows_its_prompts_less_those_that_were_answered(
     tiny_model_path: Path, prompts: PromptSource, bars: Bars, tmp_path: Path
 ) -> None:

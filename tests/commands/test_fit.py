@@ -132,12 +132,21 @@ class TestModel:
         modes = {file.stat().st_mode for file in (tmp_path / "run" / "model").iterdir()}
         assert modes == {(tmp_path / "run" / "metrics.csv").stat().st_mode}
 
+    def test_it_is_told_with_the_command_that_scores_it(
+        self, cold_start: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        specs(*cold_start)
+        told = capsys.readouterr().out
+        assert f"model: {tmp_path / 'run' / 'model'}\n" in told
+        assert f"specs test --config YOUR_SETS.yaml --model.policy.model {tmp_path / 'run' / 'model'}" in told
+
     def test_a_try_of_one_step_leaves_none(self, cold_start: tuple[str, ...], tmp_path: Path) -> None:
         specs(*cold_start[:-1], "--trainer.callbacks=null", "--trainer.fast_dev_run=true")
         assert not (tmp_path / "run" / "model").exists()
 
+    @pytest.mark.parametrize("strategy", ["auto", "fsdp2"])
     def test_a_second_training_does_not_leave_the_old_one_beside_new_metrics(
-        self, cold_start: tuple[str, ...], tmp_path: Path
+        self, cold_start: tuple[str, ...], tmp_path: Path, strategy: str
     ) -> None:
         """Nor the checkpoints, which another training would be taken to go on from, or `best` to be of."""
         (tmp_path / "fails.py").write_text(
@@ -146,10 +155,12 @@ class TestModel:
         )
         run = tmp_path / "run"
         args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
-        specs(*args, f"--trainer.callbacks=[{BEST}]", cwd=tmp_path)
+        args.append(f"--trainer.strategy={strategy}")
+        in_shards(lambda: specs(*args, f"--trainer.callbacks=[{BEST}]", cwd=tmp_path))
         old = {file.name: file.read_bytes() for file in (run / "model").iterdir()}
+        further = "--data.batch_size=3", "--trainer.callbacks=[{class_path: fails.Fails}]"
         with pytest.raises(KeyError):
-            specs(*args, "--data.batch_size=3", "--trainer.callbacks=[{class_path: fails.Fails}]", cwd=tmp_path)
+            in_shards(lambda: specs(*args, *further, cwd=tmp_path))
         assert not (run / "model").exists()
         assert {file.name: file.read_bytes() for file in (run / "model.1").iterdir()} == old
         assert {file.name for file in (run / "checkpoints.1").iterdir()} == {"best.ckpt", "step=2.ckpt"}

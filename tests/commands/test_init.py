@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,18 @@ def test_a_stage_trains_by_its_own_reward_and_evaluation(project: Path) -> None:
     assert (project / "run" / "model" / "config.json").is_file()
     columns = (project / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train/reward/brevity", "overthinking/tokens_if_wrong"} <= {*columns}
+
+
+def test_the_commands_that_its_readme_tells_are_there(project: Path) -> None:
+    told = re.findall(r"^specs ([^#\n]+)", (project / "README.md").read_text(), re.MULTILINE)
+    check, whole, stage = map(shlex.split, told)
+    specs(*check, cwd=project)
+    found = json.loads((project / "runs" / "data-check" / "check.json").read_text())["sources"]
+    assert {one["rows"] for one in found.values()} == {200, 60, 20} and not list(project.rglob("set_aside.jsonl"))
+    for command in (whole, stage):
+        with pytest.raises(SystemExit) as exit:
+            specs(*command, "--print_config", cwd=project)
+        assert exit.value.code in (0, None)
 
 
 def test_a_folder_with_content_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
