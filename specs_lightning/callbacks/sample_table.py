@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from specs_lightning.data import RolloutDataModule
+from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Group
 from specs_lightning.prompts.images import preview
 from specs_lightning.records.samples import SAMPLES, Sample, SampledText
@@ -16,7 +17,9 @@ from specs_lightning.system.files import keep_lines
 
 
 class SampleTable(Callback):
-    """Writes groups of the current round to `samples.jsonl`, one row a prompt. For `RolloutDataModule`.
+    """Writes groups of the current round to `samples.jsonl`, one row a prompt.
+
+    `SettingsError` before a training on anything but a `RolloutDataModule`, which alone has rounds.
 
     Args:
         every_n_steps: how often.
@@ -35,6 +38,13 @@ class SampleTable(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._rows = state_dict["rows"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, RolloutDataModule):
+            raise SettingsError(
+                f"SampleTable shows a round's completions, and {type(data).__name__} has none: leave it out"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:  # what follows belongs to steps that will be done again, or to another training

@@ -10,12 +10,14 @@ from typing import Any
 
 import PIL.Image
 import pytest
-from helpers.small_runs import Failing, ScriptedEngine, adam, small_trainer, write_prompt_file
+from helpers.small_runs import Failing, ScriptedEngine, adam, small_trainer, write_pair_file, write_prompt_file
 
 from specs_lightning.callbacks import SampleTable
-from specs_lightning.data import RolloutDataModule
+from specs_lightning.data import PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.modules import GRPOModule, ScheduleSettings
+from specs_lightning.errors import SettingsError
+from specs_lightning.modules import ColdStartModule, GRPOModule, ScheduleSettings
+from specs_lightning.objectives import SFT
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
 
@@ -34,6 +36,14 @@ def run(tiny_model_path: Path, folder: Path, callback: SampleTable) -> list[dict
     module = GRPOModule(settings, optimizer=adam, schedule=ScheduleSettings("constant", 0.0))
     small_trainer(folder, callback).fit(module, datamodule=data)
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def test_a_training_without_rounds_is_refused_before_it_begins(tiny_model_path: Path, tmp_path: Path) -> None:
+    module = ColdStartModule(PolicySettings(str(tiny_model_path)), SFT())
+    data = PreferenceDataModule(str(write_pair_file(tmp_path)), batch_size=2)
+    with pytest.raises(SettingsError, match="PreferenceDataModule has none: leave it out"):
+        small_trainer(tmp_path, SampleTable()).fit(module, datamodule=data)
+    assert not (tmp_path / "samples.jsonl").exists()
 
 
 def test_rows_hold_prompt_images_completions_and_scores(tiny_model_path: Path, tmp_path: Path) -> None:

@@ -72,6 +72,12 @@ def test_the_commands_that_its_readme_tells_are_there(project: Path) -> None:
         assert exit.value.code in (0, None)
 
 
+@pytest.mark.long
+def test_it_goes_through_the_whole_method(project: Path) -> None:
+    specs("run", "--config=specs.yaml", cwd=project)
+    assert (project / "runs" / "first" / "report.html").is_file()
+
+
 def test_a_folder_with_content_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     assert "is not empty" in refused(capsys, "init", tmp_path)
