@@ -27,8 +27,9 @@ from specs_lightning.data.values import (
     refuse_surrogates,
 )
 from specs_lightning.errors import DataError
-from specs_lightning.groups import Prompt, image_bytes
+from specs_lightning.groups import Image, Prompt, image_bytes
 from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.looks import LOOKS, alter
 from specs_lightning.prompts.messages import (
     PLACEHOLDER,
     Message,
@@ -105,6 +106,9 @@ class PromptSource:
     """End each prompt with how to answer. Switch it off where the questions say so themselves."""
     instruction: str | None = None
     """How to answer, in words of your own, in place of the format's."""
+    looks: str | None = None
+    """Show the images as training did not, for an evaluation out of distribution by looks: blurred, coarse, dim, grey,
+    inverted or noisy. They are kept in memory."""
     template: str | None = None
     """A text file that lays out each prompt: `{question}` and, a line each, `{choices}`. Without one the question
     comes first, and the choices follow."""
@@ -119,6 +123,8 @@ class PromptSource:
             raise ValueError(f"unknown benchmark {self.benchmark!r}; there are: {', '.join(BENCHMARK_TASKS)}")
         if unknown := set(self.columns) - set(USUAL_COLUMNS):
             raise ValueError(f"columns maps {', '.join(sorted(unknown))}; it can map {', '.join(USUAL_COLUMNS)}")
+        if self.looks is not None and self.looks not in LOOKS:
+            raise ValueError(f"unknown looks {self.looks!r}; there are: {', '.join(LOOKS)}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be positive, not {self.limit}")
 
@@ -249,7 +255,7 @@ class RowReader:
         source = replace(self.source, add_instruction=False)
         turns = self._turns(row, prompt.choices, prompt.answer_format, source)
         values, single = self._image_values(row)
-        images = [read_image(value, self.root) for value in values]
+        images = [self._image(value) for value in values]
         return {
             "id": prompt.id,
             "messages": turns,
@@ -275,7 +281,7 @@ class RowReader:
         if not values and any(PLACEHOLDER.search(turn["content"]) for turn in turns):
             raise ValueError("missing image: the text refers to one, and the row has none")
         messages, image_order = lay_out(turns, len(values), sheet=single)
-        images = [read_image(value, self.root) for value in values]
+        images = [self._image(value) for value in values]
         return Prompt(
             id=id,
             messages=messages,
@@ -390,6 +396,10 @@ class RowReader:
         if within and values and values != within:
             raise ValueError("images given twice: some in the messages and others in a column; leave one of them out")
         return (within, False) if within else (values, single)
+
+    def _image(self, value: Any) -> Image:
+        image = read_image(value, self.root)
+        return image if self.source.looks is None else alter(image, self.source.looks)
 
     def _metadata(self, row: Row) -> dict[str, Any]:
         """The row's place, and its plain values that have no other use."""

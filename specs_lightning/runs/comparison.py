@@ -15,6 +15,7 @@ from specs_lightning.commands.process import prepare_process
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.run import RUN, read_run
 from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
+from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
@@ -36,6 +37,7 @@ def compare(
     until: str | None = None,
     output: str = "runs/comparison",
     engine: EngineSettings | None = None,
+    at_once: int = 1,
 ) -> Path:
     """Run what is missing over several seeds, and compare it: `comparison.html` and `comparison.json`.
 
@@ -46,6 +48,7 @@ def compare(
         until: the last stage to do, for now. Configurations without this stage are left out.
         output: the folder to write to.
         engine: what samples, in every stage, as for `specs run`.
+        at_once: how many seeds may go on beside each other, each on its share of the processor.
 
     Returns:
         the page's path.
@@ -60,17 +63,29 @@ def compare(
         prepare_process()
     experiments = _experiments(runs, until)
     failures: dict[str, str] = {}
-    page = folder / "comparison.html"
-    for seed in chosen:  # seed by seed: there is a whole comparison after each
-        for experiment in experiments:
-            if experiment.settings is not None:
-                console.rule(f"{experiment.name}, seed {seed}")
-                try:
-                    experiment.folders[seed] = _run(experiment, seed, until, folder, engine)
-                except SpecsError as error:  # noted: it does not keep others from being done
-                    failures[f"{experiment.name}, seed {seed}"] = str(error)
-                    console.print(f"failed: {error}", style="red", markup=False)
-        page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
+
+    def go_through(seed: int) -> Job[None]:
+        """All experiments of a seed; there is a whole comparison after each."""
+        from specs_lightning.runs.pipeline import stages_of  # heavy, and not needed to compare finished runs
+
+        for name, experiment in experiments.items():
+            if experiment.settings is None:
+                continue
+            console.rule(f"{name}, seed {seed}")
+            place = folder / name / f"seed-{seed}"
+            wanted = {**experiment.settings, "name": name, "folder": place, "seed": seed}
+            try:
+                with stages_of(**wanted, until=until, engine=engine, store=folder / "stages") as (jobs, _):
+                    for job in jobs.values():
+                        yield from job
+                experiment.folders[seed] = place
+            except SpecsError as error:  # noted: it does not keep others from being done
+                failures[f"{name}, seed {seed}"] = str(error)
+                console.print(f"failed: {error}", style="red", markup=False)
+            _write(folder, experiments, failures)
+
+    run_jobs({str(seed): go_through(seed) for seed in chosen}, at_once=at_once)
+    page = _write(folder, experiments, failures)
     console.print(comparison_table(folder))
     console.print(f"comparison: {page}", soft_wrap=True)
     if failures:
@@ -78,17 +93,13 @@ def compare(
     return page
 
 
-def _run(experiment: Experiment, seed: int, until: str | None, output: Path, engine: EngineSettings | None) -> Path:
-    """Run it, or go on with it; the run's folder."""
-    from specs_lightning.runs.pipeline import run_stages  # heavy, and not needed to compare finished runs
-
-    folder = output / experiment.name / f"seed-{seed}"
-    wanted = {**(experiment.settings or {}), "name": experiment.name, "folder": folder, "seed": seed}
-    run_stages(**wanted, until=until, engine=engine, store=output / "stages")
-    return folder
+def _write(folder: Path, experiments: dict[str, Experiment], failures: dict[str, str]) -> Path:
+    """The page of what is there, seeds in order."""
+    done = {name: dict(sorted(found.folders.items())) for name, found in experiments.items() if found.folders}
+    return write_comparison(folder, done, failures)
 
 
-def _experiments(runs: Sequence[str], until: str | None) -> list[Experiment]:
+def _experiments(runs: Sequence[str], until: str | None) -> dict[str, Experiment]:
     """Those that are named, without any that lacks the last stage to do."""
     found: dict[str, Experiment] = {}
     for path in map(Path, runs):
@@ -100,7 +111,7 @@ def _experiments(runs: Sequence[str], until: str | None) -> list[Experiment]:
         if until and experiment.settings is not None and until not in experiment.settings["stages"]:
             console.print(f"left out, since it has no stage {until}: {name}")
             del found[name]
-    return list(found.values())
+    return found
 
 
 def _add_finished(folder: Path, found: dict[str, Experiment]) -> None:

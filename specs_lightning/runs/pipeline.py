@@ -13,6 +13,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +30,7 @@ from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import show_results, write_report
 from specs_lightning.rollout import make_engine
+from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
@@ -77,6 +80,7 @@ def run(
     until: str | None = None,
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
+    at_once: int = 1,
 ) -> Path:
     """Run the whole method, stage by stage, to a table and a report.
 
@@ -90,6 +94,8 @@ def run(
         redo: stages to do again, with all that depend on them. What they wrote is kept beside.
         engine: what samples, in every stage: `hf`, `vllm`, or the class path of a rollout engine with its `init_args`;
             what each stage's own file says if not given.
+        at_once: how many stages may go on beside each other where none takes from another, each on its share of the
+            processor. Stages on one GPU would need its memory together.
 
     Returns:
         the report's path.
@@ -98,14 +104,16 @@ def run(
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
     folder = Path(run_dir or f"runs/{name}")
-    run_stages(stages, evaluation, name, folder, seed, until, redo, engine)
+    with stages_of(stages, evaluation, name, folder, seed, until, redo, engine) as (jobs, needs):
+        run_jobs(jobs, needs, at_once)
     report = write_report(folder)
     show_results(folder)
     console.print(f"report: {report}", soft_wrap=True)
     return report
 
 
-def run_stages(
+@contextmanager
+def stages_of(
     stages: dict[str, Stage],
     evaluation: EvaluationSettings,
     name: str,
@@ -115,10 +123,11 @@ def run_stages(
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
     store: Path | None = None,
-) -> None:
-    """A run without its report; the arguments are those of `run`.
+) -> Iterator[tuple[dict[str, Job[None]], dict[str, set[str]]]]:
+    """The stages of a run as jobs, two each, and which others each needs; once they are done, its results are written.
 
-    In a `store`, stages are kept under their fingerprints, for other runs to find them; `folder` has links to them.
+    The arguments are those of `run`. In a `store`, stages are kept under their fingerprints, for other runs to find
+    them; `folder` has links to them.
     """
     if engine is not None:
         make_engine(engine)  # refused now rather than at its first stage
@@ -132,8 +141,12 @@ def run_stages(
         started = time.monotonic()
         record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
         RUN.write(folder, record)
+        jobs: dict[str, Job[None]] = {}
         for number, planned in enumerate(plan, 1):
-            _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
+            title = f"[{number}/{len(plan)}] {planned.name}"
+            jobs[planned.name] = _make(planned, title, seed, engine)
+            jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine)
+        yield jobs, {name: needed for planned in plan for name, needed in planned.needs.items()}
         answers = {planned.name: planned.answers() for planned in plan}
         RESULTS.write(folder, results_of(answers, evaluation))
         for planned in plan:
@@ -180,6 +193,13 @@ class PlannedStage:
         return self.evaluation is None or not differences(by or {}, self.evaluation)
 
     @property
+    def needs(self) -> dict[str, set[str]]:
+        """The jobs that must be done before each of its own."""
+        references = _REFERENCE.findall(json.dumps(self.settings["overrides"], ensure_ascii=False))
+        needed = {evaluation_of(other) if output == "answers" else other for other, output in references}
+        return {self.name: needed, evaluation_of(self.name): {self.name}}
+
+    @property
     def status(self) -> str | None:
         """That of its record, finished only if it was measured as it would be now; None before there is one."""
         record = self.record()
@@ -196,8 +216,8 @@ class PlannedStage:
             stage=self.name,
             kind="evaluate" if self.stage.kind == "model" else self.stage.kind,
             status=status,
-            seconds=seconds,
-            cpu_seconds=cpu_seconds,
+            seconds=None if seconds is None else round(seconds, 1),
+            cpu_seconds=None if cpu_seconds is None else round(cpu_seconds, 1),
             attempts=(before.attempts if before else 0) + begins,
             fingerprint=self.fingerprint,
             settings=self.settings,
@@ -316,32 +336,51 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
         keep_beside(planned.folder)
 
 
-def _go_through(
-    planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
-) -> None:
-    """Do what is left to do of a stage."""
+def evaluation_of(stage: str) -> str:
+    """The name of the job that evaluates a stage's model."""
+    return f"{stage}: evaluation"
+
+
+def _make(planned: PlannedStage, title: str, seed: int, engine: EngineSettings | None) -> Job[None]:
+    """Do what is left to do of a stage but its evaluation."""
     status = planned.status
     if status == "finished":
         console.print(f"{title}: finished before")
         return
-    stage, start, cpu_seconds = planned.stage, time.monotonic(), 0.0
-    overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
-    chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
     planned.write(status or "running", begins=True)
-    if stage.kind == "fit" and status != "trained":
+    if status == "trained" or planned.stage.kind == "model":
+        return
+    start = time.monotonic()
+    overrides = _overrides(planned)
+    chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
+    if planned.stage.kind == "fit":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
-        cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
-        planned.write("trained")
-    elif stage.kind == "distill":
+        cpu_seconds = yield from fit_stage(title, str(planned.stage.config), [*overrides, *own], planned.folder)
+    else:
         own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
-        cpu_seconds += distill_stage(title, str(stage.config), [*overrides, *own], planned.folder)
-    if stage.evaluate and planned.model is not None:
+        cpu_seconds = yield from distill_stage(title, str(planned.stage.config), [*overrides, *own], planned.folder)
+    planned.write("trained", time.monotonic() - start, cpu_seconds)
+
+
+def _evaluate(
+    planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
+) -> Job[None]:
+    """Evaluate a stage's model if it is to be, and note that the stage is finished."""
+    record = planned.record()
+    if record is None or planned.status == "finished":
+        return
+    start, cpu_seconds = time.monotonic(), 0.0
+    if planned.stage.evaluate and planned.model is not None:
         data = evaluation.data if engine is None else {**evaluation.data, "engine": engine_class_path(engine)}
-        own = overrides if stage.kind == "model" else []
-        cpu_seconds += evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
-    seconds = round(time.monotonic() - start, 1)
-    planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
+        own = _overrides(planned) if planned.stage.kind == "model" else []
+        cpu_seconds = yield from evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
+    seconds = (record.seconds or 0) + time.monotonic() - start
+    planned.write("finished", seconds, (record.cpu_seconds or 0) + cpu_seconds)
     console.print(f"{title}: done in {seconds:.0f} s")
+
+
+def _overrides(planned: PlannedStage) -> list[str]:
+    return [f"--{key}={as_argument(value)}" for key, value in planned.stage.overrides.items()]
 
 
 def as_argument(value: Any) -> str:

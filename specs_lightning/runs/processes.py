@@ -19,12 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 from specs_lightning.errors import SpecsError
-from specs_lightning.system.progress import TITLE
+from specs_lightning.system.progress import BESIDE_OTHERS, TITLE
 from specs_lightning.system.signals import SIGNALS, STOPPED, Stopped
 
 LONGEST_MESSAGE = 10_000
@@ -35,6 +35,14 @@ CONTEXT: Any = multiprocessing.get_context("forkserver")
 
 class CommandFailed(SpecsError, RuntimeError):
     """A command that ended with an error."""
+
+
+class Command(NamedTuple):
+    """A command of `specs`."""
+
+    args: Sequence[str]
+    title: str
+    """Of its progress."""
 
 
 @dataclass(frozen=True)
@@ -57,55 +65,59 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def run_command(args: Sequence[str], title: str) -> float:
-    """Run `specs` with these arguments in a process of its own, to its end.
+class StartedCommand:
+    """A command in a process of its own, which ends with this one.
 
-    SIGTERM and Ctrl-C are handed on to it and to the processes that it has started; a second Ctrl-C kills them. Returns
-    processor seconds.
-
-    Raises:
-        CommandFailed: it ended with an error, which the exception tells or which stands above.
-        Stopped, KeyboardInterrupt: it, or this process, was stopped.
+    Args:
+        command: what is run.
+        share: it takes one part in so many of this process's threads.
     """
-    warm_up()
-    said, ending = CONTEXT.Pipe(duplex=False)
-    environment = {**os.environ, TITLE: title}
-    process = CONTEXT.Process(target=_run, args=(list(args), environment, os.getcwd(), ending))
-    process.start()
-    ending.close()
-    _wait(process)
-    told: Ending | None = None
-    with suppress(EOFError):  # killed, it has said nothing
-        told = said.recv()
-    if process.exitcode == STOPPED:
-        raise Stopped
-    if told is None or process.exitcode != 0:
-        what = f"killed by signal {-process.exitcode}" if process.exitcode < 0 else f"exit status {process.exitcode}"
-        if process.exitcode == 0:  # by os._exit in something that it called
-            what += ", before it was done"
-        message = told.message if told and told.message else f"{what}; what it said stands above"
-        raise CommandFailed(f"`{shlex.join(['specs', *args])}`: {message}")
-    return told.cpu_seconds
 
+    def __init__(self, command: Command, share: int = 1) -> None:
+        warm_up()
+        self.command = command
+        self._said, ending = CONTEXT.Pipe(duplex=False)
+        environment = {**os.environ, TITLE: command.title}
+        if share > 1:
+            environment |= {BESIDE_OTHERS: str(share)}
+        self._process = CONTEXT.Process(target=_run, args=(list(command.args), environment, os.getcwd(), ending))
+        self._process.start()
+        ending.close()
 
-def _wait(process: Any) -> None:
-    """Until it has ended. What stops this process is handed on, and raised when the other has ended."""
-    try:
+    @property
+    def sentinel(self) -> int:
+        """Ready, for `multiprocessing.connection.wait`, when it has ended."""
+        sentinel: int = self._process.sentinel
+        return sentinel
+
+    def signal(self, number: int) -> None:
+        """To it and the processes that it has started; it may have ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    def wait(self) -> float:
+        """Until it has ended; its processor seconds.
+
+        Raises:
+            CommandFailed: it ended with an error, which the exception tells or which stands above.
+            Stopped: it was stopped.
+        """
+        process = self._process
         process.join()
-    except (Stopped, KeyboardInterrupt) as stop:
-        _signal(process, stop.number if isinstance(stop, Stopped) else signal.SIGINT)
-        try:
-            process.join()
-        except KeyboardInterrupt:
-            _signal(process, signal.SIGKILL)
-            process.join()
-        raise
-
-
-def _signal(process: Any, number: int) -> None:
-    """To a process and those that it has started. It may have ended."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        told: Ending | None = None
+        with suppress(EOFError):  # killed, it has said nothing
+            told = self._said.recv()
+        if process.exitcode == STOPPED:
+            raise Stopped
+        if told is None or process.exitcode != 0:
+            what = (
+                f"killed by signal {-process.exitcode}" if process.exitcode < 0 else f"exit status {process.exitcode}"
+            )
+            if process.exitcode == 0:  # by os._exit in something that it called
+                what += ", before it was done"
+            message = told.message if told and told.message else f"{what}; what it said stands above"
+            raise CommandFailed(f"`{shlex.join(['specs', *self.command.args])}`: {message}")
+        return told.cpu_seconds
 
 
 # ------------------------------------------------------------------------------------------- in the new process
@@ -119,6 +131,7 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    _take_share(int(environment.get(BESIDE_OTHERS, 1)))
     sys.argv = ["specs", *args]
     message = None
     try:
@@ -132,6 +145,16 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
     finally:
         _wait_for_ranks()
         ending.send(Ending(sum(os.times()[:4]), message))
+
+
+def _take_share(share: int) -> None:
+    """Of the threads, for this process and those that it starts."""
+    if share > 1:
+        import torch  # imported by the process that this one was forked from
+
+        threads = max(1, torch.get_num_threads() // share)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def _wait_for_ranks() -> None:

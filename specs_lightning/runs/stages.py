@@ -1,4 +1,7 @@
-"""What a run's stages do, each by the command that a person would type: train, make pairs, evaluate."""
+"""What a run's stages do, each by the command that a person would type: train, make pairs, evaluate.
+
+Each is a job, which comes to the processor seconds that it took.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import yaml
 from specs_lightning.modules.checkpoint_files import FOLDER, by_step
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.samples import SAMPLES
-from specs_lightning.runs.processes import run_command
+from specs_lightning.runs.jobs import Job
+from specs_lightning.runs.processes import Command
 from specs_lightning.system.files import remove, write_atomically
 
 EVALUATION_FILE = "evaluation.yaml"
@@ -19,26 +23,26 @@ COMPUTING = ("accelerator", "strategy", "devices", "num_nodes", "precision")
 """The Trainer's settings by which a trained model is also evaluated."""
 
 
-def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
-    """Train, from where an earlier attempt was stopped; the model goes to `folder/model`. Processor seconds."""
+def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> Job[float]:
+    """Train, from where an earlier attempt was stopped; the model goes to `folder/model`."""
     if not by_step(folder / FOLDER):  # killed after its model was written, it begins anew
         remove(folder / "model")
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
-    return run_command(["fit", f"--config={config}", *overrides, *own], title)
+    return (yield Command(["fit", f"--config={config}", *overrides, *own], title))
 
 
-def distill_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
-    """Make pairs; samples drawn before a stop are kept. Processor seconds."""
-    return run_command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title)
+def distill_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> Job[float]:
+    """Make pairs; samples drawn before a stop are kept."""
+    return (yield Command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title))
 
 
 def evaluate_stage(
     title: str, model: str, data: Mapping[str, Any], overrides: Sequence[str], folder: Path, seed: int
-) -> float:
+) -> Job[float]:
     """Answer evaluation sets, in `folder/answers.jsonl`: `specs test` with the settings in `folder/evaluation.yaml`.
 
     A model that was trained in the folder is evaluated in the same type and on as many devices. `data` holds the
-    settings of an `EvaluationDataModule`, `overrides` those of `specs test`. Processor seconds.
+    settings of an `EvaluationDataModule`, `overrides` those of `specs test`.
     """
     file = folder / "config.yaml"
     trained = yaml.safe_load(file.read_text()) if file.exists() else {}
@@ -53,7 +57,7 @@ def evaluate_stage(
         "data": {"class_path": "specs_lightning.data.EvaluationDataModule", "init_args": {**data, "seed": seed}},
     }
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
-    seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
+    seconds = yield Command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
     samples = folder / f"test_{SAMPLES.name}"
     if trained and (folder / SAMPLES.name).exists():  # a training has kept its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -15,11 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
 
+BESIDE_OTHERS = "SPECS_BESIDE_OTHERS"
+"""The environment variable that tells a process that others of its run go on beside it, and how many there may be: all
+of them tell of their progress in lines, since a terminal has room for the bars of one."""
+
 A_LINE_EVERY, A_WHILE = 60.0, 10.0
 """Seconds between the lines of a bar in a log, and those after which there is one at its end."""
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
+
+
+def _has_bars() -> bool:
+    return console.is_terminal and BESIDE_OTHERS not in os.environ
 
 
 @contextmanager
@@ -36,7 +45,7 @@ def progress_display() -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not _has_bars()) as progress:
         _open.append(progress)
         try:
             yield progress
@@ -56,7 +65,7 @@ def progress_bar(title: str, total: int) -> Iterator[Any]:
         started = told = time.monotonic()
 
         def tell() -> None:
-            if not console.is_terminal:
+            if not _has_bars():
                 passed = timedelta(seconds=round(time.monotonic() - started))
                 line = f"{title}: {bar.completed:.0f} of {total} in {passed} {bar.fields['note']}"
                 console.print(line.rstrip(), markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from specs_lightning.data.sources import DataError, PromptSource, load_prompts
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import load_image
+from specs_lightning.prompts.looks import alter
 from specs_lightning.prompts.set_aside import SetAside
 
 MATHVISION = Path(__file__).parents[3] / "shared" / "data" / "mathvision-sample" / "problems.jsonl"
@@ -109,6 +111,17 @@ class TestColumns:
     def test_the_instruction_can_be_of_ones_own(self, tmp_path: Path) -> None:
         (prompt,) = load_all(write_jsonl(tmp_path, GOOD), answer_format="boxed", instruction="Box it.")
         assert prompt.text == "2+2?\nBox it." and prompt.answer_format == "boxed"
+
+    def test_images_may_look_otherwise_and_nothing_else_changes(self, tmp_path: Path) -> None:
+        (tmp_path / "a.png").write_bytes(png())
+        rows = write_jsonl(tmp_path, {**GOOD, "image": "a.png"})
+        (plain,), (dim,) = load_all(rows), load_all(rows, looks="dim")
+        assert replace(dim, images=plain.images) == plain
+        assert dim.images == (alter(plain.images[0], "dim"),)
+
+    def test_looks_that_there_are_not_are_refused_with_those_that_there_are(self) -> None:
+        with pytest.raises(ValueError, match=r"unknown looks 'neon'; there are: blurred, coarse, dim"):
+            PromptSource("q.jsonl", looks="neon")
 
     def test_rows_without_id_get_one_from_their_place(self, tmp_path: Path) -> None:
         rows = [{"question": "a"}, {"question": "b", "id": None}, {"question": "c", "id": 3}]

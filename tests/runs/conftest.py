@@ -10,8 +10,7 @@ from specs_lightning.runs import pipeline
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Work:
     work = Work()
-    for name in ("fit", "distill", "evaluate"):
-        monkeypatch.setattr(pipeline, f"{name}_stage", getattr(work, name))
+    work.stand_in(monkeypatch)
     monkeypatch.setattr(pipeline, "write_report", lambda folder: folder / "report.html")
     monkeypatch.setattr(pipeline, "show_results", lambda folder: None)
     for name in ("grpo", "distill", "cold_start"):

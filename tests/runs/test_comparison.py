@@ -15,7 +15,6 @@ from scipy import stats
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import Answer, write_answers
-from specs_lightning.runs import pipeline
 from specs_lightning.runs.comparison import ComparisonError
 from specs_lightning.runs.comparison import compare as compare_runs
 from specs_lightning.settings.functions import function_settings
@@ -75,8 +74,7 @@ class SharedWork(Work):
 @pytest.fixture
 def shared(work: Work, monkeypatch: pytest.MonkeyPatch) -> SharedWork:
     shared = SharedWork()
-    for name in ("fit", "distill", "evaluate"):
-        monkeypatch.setattr(pipeline, f"{name}_stage", getattr(shared, name))
+    shared.stand_in(monkeypatch)
     for name, settings in {"specs": BASE, "sft": SFT, "rl": RL}.items():
         Path(f"{name}.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return shared
@@ -153,12 +151,14 @@ def test_finished_runs_are_compared_by_their_names(shared: SharedWork) -> None:
 def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
     shared: SharedWork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fit(title: str, config: str, overrides: Any, folder: Path) -> float:
-        if "--model.objective=SFT" in overrides:
-            raise DataError("not <one> pair")
-        return SharedWork.fit(shared, title, config, overrides, folder)
+    class FailsAtSFT(SharedWork):
+        def fit(self, title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
+            if "--model.objective=SFT" in overrides:
+                raise DataError("not <one> pair")
+            return super().fit(title, config, overrides, folder)
 
-    monkeypatch.setattr(pipeline, "fit_stage", fit)
+    shared = FailsAtSFT()
+    shared.stand_in(monkeypatch)
     with pytest.raises(ComparisonError, match=r"sft, seed 0: not <one> pair"):
         compare("specs.yaml", "sft.yaml", "rl.yaml", "--seeds=1")
     assert "fit final 0" in shared.done and shared.done.count("evaluate final 0") == 2

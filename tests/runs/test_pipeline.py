@@ -16,8 +16,9 @@ from helpers.stand_in_work import Stopped, Work
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.rollout import EngineError, SamplingSettings
+from specs_lightning.runs.jobs import run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, run_stages
+from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of
 from specs_lightning.system.digests import fingerprint
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
@@ -42,6 +43,11 @@ def stages(**changes: Any) -> dict[str, Stage]:
     for name, settings in changes.items():
         planned[name] |= settings
     return {name: Stage(**settings) for name, settings in planned.items()}  # type: ignore[arg-type]
+
+
+def run_in(store: Path | None) -> None:
+    with stages_of(stages(), EVALUATION, "specs", Path("r"), 0, store=store) as (jobs, needs):
+        run_jobs(jobs, needs)
 
 
 EVERYTHING = [
@@ -74,6 +80,15 @@ class TestOrder:
         assert work.overrides["evaluate final"] == ["r/final/model", ""]  # the default
         record = json.loads(Path("r/final/stage.json").read_text())
         assert (record["status"], record["kind"], record["model"]) == ("finished", "fit", "r/final/model")
+
+    def test_a_stage_waits_for_what_it_takes_and_for_answers_that_it_is_held_against(self, work: Work) -> None:
+        held_against = {"trainer.callbacks.baseline": "${base.answers}", "model.policy.model": "${cold_start.model}"}
+        wanted = stages(final={"overrides": held_against})
+        with stages_of(wanted, EVALUATION, "specs", Path("r"), 0) as (_, needs):
+            assert needs["zero"] == needs["base"] == set()
+            assert needs["distill"] == {"base", "zero"} and needs["cold_start"] == {"distill"}
+            assert needs["final"] == {"base: evaluation", "cold_start"}
+            assert needs["zero: evaluation"] == {"zero"}
 
     @pytest.mark.parametrize("jump", [-3600, 3600])
     def test_its_seconds_are_those_that_passed_whatever_the_clock_is_set_to(
@@ -241,7 +256,7 @@ class TestChanges:
     ) -> None:
         store = Path("store") if in_store else None
         plan = plan_stages(stages(), EVALUATION, Path("r"), 0, None, store)
-        run_stages(stages(), EVALUATION, "specs", Path("r"), 0, store=store)
+        run_in(store)
         for planned in plan:
             record = json.loads((planned.folder / "stage.json").read_text())
             del record["evaluation"]
@@ -250,7 +265,7 @@ class TestChanges:
             if store:
                 planned.folder.rename(store / f"{planned.name}-{record['fingerprint']}")
         done = list(work.done)
-        run_stages(stages(), EVALUATION, "specs", Path("r"), 0, store=store)
+        run_in(store)
         assert work.done == done
         if not store:
             with pytest.raises(PipelineError, match=r"stage zero .*\n  overrides\.data\.rounds: 3 -> 4\ngive"):

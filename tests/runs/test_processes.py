@@ -16,8 +16,12 @@ from helpers.command_line import ROOT, working_directory
 from helpers.small_runs import write_prompt_file
 
 from specs_lightning.runs import processes
-from specs_lightning.runs.processes import CommandFailed, run_command
+from specs_lightning.runs.processes import Command, CommandFailed, StartedCommand
 from specs_lightning.system.signals import Stopped
+
+
+def run(args: list[str], title: str) -> float:
+    return StartedCommand(Command(args, title)).wait()
 
 
 def data_check(prompts: Path, output: Path) -> list[str]:
@@ -30,15 +34,39 @@ def data_check(prompts: Path, output: Path) -> list[str]:
 @pytest.mark.slow
 def test_a_command_has_a_process_of_its_own_and_its_time_comes_back(tmp_path: Path) -> None:
     with working_directory(ROOT):
-        seconds = run_command(data_check(write_prompt_file(tmp_path / "data", 3), tmp_path / "check"), "checking")
+        seconds = run(data_check(write_prompt_file(tmp_path / "data", 3), tmp_path / "check"), "checking")
     assert (tmp_path / "check" / "check.json").exists()
     assert 0 < seconds < 120
 
 
 @pytest.mark.slow
+def test_a_command_beside_others_has_its_share_of_the_threads_and_tells_of_its_progress_in_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It notes what it has as it reads its first row."""
+    (tmp_path / "notes.py").write_text(
+        "import json, os, pathlib, torch\nfrom specs_lightning.data.schemas import Schema\n"
+        "from specs_lightning.system.progress import BESIDE_OTHERS\n"
+        "class Notes(Schema):\n    def read(self, row):\n"
+        "        own = [torch.get_num_threads(), os.environ.get('OMP_NUM_THREADS'), BESIDE_OTHERS in os.environ]\n"
+        "        pathlib.Path('noted.json').write_text(json.dumps(own))\n        return row\n"
+    )
+    prompts = write_prompt_file(tmp_path / "data", 3)
+    (tmp_path / "check.yaml").write_text(json.dumps({"data": {"path": str(prompts), "schema": "notes.Notes"}}))
+    command = Command(["data", "check", "--config=check.yaml", "--output=check"], "checking")
+    noted = []
+    with working_directory(tmp_path):
+        for share in (1, 1000):
+            StartedCommand(command, share).wait()
+            noted.append(json.loads((tmp_path / "noted.json").read_text()))
+    alone, beside = noted
+    assert not alone[2] and beside == [1, "1", True]
+
+
+@pytest.mark.slow
 def test_what_went_wrong_is_told_by_whoever_watches(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"`specs data check .*`: specs data check: .*nowhere"):
-        run_command(data_check(tmp_path / "nowhere.jsonl", tmp_path / "check"), "checking")
+        run(data_check(tmp_path / "nowhere.jsonl", tmp_path / "check"), "checking")
 
 
 @pytest.mark.slow
@@ -63,61 +91,16 @@ def test_a_command_that_is_stopped_alone_ends_the_run(tmp_path: Path, sent: int,
         json.dumps({"zero": "toy:base", "base": "toy:base", "prompts": {"path": str(prompts), "schema": "stops.Stops"}})
     )
     with working_directory(tmp_path), pytest.raises(raised, match=said):
-        run_command(["distill", f"--config={config}", f"--output={tmp_path / 'out'}"], "stopping")
-
-
-class Watched:
-    """Stands in for a process that ends when it is asked to the last time; notes the signals that it is sent."""
-
-    pid, exitcode = 4242, processes.STOPPED
-
-    def __init__(self, *stops: BaseException) -> None:
-        self.stops = list(stops)
-        self.sent: list[int] = []
-
-    def start(self) -> None:
-        """It has."""
-
-    def join(self) -> None:
-        if self.stops:
-            raise self.stops.pop(0)
-
-    def killpg(self, group: int, number: int) -> None:
-        assert group == self.pid
-        self.sent.append(number)
-
-
-@pytest.mark.parametrize(
-    ("stops", "handed_on"),
-    [
-        ([Stopped()], [signal.SIGTERM]),
-        ([Stopped(signal.SIGHUP)], [signal.SIGHUP]),
-        ([KeyboardInterrupt()], [signal.SIGINT]),
-        ([KeyboardInterrupt(), KeyboardInterrupt()], [signal.SIGINT, signal.SIGKILL]),
-        ([Stopped(), KeyboardInterrupt()], [signal.SIGTERM, signal.SIGKILL]),
-    ],
-    ids=["SIGTERM", "SIGHUP", "Ctrl-C", "Ctrl-C twice", "SIGTERM, then Ctrl-C"],
-)
-def test_what_stops_the_run_is_handed_on_and_the_commands_end_waited_for(
-    monkeypatch: pytest.MonkeyPatch, stops: list[BaseException], handed_on: list[int]
-) -> None:
-    watched, raised = Watched(*stops), type(stops[0])
-    context = SimpleNamespace(get_start_method=lambda: "fork", Pipe=multiprocessing.Pipe, Process=lambda **_: watched)
-    monkeypatch.setattr(processes, "CONTEXT", context)
-    monkeypatch.setattr(processes.os, "killpg", watched.killpg)
-    with pytest.raises(raised):
-        run_command(["fit"], "training")
-    assert watched.sent == handed_on and watched.stops == []
+        run(["distill", f"--config={config}", f"--output={tmp_path / 'out'}"], "stopping")
 
 
 def test_a_command_whose_process_ends_before_it_has_said_so_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the status of success: by `os._exit(0)` in a callback."""
-    watched = Watched()
-    watched.exitcode = 0
-    context = SimpleNamespace(get_start_method=lambda: "fork", Pipe=multiprocessing.Pipe, Process=lambda **_: watched)
+    process = SimpleNamespace(pid=4242, exitcode=0, start=lambda: None, join=lambda: None)
+    context = SimpleNamespace(get_start_method=lambda: "fork", Pipe=multiprocessing.Pipe, Process=lambda **_: process)
     monkeypatch.setattr(processes, "CONTEXT", context)
     with pytest.raises(CommandFailed, match="`specs fit`: exit status 0, before it was done"):
-        run_command(["fit"], "training")
+        run(["fit"], "training")
 
 
 @pytest.mark.slow
@@ -125,9 +108,10 @@ def test_a_command_ends_with_the_one_that_watches_it_however_that_ends(tmp_path:
     """`kill -9` of the watching process leaves none behind."""
     watcher = """
 import sys
-from specs_lightning.runs.processes import run_command
+from specs_lightning.runs.processes import Command, StartedCommand
 if __name__ == "__main__":
-    run_command(["data", "check", f"--config={sys.argv[1]}", f"--output={sys.argv[2]}"], "waiting")
+    args = ["data", "check", f"--config={sys.argv[1]}", f"--output={sys.argv[2]}"]
+    StartedCommand(Command(args, "waiting")).wait()
 """
     (tmp_path / "watcher.py").write_text(watcher)
     (tmp_path / "waits.py").write_text(

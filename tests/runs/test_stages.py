@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from helpers.whole_runs import WholeRun
 
 from specs_lightning.records.results import ModelScores, read_results
 from specs_lightning.records.run import STAGE
-from specs_lightning.runs import stages
+from specs_lightning.runs.jobs import Job
 from specs_lightning.runs.stages import COMPUTING, EVALUATION_FILE, distill_stage, evaluate_stage, fit_stage
 
 DATA = {"evaluation": {"id": {"path": "toy:id", "limit": 4}}, "evaluation_sampling": {"max_tokens": 9}}
@@ -29,27 +28,17 @@ TRAINED = (
 )
 
 
-class Commands:
-    """Stands in for processes: notes the commands, and leaves what `specs test` would."""
-
-    def __init__(self) -> None:
-        self.run: list[list[str]] = []
-
-    def __call__(self, args: Sequence[str], title: str) -> float:
-        self.run.append(list(args))
-        if args[0] == "test":
-            (_, file, *_) = args
-            folder = Path(file.removeprefix("--config=")).parent
-            (folder / "test_answers.jsonl").write_text("answers")
-            (folder / "test_samples.jsonl").write_text("of the evaluation")
-        return 2.5
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    commands = Commands()
-    monkeypatch.setattr(stages, "run_command", commands)
-    return commands
+def command_of(job: Job[float]) -> list[str]:
+    """The one that a stage runs, which leaves what `specs test` would; the time that it took comes back."""
+    args, _ = next(job)
+    if args[0] == "test":
+        folder = Path(args[1].removeprefix("--config=")).parent
+        (folder / "test_answers.jsonl").write_text("answers")
+        (folder / "test_samples.jsonl").write_text("of the evaluation")
+    with pytest.raises(StopIteration) as ended:
+        job.send(2.5)
+    assert ended.value.value == 2.5
+    return list(args)
 
 
 def parsed(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
@@ -62,24 +51,22 @@ def parsed(capsys: pytest.CaptureFixture[str], *args: str) -> dict[str, Any]:
     return found
 
 
-def test_what_the_pipeline_says_wins_over_a_stages_overrides(commands: Commands, tmp_path: Path) -> None:
+def test_what_the_pipeline_says_wins_over_a_stages_overrides(tmp_path: Path) -> None:
     """The last of several values is taken."""
-    assert fit_stage("zero", "a.yaml", ["--data.rounds=3"], tmp_path) == 2.5
-    assert distill_stage("distill", "b.yaml", ["--pairs=[]"], tmp_path) == 2.5
-    assert commands.run == [
-        ["fit", "--config=a.yaml", "--data.rounds=3", f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"],
-        ["distill", "--config=b.yaml", "--pairs=[]", f"--output={tmp_path}"],
-    ]
+    fit = command_of(fit_stage("zero", "a.yaml", ["--data.rounds=3"], tmp_path))
+    distill = command_of(distill_stage("distill", "b.yaml", ["--pairs=[]"], tmp_path))
+    own = [f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    assert fit == ["fit", "--config=a.yaml", "--data.rounds=3", *own]
+    assert distill == ["distill", "--config=b.yaml", "--pairs=[]", f"--output={tmp_path}"]
 
 
 def test_a_trained_model_is_evaluated_in_its_type_on_as_many_devices_without_adapters(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And `specs test` takes the settings that are written."""
     trained = parsed(capsys, "fit", "--config=configs/toy/grpo.yaml", *TRAINED)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
-    evaluate_stage("zero", "r/zero/model", DATA, [], tmp_path, seed=3)
-    (command,) = commands.run
+    command = command_of(evaluate_stage("zero", "r/zero/model", DATA, [], tmp_path, seed=3))
     found = parsed(capsys, *command)
     trainer, policy = found["trainer"], found["model"]["init_args"]["policy"]
     assert (int(trainer["devices"]), trainer["strategy"], trainer["accelerator"]) == (2, "fsdp2", "cpu")
@@ -91,24 +78,24 @@ def test_a_trained_model_is_evaluated_in_its_type_on_as_many_devices_without_ada
     assert data["evaluation"]["id"]["limit"] == 4 and data["evaluation_sampling"]["max_tokens"] == 9
 
 
-def test_of_a_training_only_what_it_computes_by_is_taken_over(commands: Commands, tmp_path: Path) -> None:
+def test_of_a_training_only_what_it_computes_by_is_taken_over(tmp_path: Path) -> None:
     computing = {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "num_nodes": 1, "precision": None}
     trained = {
         "trainer": computing | {"max_steps": 9, "callbacks": ["one"], "limit_test_batches": 1},
         "model": {"init_args": {"policy": {"model": "base", "dtype": "bfloat16"}}},
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
-    evaluate_stage("zero", "r/zero/model", DATA, [], tmp_path, seed=0)
+    command_of(evaluate_stage("zero", "r/zero/model", DATA, [], tmp_path, seed=0))
     written = yaml.safe_load((tmp_path / EVALUATION_FILE).read_text())
     own = {"default_root_dir": str(tmp_path), "logger": False, "enable_model_summary": False}
     assert written["trainer"] == computing | own
 
 
 def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
-    commands: Commands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate_stage("base", "toy:base", DATA, ["--model.policy.dtype=bfloat16"], tmp_path / "new", seed=0)
-    (command,) = commands.run
+    own = ["--model.policy.dtype=bfloat16"]
+    command = command_of(evaluate_stage("base", "toy:base", DATA, own, tmp_path / "new", seed=0))
     assert command == ["test", f"--config={tmp_path / 'new' / EVALUATION_FILE}", "--model.policy.dtype=bfloat16"]
     written = yaml.safe_load((tmp_path / "new" / EVALUATION_FILE).read_text())
     assert "devices" not in written["trainer"] and "strategy" not in written["trainer"]
@@ -117,7 +104,7 @@ def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
 
 @pytest.mark.parametrize("kept", [None, "of the training"])
 def test_answers_are_the_stages_and_samples_too_unless_a_training_has_kept_its_own(
-    commands: Commands, tmp_path: Path, kept: str | None
+    tmp_path: Path, kept: str | None
 ) -> None:
     files = {"answers.jsonl", "samples.jsonl", EVALUATION_FILE}
     if kept is not None:
@@ -125,7 +112,7 @@ def test_answers_are_the_stages_and_samples_too_unless_a_training_has_kept_its_o
         trained = {"trainer": dict.fromkeys(COMPUTING, "auto"), "model": {"init_args": {"policy": {}}}}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
         files.add("config.yaml")
-    evaluate_stage("base", "toy:base", DATA, [], tmp_path, seed=0)
+    command_of(evaluate_stage("base", "toy:base", DATA, [], tmp_path, seed=0))
     assert {file.name for file in tmp_path.iterdir()} == files
     assert (tmp_path / "answers.jsonl").read_text() == "answers"
     assert (tmp_path / "samples.jsonl").read_text() == (kept or "of the evaluation")
