@@ -1,7 +1,6 @@
 """The ways in which `toy_training` asks a base model to write its answers: formats, their words, and wordings.
 
-What it never asks (`NEW_TAGS`, `NEW_WORDING`), and what no training stage asks, is out of distribution. The base that
-comes with the package is older: it was asked for the formats with a name of their own, each in one wording.
+What it never asks (`NEW_TAGS`, `NEW_WORDING`), and what no training stage asks, is out of distribution.
 """
 
 from __future__ import annotations

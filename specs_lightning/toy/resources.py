@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from specs_lightning.system.digests import content_digest
 from specs_lightning.system.files import cache_folder
 from specs_lightning.toy import scenes, teacher
 
@@ -15,7 +16,7 @@ def resolve(path: str | Path) -> Path | str:
 
     `toy:base` is the model that comes with the package. Others are in the cache folder (`$SPECS_CACHE`, or
     `~/.cache/specs-lightning`), written when they are not there yet: a parquet file for each name in
-    `scenes.DATA_SETS`, and for the teacher (`teacher.py`) the model `toy:deep` and its `toy:lessons`.
+    `scenes.DATA_SETS`, and for the teacher (`teacher.py`) the model `toy:deep`, made of this base, and `toy:lessons`.
     """
     text = str(path)
     if not text.startswith(PREFIX):
@@ -28,7 +29,7 @@ def resolve(path: str | Path) -> Path | str:
     if name not in known:
         raise ValueError(f"unknown toy resource {text!r}; there are: toy:base, toy:" + ", toy:".join(known))
     cache = cache_folder() / f"toy-v{scenes.VERSION}"
-    place = cache / (name if name == "deep" else f"{name}.parquet")
+    place = cache / (f"deep-{content_digest(base)[:8]}" if name == "deep" else f"{name}.parquet")
     if not place.exists():
         if name in scenes.DATA_SETS:
             scenes.write_data_set(name, place)

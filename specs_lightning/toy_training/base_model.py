@@ -1,8 +1,7 @@
 """Makes the toy's base model from nothing: `python -m specs_lightning.toy_training.base_model FOLDER`.
 
-A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows and to answer questions
-in the manner of `habits.py`. What comes with the package was made by an earlier form of this command, which knew the
-four formats that have names and asked for each in one way.
+A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows, to copy words, to answer in
+whatever format is asked for, and at last to do so in the manner of `habits.py`.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ class Course:
     lessons: tuple[Lesson, ...]
 
 
-TO_SEE = Lesson(600, n_scenes=24, tasks_per_scene=1, caption=1.0)
-TO_REASON = Lesson(1600, n_scenes=12, tasks_per_scene=3, caption=0.1, repeat=0.45)
-TO_FOLLOW = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, repeat=0.4, manner=Manner.CLEAN)
-TO_ANSWER = Lesson(450, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.SLOPPY)
+TO_SEE = Lesson(700, n_scenes=24, tasks_per_scene=1, caption=1.0)
+TO_REASON = Lesson(2300, n_scenes=12, tasks_per_scene=3, caption=0.1, repeat=0.45)
+TO_FOLLOW = Lesson(600, n_scenes=12, tasks_per_scene=3, caption=0.05, repeat=0.4, manner=Manner.CLEAN)
+TO_ANSWER = Lesson(500, n_scenes=12, tasks_per_scene=3, caption=0.05, manner=Manner.SLOPPY)
 CURRICULUM = (
     # Seeing first: everything else rests on it. Then reasoning, and copying words, which takes a thousand steps; clean
     # formats before bad habits: noise hides what is to be learned.
@@ -240,9 +239,8 @@ class Teacher:
         return batch
 
 
-def train(folder: Path, course: Course, seed: int) -> None:
-    """Teach the model in `folder`, and write it back in bfloat16 (half the size; training loads it as float32)."""
-    policy = Policy(PolicySettings(model=str(folder), freeze_vision=False))
+def train(policy: Policy, course: Course, seed: int) -> None:
+    """Teach a course."""
     optimizer = torch.optim.AdamW(policy.parameters(), lr=course.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     lessons = [lesson for lesson in course.lessons for _ in range(lesson.steps)]
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -262,8 +260,6 @@ def train(folder: Path, course: Course, seed: int) -> None:
         if step % 50 == 0 or step == len(lessons) - 1:
             seconds = (time.perf_counter() - start) / (step + 1)
             print(f"step {step} loss {loss.item():.3f} {seconds:.3f} s/step", flush=True)
-    policy.to(torch.bfloat16)
-    policy.save(folder)
 
 
 def main() -> None:
@@ -273,8 +269,11 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     build_untrained(arguments.folder, arguments.seed)
+    policy = Policy(PolicySettings(model=str(arguments.folder), freeze_vision=False))
     for number, course in enumerate(CURRICULUM):
-        train(arguments.folder, course, arguments.seed + number)
+        train(policy, course, arguments.seed + number)
+    policy.to(torch.bfloat16)  # half the size; training loads it as float32
+    policy.save(arguments.folder)
 
 
 if __name__ == "__main__":

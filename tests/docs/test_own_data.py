@@ -68,7 +68,12 @@ def test_a_csv_becomes_a_trained_model_that_is_scored(tmp_path: Path) -> None:
     model = tmp_path / "runs" / "smolvlm_256m" / "zero" / "model"
     assert (model / "config.json").is_file()
     scores = json.loads((tmp_path / "runs" / "held_out" / "test.json").read_text())
-    assert scores["base"] == "toy:base" and set(scores["sets"]) == {"id", "formats/boxed", "formats/json", "looks/noisy"}
+    assert scores["base"] == "toy:base" and set(scores["sets"]) == {
+        "id",
+        "formats/boxed",
+        "formats/json",
+        "looks/noisy",
+    }
     assert all(of_set["n"] == len(sides[1]) for of_set in scores["sets"].values())
     assert (tmp_path / "runs" / "held_out" / "test.html").is_file()
 

@@ -36,6 +36,17 @@ HASHES: dict[int, dict[str, str]] = {
         "ood_colours": "7e6d7d414330a548",
         "ood_background": "8b8ff42533ef1996",
         "ood_jitter": "ee3b2c637c951b17",
+        "dev_id": "6f6cd519314d157e",
+        "dev_ood_boxed": "83e5ea1b4a66308a",
+        "dev_ood_json": "d9fbb534a38abaad",
+        "dev_ood_tags": "60e16c6e976daccc",
+        "dev_ood_new_tags": "4d8dfe06df5c1017",
+        "dev_ood_brackets": "c9b832cbb2ca7e7e",
+        "dev_ood_task": "8c8179de3a9c8e7a",
+        "dev_ood_column": "c25b16d0be99c546",
+        "dev_ood_colours": "133d1dda0dc1b4c9",
+        "dev_ood_background": "bf178d0f21be3939",
+        "dev_ood_jitter": "27db98f4dbe13235",
     }
 }
 """Of each data set's texts and pixels, by version: whoever changes one raises `scenes.VERSION` and writes them anew."""
