@@ -1,7 +1,7 @@
 """Makes the toy's base model from nothing: `python -m specs_lightning.toy_training.base_model FOLDER`.
 
-A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows, to copy words, to answer in
-whatever format is asked for, and at last to do so in the manner of `habits.py`.
+A Qwen2.5-VL of about two million parameters, taught from scratch to list what a scene shows, to copy words, to answer
+in whatever format is asked for, and at last to do so in the manner of `habits.py`.
 """
 
 from __future__ import annotations
