@@ -28,7 +28,7 @@ from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.objectives import GRPO, MismatchCorrection
+from specs_lightning.objectives import CISPO, GRPO, BatchScaled, MismatchCorrection, PerReward
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
@@ -95,8 +95,10 @@ def unfinished() -> ScriptedEngine:
         GRPO(aggregation="sequence", mask_truncated=True),
         GRPO(aggregation="constant", constant_length=8, kl_coefficient=0.1),
         GRPO(mismatch=MismatchCorrection("truncated", "sequence")),
+        GRPO(surrogate=CISPO(), advantages=BatchScaled(), entropy_coefficient=0.1),
+        GRPO(advantages=PerReward(), aggregation="sequence"),
     ],
-    ids=["token", "sequence", "constant", "mismatch corrected"],
+    ids=["token", "sequence", "constant", "mismatch corrected", "batch-scaled, with entropy bonus", "per reward"],
 )
 def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
     tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, objective: GRPO

@@ -124,5 +124,5 @@ class TestErrors:
 
     @pytest.mark.parametrize("wrong", [{"beta": 0}, {"beta": -1}, {"sft_weight": -0.1}])
     def test_settings_out_of_range(self, wrong: dict[str, float]) -> None:
-        with pytest.raises(ValueError, match="beta"):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
             DPO(**wrong)
