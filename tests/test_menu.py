@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,28 @@ import yaml
 from helpers.command_line import specs
 from helpers.small_runs import write_pair_file, write_prompt_file
 
-from specs_lightning import objectives
+from specs_lightning import objectives, rewards
 
 LETTERS = "{class_path: helpers.small_runs.Letters}"
+"""In which a random policy's completions differ."""
 GRPO_MENU = {
-    "dual clip": ["surrogate={class_path: Clipped, init_args: {dual_clip: 3}}", "advantages=GroupRelative"],
-    "CISPO": ["surrogate=CISPO", "advantages=LeaveOneOut"],
-    "SAPO": ["surrogate=SAPO", "advantages=BatchScaled", "aggregation=sequence"],
-    "per reward": ["advantages=PerReward", "entropy_coefficient=0.01"],
+    "FunctionReward, init_args: {function: 'tests/test_menu.py:exclaims'}": [
+        "surrogate={class_path: Clipped, init_args: {dual_clip: 3}}",
+        "advantages=GroupRelative",
+    ],
+    "SoftOverlongPenalty, init_args: {max_tokens: 6, buffer_tokens: 3}": ["surrogate=CISPO", "advantages=LeaveOneOut"],
+    "RepetitionPenalty": ["surrogate=SAPO", "advantages=BatchScaled", "aggregation=sequence"],
+    "CosineLengthReward, init_args: {max_tokens: 6}": ["advantages=PerReward", "entropy_coefficient=0.01"],
 }
+"""A reward each, and settings of the objective."""
 PAIR_MENU = ["LengthNormalizedDPO", "IPO", "SimPO", "ORPO", "APOZero", "APODown"]
-ELSEWHERE = ["DPO", "SFT"]
-"""commands/test_fit.py"""
+ELSEWHERE = ["DPO", "SFT", "FormatReward", "AccuracyReward", "ConsistencyReward"]
+"""In commands/test_fit.py, and in the toy's own configurations."""
+
+
+def exclaims(completions: list[Any], answer: list[str], **columns: list[Any]) -> list[float]:
+    """In the way of TRL."""
+    return [float("!" in c[0]["content"]) + len(gold) for c, gold in zip(completions, answer, strict=True)]
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -61,14 +72,14 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_prompt_file(tmp_path_factory.mktemp("prompts"), 4)
 
 
-@pytest.mark.parametrize("name", GRPO_MENU)
+@pytest.mark.parametrize("name", GRPO_MENU, ids=lambda name: name.partition(",")[0])
 def test_grpo(tiny_model_path: Path, prompts: Path, tmp_path: Path, name: str) -> None:
     fit(
         tiny_model_path,
         tmp_path,
         "grpo",
         f"--data.train.path={prompts}",
-        f"--data.rewards=[{LETTERS}]",
+        f"--data.rewards=[{LETTERS}, {{class_path: specs_lightning.rewards.{name}}}]",
         "--data.prompts_per_round=4",
         "--data.steps_per_round=2",
         "--data.rounds=1",
@@ -93,8 +104,8 @@ def test_pairs(tiny_model_path: Path, pairs: Path, tmp_path: Path, name: str) ->
 
 
 def test_the_menu_is_whole() -> None:
-    tried = " ".join([*PAIR_MENU, *ELSEWHERE, *(setting for settings in GRPO_MENU.values() for setting in settings)])
-    kinds = objectives.Surrogate, objectives.Advantages, objectives.ColdStartObjective
-    exported = [getattr(objectives, name) for name in objectives.__all__]
+    tried = " ".join([*PAIR_MENU, *ELSEWHERE, *GRPO_MENU, *chain(*GRPO_MENU.values())])
+    kinds = objectives.Surrogate, objectives.Advantages, objectives.ColdStartObjective, rewards.Reward
+    exported = [getattr(package, name) for package in (objectives, rewards) for name in package.__all__]
     offered = [kind for kind in exported if inspect.isclass(kind) and issubclass(kind, kinds)]
     assert {kind.__name__ for kind in offered if not inspect.isabstract(kind) and kind.__name__ not in tried} == set()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.data.tables import Row, read_table
 from specs_lightning.errors import DataError
+from specs_lightning.groups import PLACE, Prompt
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.pairs import PreferencePair
 from specs_lightning.toy import resolve
@@ -32,7 +35,7 @@ def load_pairs(path: str, set_aside: SetAside, sides: int = 2) -> list[Preferenc
     # Gold answers are not needed here: pairs were verified when they were made.
     unused = dict.fromkeys(("answer", "answer_type", "answer_format", "choices", "messages"), "")
     source = PromptSource(path, add_instruction=False, columns={"question": "prompt", **unused})
-    prompts = {(p.metadata["source_file"], p.metadata["source_row"]): p for p in load_prompts(source, set_aside)}
+    prompts = {(p.metadata["source_file"], p.metadata["source_row"]): p for p in _bare(load_prompts(source, set_aside))}
     pairs = []
     for row in table.rows:
         prompt = prompts.get((row.file, row.number))
@@ -49,6 +52,11 @@ def load_pairs(path: str, set_aside: SetAside, sides: int = 2) -> list[Preferenc
     if not pairs:
         raise DataError(f"{path} has no usable pair\n{set_aside.summary()}")
     return pairs
+
+
+def _bare(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    """Without the row's further columns, which hold the responses a second time."""
+    return (replace(p, metadata={name: p.metadata[name] for name in PLACE}) for p in prompts)
 
 
 def _response(row: Row, name: str) -> str:

@@ -392,7 +392,7 @@ class RowReader:
         return (within, False) if within else (values, single)
 
     def _metadata(self, row: Row) -> dict[str, Any]:
-        """The row's place, and its plain values that have no other use."""
+        """The row's place, and its values that have no other use: texts, numbers, and lists and tables of these."""
         used = set(self.columns.values())
         rest = {name: value for name, value in plain_values(row.values).items() if name not in used}
         if self.source.benchmark is not None:
