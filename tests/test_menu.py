@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import inspect
+import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers.command_line import specs
+from helpers.command_line import ROOT, specs
 from helpers.small_runs import write_pair_file, write_prompt_file
 
 from specs_lightning import objectives, rewards
@@ -37,6 +38,13 @@ def exclaims(completions: list[Any], answer: list[str], **columns: list[Any]) ->
     return [float("!" in c[0]["content"]) + len(gold) for c, gold in zip(completions, answer, strict=True)]
 
 
+def documented(column: str) -> bool:
+    """Whether the page says what a column of `metrics.csv` is."""
+    named = re.findall(r"`([a-zA-Z_/]+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
+    patterns = "|".join(re.escape(name).replace("NAME", ".+") for name in named)
+    return re.fullmatch(f"train/({patterns})|step|epoch", column) is not None
+
+
 def metrics(folder: Path) -> list[dict[str, str]]:
     with (folder / "metrics.csv").open() as file:
         return list(csv.DictReader(file))
@@ -58,6 +66,7 @@ def fit(model: Path, folder: Path, config: str, *further: str) -> list[dict[str,
     )
     rows = metrics(folder)
     assert len(rows) == 2
+    assert [column for column in rows[0] if not documented(column)] == []
     assert all(float(row["train/skipped"]) == 0 and float(row["train/grad_norm"]) > 0 for row in rows)
     return rows
 

@@ -118,7 +118,9 @@ class GRPO:
         loss_NT = self.clipping.loss(ratio_NT, advantage_NT, logprobs_NT)
         low_NT, high_NT = self.clipping.cut(ratio_NT, advantage_NT)
         metrics: dict[str, Part] = {
-            "clipped": token_share((low_NT | high_NT).float(), mask_NT),
+            "clip_ratio/low_mean": token_share(low_NT.float(), mask_NT),
+            "clip_ratio/high_mean": token_share(high_NT.float(), mask_NT),
+            "clip_ratio/region_mean": token_share((low_NT | high_NT).float(), mask_NT),
             "approximate_kl": token_share(ratio_NT - 1 - log_ratio_NT, mask_NT),
         }
         if start_NT is not None and batch.sampler_logprobs_NT is not None:
@@ -130,7 +132,7 @@ class GRPO:
             gap_NT = (batch.reference_logprobs_NT - logprobs_NT) * mask_NT
             kl_NT = gap_NT.exp() - gap_NT - 1  # k3: unbiased, never negative
             loss_NT = loss_NT + self.kl_coefficient * kl_NT
-            metrics["reference_kl"] = token_share(kl_NT, mask_NT)
+            metrics["kl"] = token_share(kl_NT, mask_NT)
         if self.entropy_coefficient:
             if entropy_NT is None:
                 raise ValueError("an entropy bonus needs the entropies")

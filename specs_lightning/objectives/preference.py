@@ -54,7 +54,8 @@ class PreferenceObjective(ColdStartObjective):
     def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         if batch.group_sizes != [2] * len(batch.prompts):
             raise ValueError(f"every group must be a pair (chosen, rejected), not of sizes {batch.group_sizes}")
-        reward_N = self.rewards(self._scores(logprobs_NT, batch), batch.mask_NT.sum(-1).clamp(min=1))
+        logprobs_N = (logprobs_NT * batch.mask_NT).sum(-1)
+        reward_N = self.rewards(self._scores(logprobs_N, batch), batch.mask_NT.sum(-1).clamp(min=1))
         chosen_P, rejected_P = reward_N[0::2], reward_N[1::2]
         loss_P = self.losses(chosen_P, rejected_P)
         sft_P = sft_losses(logprobs_NT[0::2], batch.mask_NT[0::2], self.sft_normalization)
@@ -63,15 +64,16 @@ class PreferenceObjective(ColdStartObjective):
             f"{type(self).__name__.lower()}_loss": sample_share(loss_P),
             "sft_loss": sample_share(sft_P),
             "sft_weight": sample_share(sft_P.new_full(sft_P.shape, self.sft_weight)),
-            "reward_chosen": sample_share(chosen_P),
-            "reward_rejected": sample_share(rejected_P),
-            "reward_margin": sample_share(chosen_P - rejected_P),
-            "preference_accuracy": sample_share((chosen_P > rejected_P).float()),
+            "rewards/chosen": sample_share(chosen_P),
+            "rewards/rejected": sample_share(rejected_P),
+            "rewards/margins": sample_share(chosen_P - rejected_P),
+            "rewards/accuracies": sample_share((chosen_P > rejected_P).float()),
+            "logps/chosen": sample_share(logprobs_N[0::2]),
+            "logps/rejected": sample_share(logprobs_N[1::2]),
         }
         return LossTerms(loss, metrics)
 
-    def _scores(self, logprobs_NT: Tensor, batch: GroupBatch) -> Tensor:
-        logprobs_N = (logprobs_NT * batch.mask_NT).sum(-1)
+    def _scores(self, logprobs_N: Tensor, batch: GroupBatch) -> Tensor:
         if not self.needs_reference:
             return logprobs_N
         if batch.reference_logprobs_N is None:

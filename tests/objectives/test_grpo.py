@@ -158,7 +158,7 @@ class TestByHand:
         terms.loss.backward()
         assert terms.loss.item() == pytest.approx(loss)
         assert logprobs_NT.grad.item() == pytest.approx(slope)
-        assert terms.metrics["clipped"].total.item() == (slope == 0)
+        assert terms.metrics["clip_ratio/region_mean"].total.item() == (slope == 0)
         assert terms.metrics["approximate_kl"].total.item() == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-5)
 
     def test_the_sequence_ratio_is_the_geometric_mean(self) -> None:

@@ -70,7 +70,7 @@ def test_the_gradient_of_a_token(surrogate: Surrogate, ratio: float, advantage: 
     terms = GRPO(surrogate=surrogate)(logprobs_NT, batch, torch.tensor(1))
     terms.loss.backward()
     assert logprobs_NT.grad.item() == pytest.approx(slope, rel=1e-5)
-    assert terms.metrics["clipped"].value.item() == cut
+    assert terms.metrics["clip_ratio/region_mean"].value.item() == cut
 
 
 def test_while_the_policy_has_not_moved_all_have_the_same_gradient() -> None:
