@@ -99,6 +99,8 @@ def sections() -> dict[str, list[Any]]:
         "Commands": [run, compare, distill, check, export],
         "Modules (`model`)": exported(modules, modules.PolicyModule),
         "Objectives (`model.objective`)": exported(objectives, ColdStartObjective, GRPO),
+        "Surrogates (`model.objective.surrogate`)": exported(objectives, objectives.Surrogate),
+        "Advantages (`model.objective.advantages`)": exported(objectives, objectives.Advantages),
         "Data (`data`)": exported(data, PolicyDataModule),
         "Rewards (`data.rewards`)": exported(rewards, rewards.Reward),
         "Rollout engines (`engine`)": exported(rollout, rollout.RolloutEngine),
@@ -128,7 +130,10 @@ def _hints(item: Any) -> dict[str, Any]:
 
 
 def _takers(item: Any) -> list[Any]:
-    """A function or class and, where its `**kwargs` go to the class that it inherits from, that one."""
+    """A function or class and, where its `**kwargs` or fields are also those of the class that it inherits from, that
+    one."""
+    if dataclasses.is_dataclass(item):
+        return [kind for kind in item.__mro__ if dataclasses.is_dataclass(kind)]
     if inspect.isclass(item) and "kwargs" in inspect.signature(item).parameters:
         return [item, *_takers(item.__base__)]
     return [item]

@@ -1,7 +1,8 @@
 """The words that every part shares: a prompt, its completions, the group they form, and the batch of groups.
 
 Everything trains on groups: SFT has one completion a prompt, DPO two (chosen, then rejected), GRPO many.
-Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-padded), `_P` tokens of one prompt.
+Shape suffixes: `_N` completions of the batch, `_T` completion tokens (right-padded), `_P` tokens of one prompt, `_K`
+rewards.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class GroupBatch:
     """Groups ready to train on: prompts once, completions right-padded.
 
     Completions of one group stand next to each other. Optional tensors are `None` where an objective has no use
-    for them; every tensor whose name ends in `_N` or `_NT` follows `select` and `to`.
+    for them; every tensor whose name ends in `_N`, `_NK` or `_NT` follows `select` and `to`.
     """
 
     prompts: list[EncodedPrompt]
@@ -199,6 +200,10 @@ class GroupBatch:
     advantages_N: Tensor | None = None
     rewards_N: Tensor | None = None
     """NaN marks a completion that could not be scored."""
+    rewards_NK: Tensor | None = None
+    """Each reward's own values, before weights."""
+    reward_weights: tuple[float, ...] = ()
+    """One for each of these rewards."""
     finished_N: Tensor | None = None
     """Whether the policy ended the completion, rather than the length limit."""
     sampler_logprobs_NT: Tensor | None = None
@@ -254,6 +259,9 @@ class GroupBatch:
         if len(old) == len(groups):
             batch.old_logprobs_NT = torch.nn.utils.rnn.pad_sequence(list(chain(*old)), batch_first=True)
         batch.rewards_N = torch.cat([group.rewards for group in groups])
+        if names := list(groups[0].rewards_by_name):
+            by_name = [torch.cat([group.rewards_by_name[name] for group in groups]) for name in names]
+            batch.rewards_NK = torch.stack(by_name, -1)
         batch.finished_N = torch.tensor([completion.finished for completion in completions])
         return batch
 

@@ -20,11 +20,16 @@ from specs_lightning.system.ranks import share
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPair:
-    """A pair as token ids."""
+    """A pair as token ids, or a demonstration."""
 
     prompt: EncodedPrompt
     chosen: list[int]
-    rejected: list[int]
+    rejected: list[int] | None
+
+    @property
+    def sides(self) -> list[list[int]]:
+        """The chosen one first."""
+        return [self.chosen] if self.rejected is None else [self.chosen, self.rejected]
 
     @property
     def digest(self) -> str:
@@ -36,7 +41,8 @@ class PreferenceDataModule(PolicyDataModule):
     """The cold start's data.
 
     Args:
-        train: a parquet or JSONL file of pairs, as `specs distill` writes it or as TRL takes it.
+        train: a parquet or JSONL file of pairs, as `specs distill` writes it or as TRL takes it; for SFT, of
+            demonstrations (`prompt` and `chosen` or `completion`) as well.
         batch_size: pairs in one optimizer step, on all ranks together.
         max_completion_tokens: pairs with a longer side are set aside (never cut), and counted.
         max_prompt_tokens: likewise for prompts.
@@ -82,7 +88,7 @@ class PreferenceDataModule(PolicyDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and not self.pairs:
-            self.pairs = load_pairs(self.train, self.set_aside)
+            self.pairs = load_pairs(self.train, self.set_aside, self.module.completions_per_pair)
 
     def train_dataloader(self) -> PreferenceLoader:
         return PreferenceLoader(self)
@@ -97,7 +103,7 @@ class PreferenceDataModule(PolicyDataModule):
         k = self.module.completions_per_pair
         mine = share(indices)
         pairs = [self.encoded[i] for i in mine or indices[:1]]
-        sides = [[pair.chosen, pair.rejected][:k] for pair in pairs]
+        sides = [pair.sides[:k] for pair in pairs]
         index_N = torch.tensor(mine or indices[:1]).repeat_interleave(k)
         batch = GroupBatch.from_token_ids([pair.prompt for pair in pairs], sides, index_N=index_N)
         return batch if mine else batch.select([])
@@ -107,18 +113,18 @@ class PreferenceDataModule(PolicyDataModule):
         if prompt is None:
             return None
         try:
-            chosen, rejected = (
-                self.encoder.encode_completion(text, prompt.opened) for text in (pair.chosen, pair.rejected)
-            )
+            chosen = self.encoder.encode_completion(pair.chosen, prompt.opened)
+            rejected = pair.rejected and self.encoder.encode_completion(pair.rejected, prompt.opened)
         except UNUSABLE as error:
             self.set_aside.add_prompt(pair.prompt, str(error))
             return None
-        longest = max(len(chosen), len(rejected))
+        encoded = EncodedPair(prompt, chosen, rejected or None)
+        longest = max(map(len, encoded.sides))
         if self.max_completion_tokens is not None and longest > self.max_completion_tokens:
             reason = f"completion longer than {self.max_completion_tokens} tokens: {longest}"
             self.set_aside.add_prompt(pair.prompt, reason)
             return None
-        return EncodedPair(prompt, chosen, rejected)
+        return encoded
 
 
 class PreferenceLoader:

@@ -173,6 +173,7 @@ class RolloutLoader:
                 self.round, self.round_number = self._next_round(number), number
             batch = share_of_groups(
                 self.round.groups[step * per_step : (step + 1) * per_step],
+                reward_weights=tuple(data.rewards.weights),
                 temperature=data.sampling.temperature,
                 fresh=step == 0,
                 metrics=self.round.metrics if step == 0 else {},

@@ -163,8 +163,7 @@ def _of_the_slowest(seconds: dict[str, float]) -> dict[str, float]:
 
 def _teaches(group: Group, dynamic: DynamicSampling) -> bool:
     """Whether the scored completions differ in reward, and are neither too hard nor too easy."""
-    scored = group.rewards[~group.rewards.isnan()]
-    if len(scored) < 2 or bool((scored == scored[0]).all()):
+    if not _differ(group):
         return False
     if dynamic.accuracy_range is None:
         return True
@@ -172,21 +171,32 @@ def _teaches(group: Group, dynamic: DynamicSampling) -> bool:
     return low <= group.rewards_by_name["accuracy"].nanmean().item() <= high
 
 
+def _differ(group: Group) -> bool:
+    scored = group.rewards[~group.rewards.isnan()]
+    return len(scored) > 1 and not bool((scored == scored[0]).all())
+
+
 def _measure(kept: list[Group], dropped: list[Group], size: int, version: int) -> dict[str, float]:
     """Of all groups that were drawn."""
     groups = kept + dropped
     completions = [completion for group in groups for completion in group.completions]
+    lengths = [len(completion.token_ids) for completion in completions]
     total = torch.cat([group.rewards for group in groups])
+    scored = total[~total.isnan()]
     by_name = {
-        f"reward/{name}": torch.cat([group.rewards_by_name[name] for group in groups]).nanmean().item()
+        f"rewards/{name}/mean": torch.cat([group.rewards_by_name[name] for group in groups]).nanmean().item()
         for name in groups[0].rewards_by_name
     }
     return {
         **by_name,
         "reward": total.nanmean().item(),
+        "reward_std": scored.std().item() if len(scored) > 1 else 0.0,
+        "frac_reward_zero_std": sum(not _differ(group) for group in groups) / len(groups),
         "unscored": total.isnan().float().mean().item(),
-        "completion_tokens": sum(len(c.token_ids) for c in completions) / len(completions),
-        "truncated": sum(not c.finished for c in completions) / len(completions),
+        "completions/mean_length": sum(lengths) / len(lengths),
+        "completions/min_length": float(min(lengths)),
+        "completions/max_length": float(max(lengths)),
+        "completions/clipped_ratio": sum(not c.finished for c in completions) / len(completions),
         "policy_lag": sum(version - c.policy_version for c in completions) / len(completions),
         "groups_drawn": float(len(groups)),
         "groups_without_signal": len(dropped) / len(groups),

@@ -402,7 +402,7 @@ class RowReader:
         return image if self.source.looks is None else alter(image, self.source.looks)
 
     def _metadata(self, row: Row) -> dict[str, Any]:
-        """The row's place, and its plain values that have no other use."""
+        """The row's place, and its values that have no other use: texts, numbers, and lists and tables of these."""
         used = set(self.columns.values())
         rest = {name: value for name, value in plain_values(row.values).items() if name not in used}
         if self.source.benchmark is not None:

@@ -92,9 +92,18 @@ def numbered_images(row: Mapping[str, Any]) -> list[Any]:
 
 
 def plain_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that are worth keeping beside a prompt: texts and numbers, but no images."""
-    kept = {name: value for name, value in row.items() if isinstance(value, str | int | float | bool)}
+    """Those that are worth keeping beside a prompt: what JSON can hold, and no images or empty cells."""
+    kept = {name: value for name, value in row.items() if value is not None and _is_plain(value)}
     return {name: value for name, value in kept.items() if not _NUMBERED_IMAGE.fullmatch(name)}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    return value is None or isinstance(value, str | int | float | bool)
 
 
 def read_image(value: Any, root: Path) -> Image:

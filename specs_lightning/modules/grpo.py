@@ -61,16 +61,17 @@ class GRPOModule(PolicyModule):
         super().on_train_start()
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        return self.objective.weigh(batch)
+        return self.objective.weigh(batch, self._over_ranks)
 
     def denominator(self, batch: GroupBatch) -> Tensor:
         return self.objective.denominator(batch)
 
     def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
-        scored = self.policy.token_logprobs(batch, batch.temperature, with_entropy=True)
+        bonus = self.objective.entropy_coefficient > 0
+        scored = self.policy.token_logprobs(batch, batch.temperature, with_entropy=True, entropy_gradient=bonus)
         if self._reference is not None:
             batch.reference_logprobs_NT = self._reference.token_logprobs(batch)
-        terms = self.objective(scored.logprobs, batch, denominator)
+        terms = self.objective(scored.logprobs, batch, denominator, scored.entropy)
         assert scored.entropy is not None  # it was asked for
         terms.metrics["entropy"] = token_share(scored.entropy, batch.mask_NT)
         return terms

@@ -36,6 +36,7 @@ from specs_lightning.policy.loading import FLOAT32_WEIGHTS, PolicySettings, chec
 from specs_lightning.policy.model_files import model_digest, same_model
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.answers import Answer
+from specs_lightning.records.metrics import earlier_names
 from specs_lightning.system.random_state import random_state, set_random_state
 from specs_lightning.system.ranks import failing_together, gather, rank, whole, world_size
 
@@ -311,7 +312,7 @@ class PolicyModule(LightningModule, ABC):
 
     def _log(self, figures: dict[str, float], batch_size: int) -> None:
         """To the loggers at once: Lightning would log a step after its checkpoint, and a kill between lose it."""
-        self.log_dict(figures, logger=False, batch_size=batch_size)
+        self.log_dict({**figures, **earlier_names(figures)}, logger=False, batch_size=batch_size)  # for monitors
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and (self.steps + 1) % every == 0:
             for logger in self.loggers:

@@ -1,6 +1,7 @@
 """Group relative policy optimisation, with the variants in use (DeepSeekMath's, DAPO's, Dr. GRPO's, GSPO's).
 
-The paper trains without a KL term and with "clipping similar to DAPO", read here as 0.2 below and 0.28 above.
+What else may stand for its clipping and its advantages is in `surrogates.py` and `advantages.py`. The paper trains
+without a KL term and with "clipping similar to DAPO", read here as 0.2 below and 0.28 above.
 """
 
 from __future__ import annotations
@@ -8,39 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
+from specs_lightning.objectives.advantages import Advantages, AdvantageScale, GroupRelative, OverRanks, one_rank
 from specs_lightning.objectives.base import LossTerms, Part, token_share
 from specs_lightning.objectives.mismatch import MismatchCorrection
-
-AdvantageScale = Literal["std", "none"]
-
-
-def group_advantages(
-    rewards_N: Tensor, group_N: Tensor, scale: AdvantageScale = "std", epsilon: float = 1e-4
-) -> Tensor:
-    """How much better each completion is than its group: (r − mean) / (std + ε), or r − mean.
-
-    Args:
-        rewards_N: NaN marks a completion that could not be scored: it has advantage 0 and no part in its group's
-            mean and deviation.
-        group_N: the group of each completion, 0 to G − 1.
-        scale: `std` divides by the group's standard deviation (of the sample, over n − 1); `none` does not, which
-            does not favour questions that are almost always or almost never answered right (Dr. GRPO).
-    """
-    scored_N = ~rewards_N.isnan()
-    value_N = rewards_N.nan_to_num(0.0)
-    groups = int(group_N.max()) + 1 if len(group_N) else 0
-    size_G = torch.zeros(groups, dtype=value_N.dtype, device=value_N.device)
-    count_G = size_G.index_add(0, group_N, scored_N.to(value_N.dtype))
-    mean_G = size_G.index_add(0, group_N, value_N) / count_G.clamp(min=1)
-    advantage_N = (value_N - mean_G[group_N]) * scored_N
-    if scale == "none":
-        return advantage_N
-    variance_G = size_G.index_add(0, group_N, advantage_N.square()) / (count_G - 1).clamp(min=1)
-    return advantage_N / (variance_G.sqrt()[group_N] + epsilon)
+from specs_lightning.objectives.surrogates import Clipped, Surrogate
 
 
 @dataclass(frozen=True)
@@ -66,24 +41,43 @@ class GRPO:
     """Leave completions that hit the length limit out of the loss (DAPO's overlong filtering)."""
     mismatch: MismatchCorrection = MismatchCorrection()  # noqa: RUF009  frozen
     """What is done where rollout engine and trainer disagree about the probability of a token."""
+    surrogate: Surrogate | None = None
+    """What a token's probability ratio does to its gradient: Clipped (also with dual clip), CISPO or SAPO. `clip_low`
+    and `clip_high` are short for Clipped, which is the default."""
+    advantages: Advantages | None = None
+    """What a reward is compared with: GroupRelative, LeaveOneOut, BatchScaled or PerReward. `advantage_scale` is short
+    for GroupRelative, which is the default."""
+    entropy_coefficient: float = 0.0
+    """Weight of an entropy bonus, which is aggregated as the rest of the loss; 0 for none."""
 
     def __post_init__(self) -> None:
         if (self.aggregation == "constant") != (self.constant_length is not None):
             raise ValueError("constant_length goes with aggregation: constant, and only with it")
-        if not 0 <= self.clip_low < 1 or self.clip_high < 0 or self.kl_coefficient < 0:
-            raise ValueError(f"clip_low must be in [0, 1), clip_high and kl_coefficient not negative: {self}")
+        if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
+            raise ValueError(f"kl_coefficient and entropy_coefficient must not be negative: {self}")
+        if self.surrogate is not None and (self.clip_low, self.clip_high) != (0.2, 0.28):
+            raise ValueError("clip_low and clip_high are of the default surrogate: set them within surrogate (Clipped)")
+        if self.advantages is not None and self.advantage_scale != "std":
+            raise ValueError("advantage_scale is of the default advantages: set it within advantages (GroupRelative)")
+        _ = self.clipping  # which checks the bounds
 
-    def weigh(self, batch: GroupBatch) -> GroupBatch:
+    @property
+    def clipping(self) -> Surrogate:
+        """The surrogate in use."""
+        return self.surrogate or Clipped(self.clip_low, self.clip_high)
+
+    def weigh(self, batch: GroupBatch, over_ranks: OverRanks = one_rank) -> GroupBatch:
         """The batch with advantages, and with what must not count taken out of its mask: completions without a
-        score and, if asked for, unfinished ones. Takes whole groups."""
+        score and, if asked for, unfinished ones. Takes whole groups; all ranks call it alike."""
         if batch.rewards_N is None or batch.finished_N is None:
             raise ValueError("GRPO needs rewards, and which completions are finished")
         counts_N = ~batch.rewards_N.isnan()
         if self.mask_truncated:
             counts_N = counts_N & batch.finished_N
+        advantages = self.advantages or GroupRelative(self.advantage_scale)
         return replace(
             batch,
-            advantages_N=group_advantages(batch.rewards_N, batch.group_N, self.advantage_scale),
+            advantages_N=advantages(batch, batch.rewards_N, over_ranks),
             mask_NT=batch.mask_NT & counts_N[:, None],
         )
 
@@ -97,7 +91,9 @@ class GRPO:
         completions = batch.mask_NT.any(-1).sum()
         return completions if self.constant_length is None else completions * self.constant_length
 
-    def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:
+    def __call__(
+        self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor, entropy_NT: Tensor | None = None
+    ) -> LossTerms:
         """The share of the loss of these completions.
 
         Args:
@@ -105,6 +101,7 @@ class GRPO:
             batch: weighed; with `sampler_logprobs_NT`, and `old_logprobs_NT` where the mismatch is corrected, unless
                 the sampling policy is still the current one; with `reference_logprobs_NT` where there is a KL term.
             denominator: `denominator` of the whole step.
+            entropy_NT: of the policy at each token, with gradient; where there is a bonus for it.
         """
         if batch.advantages_N is None:
             raise ValueError("GRPO needs advantages: weigh the batch first")
@@ -117,13 +114,13 @@ class GRPO:
         if self.ratio == "sequence":
             log_ratio_NT = (log_ratio_NT.sum(-1) / mask_NT.sum(-1).clamp(min=1))[:, None].expand_as(mask_NT)
         ratio_NT = log_ratio_NT.exp()
-        clipped_NT = ratio_NT.clamp(1 - self.clip_low, 1 + self.clip_high)
         advantage_NT = batch.advantages_N[:, None].expand_as(ratio_NT)
-        loss_NT = -torch.minimum(ratio_NT * advantage_NT, clipped_NT * advantage_NT)
-        too_high = (ratio_NT > 1 + self.clip_high) & (advantage_NT > 0)
-        too_low = (ratio_NT < 1 - self.clip_low) & (advantage_NT < 0)
+        loss_NT = self.clipping.loss(ratio_NT, advantage_NT, logprobs_NT)
+        low_NT, high_NT = self.clipping.cut(ratio_NT, advantage_NT)
         metrics: dict[str, Part] = {
-            "clipped": token_share((too_high | too_low).float(), mask_NT),
+            "clip_ratio/low_mean": token_share(low_NT.float(), mask_NT),
+            "clip_ratio/high_mean": token_share(high_NT.float(), mask_NT),
+            "clip_ratio/region_mean": token_share((low_NT | high_NT).float(), mask_NT),
             "approximate_kl": token_share(ratio_NT - 1 - log_ratio_NT, mask_NT),
         }
         if start_NT is not None and batch.sampler_logprobs_NT is not None:
@@ -135,7 +132,11 @@ class GRPO:
             gap_NT = (batch.reference_logprobs_NT - logprobs_NT) * mask_NT
             kl_NT = gap_NT.exp() - gap_NT - 1  # k3: unbiased, never negative
             loss_NT = loss_NT + self.kl_coefficient * kl_NT
-            metrics["reference_kl"] = token_share(kl_NT, mask_NT)
+            metrics["kl"] = token_share(kl_NT, mask_NT)
+        if self.entropy_coefficient:
+            if entropy_NT is None:
+                raise ValueError("an entropy bonus needs the entropies")
+            loss_NT = loss_NT - self.entropy_coefficient * entropy_NT
         return LossTerms(self._aggregate(loss_NT, mask_NT) / denominator, metrics)
 
     def _old_logprobs(self, start_NT: Tensor | None, current_NT: Tensor, batch: GroupBatch) -> Tensor:

@@ -243,9 +243,9 @@ class _Planner:
             groups = made_up_prompts(settings.rows, settings.prompt_tokens).answered(settings.completion_tokens, sides)
         else:
             with _missing("--rows, --prompt_tokens and --completion_tokens"):
-                pairs = load_pairs(data.train, data.set_aside)
+                pairs = load_pairs(data.train, data.set_aside, sides)
                 data.pairs, data.encoder = some(pairs, settings.sample), _encoder(source, data.max_prompt_tokens)
-                completions = tuple((len(pair.chosen), len(pair.rejected))[:sides] for pair in data.encoded)
+                completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
                 prompts = [pair.prompt for pair in data.encoded]
             groups = replace(Groups.of(len(pairs), prompts, _image_token(source)), completions=completions)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)

@@ -177,6 +177,7 @@ class Policy(nn.Module):
         batch: GroupBatch,
         temperature: float = 1.0,
         with_entropy: bool = False,
+        entropy_gradient: bool = False,
         observe: Callable[[Tensor], Tensor] | None = None,
     ) -> TokenLogprobs:
         """The log-probability of each token that the batch's mask marks, zero elsewhere: (N, T) float32, in nats.
@@ -199,6 +200,7 @@ class Policy(nn.Module):
             temperature=temperature,
             banned_ids=self.banned_ids,
             with_entropy=with_entropy,
+            entropy_gradient=entropy_gradient,
             observe=observe,
         )
         if batch.dummy_prompt is not None:  # a gradient of 0: every process goes backward through all

@@ -33,6 +33,7 @@ def token_logprobs(
     temperature: float = 1.0,
     banned_ids: Tensor | None = None,
     with_entropy: bool = False,
+    entropy_gradient: bool = False,
     observe: Callable[[Tensor], Tensor] | None = None,
     logits_in_memory: int = LOGITS_IN_MEMORY,
 ) -> TokenLogprobs:
@@ -45,6 +46,7 @@ def token_logprobs(
         temperature: of the sampling distribution; positive.
         banned_ids: ids that are never sampled, left out of the distribution.
         with_entropy: also return each distribution's entropy, without gradient.
+        entropy_gradient: with gradient, at the price of another tensor of a chunk's logits.
         observe: also return what this makes of the distributions' logits, (M, V) to (M,), without gradient.
 
     Returns:
@@ -60,8 +62,10 @@ def token_logprobs(
         normalizer = logits.logsumexp(-1)
         logprobs = logits.gather(-1, targets[:, None])[:, 0] - normalizer
         entropy, observed = logprobs.new_empty(0), logprobs.new_empty(0)
+        if entropy_gradient:
+            entropy = differentiable_entropy(logits - normalizer[:, None])
         with torch.no_grad():
-            if with_entropy:
+            if with_entropy and not entropy_gradient:
                 all_logprobs = logits - normalizer[:, None]
                 entropy = torch.special.entr(all_logprobs.exp()).sum(-1)
             if observe is not None:
@@ -78,4 +82,10 @@ def token_logprobs(
             for hidden, targets in zip(hidden_MH.split(chunk), targets_M.split(chunk), strict=True)
         ]
         logprobs, entropy, observed = (torch.cat(parts) for parts in zip(*scored, strict=True))
-    return TokenLogprobs(logprobs, entropy if with_entropy else None, observed if observe is not None else None)
+    has_entropy = with_entropy or entropy_gradient
+    return TokenLogprobs(logprobs, entropy if has_entropy else None, observed if observe is not None else None)
+
+
+def differentiable_entropy(logprobs_MV: Tensor) -> Tensor:
+    """(M,) entropies in nats. What has no probability (−∞) adds nothing to them or the gradient; `entr` gives NaN."""
+    return -(logprobs_MV.exp() * logprobs_MV.masked_fill(logprobs_MV.isneginf(), 0.0)).sum(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,34 @@ from specs_lightning.system.files import keep_lines, naming_what_has_no_room, sy
 
 FILE = "metrics.csv"
 STEP = "step"
+
+
+RENAMED = {
+    "train/reward_chosen": "train/rewards/chosen",
+    "train/reward_rejected": "train/rewards/rejected",
+    "train/reward_margin": "train/rewards/margins",
+    "train/preference_accuracy": "train/rewards/accuracies",
+    "train/clipped": "train/clip_ratio/region_mean",
+    "train/reference_kl": "train/kl",
+    "train/completion_tokens": "train/completions/mean_length",
+    "train/truncated": "train/completions/clipped_ratio",
+}
+"""What figures of a training were called before they had the field's names, as each reward's mean was."""
+_BEFORE = {new: old for old, new in RENAMED.items()}
+_REWARD, _REWARD_BEFORE = re.compile("train/rewards/(.+)/mean"), re.compile("train/reward/(.+)")
+
+
+def current_name(name: str) -> str:
+    """The name of a figure today, whatever it was logged as."""
+    of_reward = _REWARD_BEFORE.fullmatch(name)
+    return f"train/rewards/{of_reward[1]}/mean" if of_reward else RENAMED.get(name, name)
+
+
+def earlier_names(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that had another name, by it: for configurations that monitor them so."""
+    before = {name: _BEFORE[name] for name in figures if name in _BEFORE}
+    before |= {name: f"train/reward/{found[1]}" for name in figures if (found := _REWARD.fullmatch(name))}
+    return {old: figures[name] for name, old in before.items()}
 
 
 @dataclass(frozen=True)
@@ -30,15 +59,16 @@ class Series:
 
 
 def read_metrics(folder: Path) -> dict[str, Series]:
-    """The columns by name. A step logged twice (a resumed run) keeps its last value."""
-    names, *rows = _read(folder / FILE) or [[]]
+    """The columns by their names of today. A step logged twice (a resumed run) keeps its last value."""
+    written, *rows = _read(folder / FILE) or [[]]
+    names = [*map(current_name, written)]
     columns: dict[str, dict[int, float]] = {}
     for row in rows:
-        values = dict(zip(names, map(_parse, row), strict=False))  # the last row may be cut off
-        step = values.pop(STEP, None)
+        values = list(zip(names, map(_parse, row), strict=False))  # the last row may be cut off
+        step = dict(values).get(STEP)
         if step is not None and not math.isnan(step):
-            for name, value in values.items():
-                if value is not None:
+            for name, value in values:
+                if value is not None and name != STEP:
                     columns.setdefault(name, {})[int(step)] = value
     return {name: series_of(values) for name, values in columns.items()}
 

@@ -13,11 +13,14 @@ from specs_lightning.system.files import atomic
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
-    """A prompt, the response to move towards and the one to move away from, and where they came from."""
+    """A prompt, the response to move towards and the one to move away from, and where they came from.
+
+    Without the latter it is a demonstration.
+    """
 
     prompt: Prompt
     chosen: str
-    rejected: str
+    rejected: str | None
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
@@ -33,8 +36,8 @@ def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
         {
             "id": pair.prompt.id,
             "prompt": list(pair.prompt.messages),
-            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": pair.chosen}]}],
-            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": pair.rejected}]}],
+            "chosen": _message(pair.chosen),
+            "rejected": None if pair.rejected is None else _message(pair.rejected),
             "images": [{"bytes": image_bytes(image), "path": None} for image in pair.prompt.images],
             "answer": pair.prompt.answer,
             "answer_type": pair.prompt.answer_type,
@@ -45,3 +48,7 @@ def write_pairs(pairs: Sequence[PreferencePair], file: Path) -> None:
     ]
     with atomic(file) as partial:
         Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(partial)
+
+
+def _message(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]

@@ -57,7 +57,7 @@ def test_a_stage_trains_by_its_own_reward_and_evaluation(project: Path) -> None:
     )
     assert (project / "run" / "model" / "config.json").is_file()
     columns = (project / "run" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/reward/brevity", "overthinking/tokens_if_wrong"} <= {*columns}
+    assert {"train/rewards/brevity/mean", "overthinking/tokens_if_wrong"} <= {*columns}
 
 
 def test_the_commands_that_its_readme_tells_are_there(project: Path) -> None:

@@ -38,7 +38,13 @@ def config(tmp_path: Path) -> Path:
     """A training's configuration, over a file of which half of the rows are bad."""
     (tmp_path / "1.png").write_bytes(png())
     (tmp_path / "cut.png").write_bytes(png()[:60])
-    good = {"question": "How many of <image1> and <image2>?", "image": "1.png", "answer": "2", "level": 3}
+    good = {
+        "question": "How many of <image1> and <image2>?",
+        "image": "1.png",
+        "answer": "2",
+        "level": 3,
+        "boxes": [[1]],
+    }
     rows = [
         {"id": "a", **good},
         {"id": "a", **good},
@@ -86,7 +92,7 @@ def test_frozen_rows_are_the_same_prompts_and_hold_their_images(config: Path, tm
     for name in ("id", "messages", "answer", "answer_type", "answer_format", "choices", "precision"):
         assert [getattr(p, name) for p in after] == [getattr(p, name) for p in before]
     assert [p.images for p in after] == [(png(),), (), (png(),)]
-    assert after[0].metadata["level"] == 3
+    assert (after[0].metadata["level"], after[0].metadata["boxes"]) == (3, [[1]])
 
 
 def test_a_share_is_held_out_and_no_image_stands_on_both_sides(tmp_path: Path) -> None:

@@ -107,6 +107,27 @@ class TestForeignFiles:
         with pytest.raises(DataError, match=r"no column rejected: .*it has prompt, chosen, worse"):
             load_pairs(path, SetAside())
 
+    @pytest.mark.parametrize("column", ["chosen", "completion"])
+    def test_demonstrations_need_no_rejected_side(self, tmp_path: Path, column: str) -> None:
+        path = self.write(tmp_path, [{"prompt": "How many?", column: [answer("two")]}])
+        assert [(pair.chosen, pair.rejected) for pair in load_pairs(path, SetAside(), sides=1)] == [("two", None)]
+        with pytest.raises(DataError, match=r"no column .*rejected: .*SFT does without rejected"):
+            load_pairs(path, SetAside(), sides=2)
+
+    def test_a_rejected_side_that_is_there_is_read_all_the_same(self, tmp_path: Path) -> None:
+        """The control by SFT is on the rows that DPO is on."""
+        good = {"prompt": "How many?", "chosen": "two", "rejected": "three"}
+        rows = [good, {**good, "rejected": "two"}, {**good, "rejected": 5}, {**good, "rejected": None}]
+        set_aside = SetAside()
+        pairs = load_pairs(self.write(tmp_path, rows), set_aside, sides=1)
+        assert [pair.rejected for pair in pairs] == ["three", None]
+        assert list(reasons(set_aside)) == [2, 3]
+
+    def test_without_a_chosen_side_there_is_no_demonstration(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, [{"prompt": "How many?", "answer": "two"}])
+        with pytest.raises(DataError, match=r"no column completion: demonstrations need prompt and chosen"):
+            load_pairs(path, SetAside(), sides=1)
+
     def test_a_file_without_one_usable_pair_says_why(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, [{"prompt": "How many?", "chosen": "", "rejected": "three"}] * 2)
         with pytest.raises(DataError, match=r"no usable pair[\s\S]*2 x chosen is not one non-empty"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from helpers.small_runs import scene_pairs, small_trainer, write_pair_file
 from lightning.pytorch import Callback
 
 from specs_lightning.data import PreferenceDataModule
+from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.preference import PreferenceLoader
 from specs_lightning.data.tables import DataError
 from specs_lightning.modules import ColdStartModule
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import sequence_logprobs
+from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.pairs import PreferencePair, write_pairs
 from specs_lightning.rollout.engine import stop_ids
 
@@ -77,6 +80,18 @@ def test_supervised_training_takes_the_chosen_side_alone(
     ends = batch.completion_ids_NT[torch.arange(len(batch)), batch.lengths_N - 1]
     assert (ends == module.policy.tokenizer.eos_token_id).all()
     assert [sorted(set(r)) for r in rows] == [list(range(8))]
+
+
+def test_demonstrations_train_as_the_chosen_sides_of_pairs_do(
+    tiny_model_path: Path, pairs: str, tmp_path: Path
+) -> None:
+    demonstrations = tmp_path / "demonstrations.parquet"
+    write_pairs([replace(pair, rejected=None) for pair in load_pairs(pairs, SetAside())], demonstrations)
+    weights = []
+    for file in (pairs, str(demonstrations)):
+        module, _ = fit(tiny_model_path, PreferenceDataModule(file, batch_size=4), tmp_path, SFT())
+        weights.append(torch.cat([p.detach().flatten() for p in module.policy.parameters()]))
+    assert torch.equal(*weights)
 
 
 def test_a_completion_ends_as_the_models_template_ends_a_turn(

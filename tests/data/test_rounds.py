@@ -258,10 +258,15 @@ class TestOldLogprobs:
 
 def test_what_was_measured_is_that_of_all_completions_drawn(policy: Policy, prompts: list[EncodedPrompt]) -> None:
     made, _ = draw(policy, prompts, lambda prompt, seed: DIFFERENT)
-    assert made.metrics["reward/letters"] == made.metrics["reward"] == pytest.approx(2.0)
+    assert made.metrics["rewards/letters/mean"] == made.metrics["reward"] == pytest.approx(2.0)
     tokens = [len(c.token_ids) for group in made.groups for c in group.completions]
-    assert made.metrics["completion_tokens"] == pytest.approx(sum(tokens) / len(tokens))
-    assert made.metrics["truncated"] == 0
+    lengths = {"mean": sum(tokens) / len(tokens), "min": min(tokens), "max": max(tokens)}
+    for name, expected in lengths.items():
+        assert made.metrics[f"completions/{name}_length"] == pytest.approx(expected)
+    assert made.metrics["completions/clipped_ratio"] == 0
+    rewards = torch.cat([group.rewards for group in made.groups])
+    assert made.metrics["reward_std"] == pytest.approx(rewards.std().item())
+    assert made.metrics["frac_reward_zero_std"] == 0
     assert made.metrics["round_seconds"] > 0
 
 

@@ -74,7 +74,7 @@ class TestColumns:
             "think_answer",
         )
         assert prompt.messages[0]["content"][0]["text"].startswith("2+2?\nReason inside <think>")
-        assert prompt.metadata == {"level": 3, "source_file": path, "source_row": 1}
+        assert prompt.metadata == {"level": 3, "tags": ["a"], "source_file": path, "source_row": 1}
 
     @pytest.mark.parametrize("question", ["question", "problem", "prompt"])
     @pytest.mark.parametrize("id", ["id", "qid", "pid"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import datetime
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +80,17 @@ def test_an_image_may_be_a_path_bytes_or_text(tmp_path: Path) -> None:
 
 def test_images_are_no_metadata() -> None:
     """Of many megabytes each, as text."""
-    row = {"image_2": "b", "image_1": "a", "image_3": None, "level": 3, "tags": ["x"], "image_kind": "photo"}
+    images = {"image_2": "b", "image_1": "a", "image_3": None, "shot": {"bytes": b"c"}, "frames": [{"bytes": b"c"}]}
+    row = {**images, "level": 3, "image_kind": "photo"}
     assert numbered_images(row) == ["a", "b"]
     assert plain_values(row) == {"level": 3, "image_kind": "photo"}
+
+
+def test_metadata_is_what_json_can_hold() -> None:
+    kept = {"text": "a", "share": 0.5, "flag": True, "tags": ["x", None], "boxes": [[0, 1]], "info": {"a": {"b": []}}}
+    left_out = {"nothing": None, "day": datetime.date(2026, 1, 2), "days": [datetime.date(2026, 1, 2)], "by": {1: 2}}
+    assert plain_values({**kept, **left_out}) == kept
+    assert json.loads(json.dumps(plain_values(kept))) == kept
 
 
 def test_golds_come_with_their_units_and_out_of_their_wrapping() -> None:

@@ -151,10 +151,10 @@ def grpo_rows(steps: int) -> list[dict[str, float]]:
                 "step": step,
                 "train/loss": rng.gauss(0.0, 0.02),
                 "train/reward": 0.5 * kept + right + rng.gauss(0, 0.05),
-                "train/reward/format": kept + rng.gauss(0, 0.04),
-                "train/reward/accuracy": right + rng.gauss(0, 0.05),
+                "train/rewards/format/mean": kept + rng.gauss(0, 0.04),
+                "train/rewards/accuracy/mean": right + rng.gauss(0, 0.05),
                 "train/entropy": 1.2 - 0.8 * learned + rng.gauss(0, 0.03),
-                "train/completion_tokens": 60 - 20 * learned + rng.gauss(0, 2),
+                "train/completions/mean_length": 60 - 20 * learned + rng.gauss(0, 2),
                 "train/mismatch/mean": abs(rng.gauss(0, 1e-6)),
                 "train/mismatch/max": abs(rng.gauss(0, 1e-5)),
                 "train/mismatch/effective_sample_size": 1 - abs(rng.gauss(0, 1e-6)),
@@ -179,10 +179,10 @@ def cold_start_rows(steps: int) -> list[dict[str, float]]:
                 "step": step,
                 "train/loss": 1.4 - learned + rng.gauss(0, 0.03),
                 "train/sft_loss": 0.7 - 0.4 * learned + rng.gauss(0, 0.02),
-                "train/reward_chosen": chosen,
-                "train/reward_rejected": rejected,
-                "train/reward_margin": chosen - rejected,
-                "train/preference_accuracy": 0.5 + 0.5 * learned,
+                "train/rewards/chosen": chosen,
+                "train/rewards/rejected": rejected,
+                "train/rewards/margins": chosen - rejected,
+                "train/rewards/accuracies": 0.5 + 0.5 * learned,
             }
         )
         if step % 10 == 0:

@@ -19,9 +19,17 @@ import_utils.is_vllm_available = lambda *args, **kwargs: False
 
 from trl.trainer.dpo_trainer import DPOTrainer  # noqa: E402
 from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
+from trl.trainer.rloo_trainer import RLOOTrainer  # noqa: E402
 from trl.trainer.utils import nanstd  # noqa: E402
 
-__all__ = ["nanstd", "trl_dpo_loss", "trl_grpo_loss", "trl_importance_sampling_ratio"]
+__all__ = [
+    "nanstd",
+    "trl_advantages",
+    "trl_dpo_loss",
+    "trl_grpo_loss",
+    "trl_importance_sampling_ratio",
+    "trl_rloo_advantages",
+]
 
 
 def _accelerator() -> SimpleNamespace:
@@ -29,7 +37,12 @@ def _accelerator() -> SimpleNamespace:
         return tensor
 
     return SimpleNamespace(
-        device=torch.device("cpu"), num_processes=1, gather=same, gather_for_metrics=same, reduce=same
+        device=torch.device("cpu"),
+        num_processes=1,
+        gather=same,
+        gather_for_metrics=same,
+        reduce=same,
+        sync_gradients=True,
     )
 
 
@@ -47,12 +60,22 @@ def trl_grpo_loss(
     kl_coefficient: float = 0.0,
     max_completion_length: int = 0,
     importance_sampling_ratio: Tensor | None = None,
+    delta: float | None = None,
+    temperatures: tuple[float, float] = (1.0, 1.0),
+    entropy_NT: Tensor | None = None,
+    entropy_coefficient: float = 0.0,
 ) -> Tensor:
     """`GRPOTrainer._compute_loss` of a whole step in one batch, on one process."""
     trainer = GRPOTrainer.__new__(GRPOTrainer)
     trainer.model = SimpleNamespace(training=True)
     trainer.accelerator = _accelerator()
-    trainer.args = SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1)
+    trainer.args = SimpleNamespace(
+        delta=delta,
+        use_bias_correction_kl=False,
+        steps_per_generation=1,
+        sapo_temperature_pos=temperatures[0],
+        sapo_temperature_neg=temperatures[1],
+    )
     trainer.loss_type, trainer.importance_sampling_level = loss_type, level
     trainer.epsilon_low, trainer.epsilon_high, trainer.beta = clip_low, clip_high, kl_coefficient
     trainer.max_completion_length = max_completion_length
@@ -60,13 +83,11 @@ def trl_grpo_loss(
     trainer.top_entropy_quantile = 1.0
     trainer.off_policy_mask_threshold = None
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = importance_sampling_ratio is not None
-    trainer.aux_loss_enabled = trainer._entropy_bonus_enabled = False
+    trainer.aux_loss_enabled = trainer.use_adaptive_entropy = False
+    trainer._entropy_bonus_enabled, trainer.entropy_coef = entropy_coefficient > 0, entropy_coefficient
     trainer._metrics = {"train": defaultdict(list)}
-    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (
-        logprobs_NT,
-        torch.zeros_like(logprobs_NT),
-        None,
-    )
+    entropies_NT = torch.zeros_like(logprobs_NT) if entropy_NT is None else entropy_NT
+    trainer._get_per_token_logps_and_entropies = lambda *args, **kwargs: (logprobs_NT, entropies_NT, None)
     ids_NT = torch.zeros_like(mask_NT, dtype=torch.long)
     inputs = {
         "prompt_ids": ids_NT[:, :1],
@@ -124,6 +145,50 @@ def _assigns(block: ast.If, name: str) -> bool:
     return any(isinstance(target, ast.Name) and target.id == name for target in targets)
 
 
+def trl_advantages(rewards_NK: Tensor, weights_K: Tensor, group_size: int, *, aggregation: str, scale: str) -> Tensor:
+    """(N,) advantages of `GRPOTrainer` from each reward's values: the lines that compute them, cut out of its method.
+
+    Args:
+        aggregation: `sum_then_normalize` or `normalize_then_sum`.
+        scale: group, batch or none.
+    """
+    method = ast.parse(textwrap.dedent(inspect.getsource(GRPOTrainer._generate_and_score_completions)))
+    (block,) = (n for n in ast.walk(method) if isinstance(n, ast.If) and "sum_then_normalize" in ast.dump(n.test))
+    names: dict[str, Any] = {
+        "torch": torch,
+        "nanstd": nanstd,
+        "self": SimpleNamespace(
+            multi_objective_aggregation=aggregation,
+            scale_rewards=scale,
+            reward_weights=weights_K,
+            reward_funcs=[None] * len(weights_K),
+        ),
+        "device": rewards_NK.device,
+        "rewards_per_func": rewards_NK,
+        "num_generations": group_size,
+        "unscorable_mask": rewards_NK.isnan().all(1),
+    }
+    exec(compile(ast.Module([block], []), "<TRL>", "exec"), names)
+    return names["advantages"].nan_to_num(0.0)
+
+
+def trl_rloo_advantages(rewards_N: Tensor, group_size: int) -> Tensor:
+    """(N,) advantages of `RLOOTrainer`, not normalised: the lines that compute them, cut out of its method."""
+    method = ast.parse(textwrap.dedent(inspect.getsource(RLOOTrainer._generate_and_score_completions)))
+    assert isinstance(method.body[0], ast.FunctionDef)
+    body = method.body[0].body
+    first, last = (i for i, n in enumerate(body) if ast.unparse(n).startswith(("grouped_rewards =", "is_std_zero =")))
+    names: dict[str, Any] = {
+        "torch": torch,
+        "nanstd": nanstd,
+        "self": SimpleNamespace(normalize_advantages=False),
+        "rewards": rewards_N,
+        "num_generations": group_size,
+    }
+    exec(compile(ast.Module(body[first:last], []), "<TRL>", "exec"), names)
+    return names["advantages"]
+
+
 def trl_dpo_loss(
     chosen_logprobs_PT: Tensor,
     rejected_logprobs_PT: Tensor,
@@ -134,8 +199,9 @@ def trl_dpo_loss(
     *,
     beta: float,
     sft_weight: float,
+    loss_type: str = "sigmoid",
 ) -> tuple[Tensor, dict[str, float]]:
-    """`DPOTrainer._compute_loss` with the sigmoid and the sft term, and the metrics that it logs."""
+    """`DPOTrainer._compute_loss` with a preference loss and the sft term, and the metrics that it logs."""
     trainer = DPOTrainer.__new__(DPOTrainer)
     trainer.model = SimpleNamespace(training=True)
     trainer.accelerator = _accelerator()
@@ -143,7 +209,7 @@ def trl_dpo_loss(
     trainer.ld_alpha = None
     trainer.precompute_ref_logps = True
     trainer.f_divergence_type = "reverse_kl"
-    trainer.loss_types, trainer.loss_weights = ["sigmoid", "sft"], [1.0, sft_weight]
+    trainer.loss_types, trainer.loss_weights = [loss_type, "sft"], [1.0, sft_weight]
     trainer.beta = beta
     trainer._total_train_tokens, trainer._tp_size = 0, 1
     trainer._metrics = {"train": defaultdict(list)}

@@ -17,6 +17,8 @@ from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import DPO, SFT, ColdStartObjective
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 
+ACCURACIES = {"train/rewards/accuracies", "train/preference_accuracy"}
+"""By its name of today and of before."""
 CONSTANT = ScheduleSettings(name="constant", warmup_share=0.0)
 
 
@@ -56,8 +58,7 @@ def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
         assert relative_difference(other, moved[-1]) <= 1e-5
         # Whether a margin of 0 counts as positive is up to rounding.
         measured, expected = (
-            {name: value for name, value in c.steps[0].items() if name != "train/preference_accuracy"}
-            for c in (curve, curves[-1])
+            {name: value for name, value in c.steps[0].items() if name not in ACCURACIES} for c in (curve, curves[-1])
         )
         assert measured == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
@@ -75,9 +76,9 @@ def test_a_reference_that_is_asked_gives_the_curve_of_the_cached_one(
         small_trainer(tmp_path, curves[reference]).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=3))
     assert len(curves["cached"].steps) == 3
     assert curves["cached"]["loss"] == pytest.approx(curves[asked]["loss"], rel=1e-4)
-    assert curves["cached"]["reward_margin"] == pytest.approx(curves[asked]["reward_margin"], abs=1e-4)
-    assert curves["cached"]["reward_margin"][0] == pytest.approx(0, abs=1e-5)
-    assert abs(curves["cached"]["reward_margin"][2]) > 1e-3
+    assert curves["cached"]["rewards/margins"] == pytest.approx(curves[asked]["rewards/margins"], abs=1e-4)
+    assert curves["cached"]["rewards/margins"][0] == pytest.approx(0, abs=1e-5)
+    assert abs(curves["cached"]["rewards/margins"][2]) > 1e-3
 
 
 def test_an_adapter_that_is_not_there_cannot_be_switched_off(model: str) -> None:
@@ -96,8 +97,8 @@ def test_reduced_precision_leaves_policy_and_reference_equal_at_the_start(
         module.policy_settings = PolicySettings(model, dtype="bfloat16", lora=LoRASettings(rank=4))
     trainer = small_trainer(tmp_path, curve, max_steps=1, precision="bf16-mixed" if reduced == "precision" else None)
     trainer.fit(module, datamodule=PreferenceDataModule(pairs, batch_size=8))
-    assert curve["reward_chosen"][0] == pytest.approx(0, abs=1e-6)
-    assert curve["reward_rejected"][0] == pytest.approx(0, abs=1e-6)
+    assert curve["rewards/chosen"][0] == pytest.approx(0, abs=1e-6)
+    assert curve["rewards/rejected"][0] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("reference", ["cached", "frozen"])

@@ -28,7 +28,7 @@ from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
-from specs_lightning.objectives import GRPO, MismatchCorrection
+from specs_lightning.objectives import CISPO, GRPO, BatchScaled, MismatchCorrection, PerReward
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.rollout import HFEngine, SamplingSettings
 
@@ -95,8 +95,10 @@ def unfinished() -> ScriptedEngine:
         GRPO(aggregation="sequence", mask_truncated=True),
         GRPO(aggregation="constant", constant_length=8, kl_coefficient=0.1),
         GRPO(mismatch=MismatchCorrection("truncated", "sequence")),
+        GRPO(surrogate=CISPO(), advantages=BatchScaled(), entropy_coefficient=0.1),
+        GRPO(advantages=PerReward(), aggregation="sequence"),
     ],
-    ids=["token", "sequence", "constant", "mismatch corrected"],
+    ids=["token", "sequence", "constant", "mismatch corrected", "batch-scaled, with entropy bonus", "per reward"],
 )
 def test_a_step_does_not_depend_on_the_size_of_its_micro_batches(
     tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, objective: GRPO
@@ -139,7 +141,14 @@ def test_every_step_logs_what_happened(tiny_model_path: Path, prompts: PromptSou
     module = GRPOModule(PolicySettings(str(tiny_model_path)), optimizer=adam, schedule=CONSTANT)
     small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts))
     assert len(curve.steps) == 4
-    assert {"train/loss", "train/entropy", "train/grad_norm", "train/lr", "train/reward/letters"} <= set(curve.steps[0])
+    assert {"train/loss", "train/entropy", "train/grad_norm", "train/lr", "train/rewards/letters/mean"} <= set(
+        curve.steps[0]
+    )
+    lengths = {f"train/completions/{which}" for which in ("mean_length", "min_length", "max_length", "clipped_ratio")}
+    clipped = {f"train/clip_ratio/{which}_mean" for which in ("low", "high", "region")}
+    of_rewards = {f"train/{name}" for name in ("reward", "reward_std", "rewards/letters/mean", "frac_reward_zero_std")}
+    assert of_steps | of_rewards | lengths | clipped <= set(curve.steps[0])
+    assert curve["reward/letters"] == curve["rewards/letters/mean"]  # for monitors of earlier configurations
     # The engine is the policy itself: what it reports is what training finds.
     assert max(curve["mismatch/max"]) < 1e-5
     assert curve["mismatch/effective_sample_size"] == pytest.approx([1] * 4)
@@ -154,8 +163,8 @@ def test_a_kl_term_is_zero_at_the_start_and_grows(
     module = GRPOModule(policy, GRPO(kl_coefficient=0.1), optimizer=adam, schedule=CONSTANT)
     assert module.keeps_second_model is (lora is None)
     small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts))
-    assert curve["reference_kl"][0] == pytest.approx(0, abs=1e-7)
-    assert curve["reference_kl"][-1] > 1e-6
+    assert curve["kl"][0] == pytest.approx(0, abs=1e-7)
+    assert curve["kl"][-1] > 1e-6
     assert not [name for name in module.state_dict() if not name.startswith("policy.")]
 
 

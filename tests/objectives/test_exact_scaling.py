@@ -12,7 +12,26 @@ from helpers.tiny_policies import gradient, mixed_prompts, random_completions, r
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.objectives import DPO, GRPO, SFT, ColdStartObjective, LossTerms, MismatchCorrection
+from specs_lightning.objectives import (
+    CISPO,
+    DPO,
+    GRPO,
+    IPO,
+    ORPO,
+    SAPO,
+    SFT,
+    APODown,
+    APOZero,
+    BatchScaled,
+    Clipped,
+    ColdStartObjective,
+    LeaveOneOut,
+    LengthNormalizedDPO,
+    LossTerms,
+    MismatchCorrection,
+    PerReward,
+    SimPO,
+)
 from specs_lightning.objectives.base import Part
 from specs_lightning.policy.policy import Policy
 
@@ -22,6 +41,12 @@ COLD_START = {
     "dpo, summed sft": DPO(sft_normalization="sum"),
     "sft": SFT(),
     "summed sft": SFT(normalization="sum"),
+    "length-normalised dpo": LengthNormalizedDPO(),
+    "ipo": IPO(),
+    "simpo": SimPO(),
+    "orpo": ORPO(),
+    "apo-zero": APOZero(),
+    "apo-down": APODown(),
 }
 MISMATCH = {
     f"{kind} by {level}": GRPO(mismatch=MismatchCorrection(kind, level, cap=1.3, floor=0.7))
@@ -35,6 +60,13 @@ GRPO_VARIANTS = {
     "sequence ratio": GRPO(aggregation="sequence", ratio="sequence", clip_low=0.05, clip_high=0.05),
     "token, sequence ratio": GRPO(ratio="sequence", kl_coefficient=0.1),
     "truncated masked": GRPO(mask_truncated=True),
+    "dual clip": GRPO(surrogate=Clipped(dual_clip=1.4)),
+    "cispo": GRPO(surrogate=CISPO(cap=1.3)),
+    "sapo": GRPO(surrogate=SAPO(), aggregation="sequence"),
+    "leave one out": GRPO(advantages=LeaveOneOut()),
+    "batch-scaled": GRPO(advantages=BatchScaled()),
+    "per reward": GRPO(advantages=PerReward()),
+    "entropy bonus": GRPO(entropy_coefficient=0.5),
     **MISMATCH,
 }
 
@@ -60,6 +92,8 @@ def step_batch(policy: Policy, sizes: list[int]) -> GroupBatch:
     return replace(
         batch,
         rewards_N=rewards_N,
+        rewards_NK=torch.stack([rewards_N, -rewards_N.square()], -1),
+        reward_weights=(1.0, 0.5),
         finished_N=torch.arange(len(batch)) % 5 != 3,
         old_logprobs_NT=near(),
         sampler_logprobs_NT=near(),
@@ -71,17 +105,16 @@ def step_batch(policy: Policy, sizes: list[int]) -> GroupBatch:
 def check_split(
     policy: Policy,
     batch: GroupBatch,
-    objective: Callable[[Tensor, GroupBatch, Tensor], LossTerms],
-    count: Tensor,
+    loss_of: Callable[[GroupBatch], LossTerms],
     whole_groups: bool,
 ) -> None:
-    whole = objective(policy.token_logprobs(batch).logprobs, batch, count)
+    whole = loss_of(batch)
     expected = gradient(policy, whole.loss)
     losses, measured = 0.0, torch.zeros_like(expected)
     joined: dict[str, Part] = {}
     parts = batch.micro_batches(90, policy.shared_prefix, whole_groups)
     for part in parts:
-        terms = objective(policy.token_logprobs(part).logprobs, part, count)
+        terms = loss_of(part)
         measured += gradient(policy, terms.loss)
         losses += terms.loss.item()
         joined = {name: joined[name].join(part) if joined else part for name, part in terms.metrics.items()}
@@ -98,11 +131,23 @@ def check_split(
 def test_cold_start(policy: Policy, name: str) -> None:
     objective: ColdStartObjective = COLD_START[name]
     batch = step_batch(policy, [objective.completions_per_prompt] * 4)
-    check_split(policy, batch, objective, objective.denominator(batch), whole_groups=True)
+    denominator = objective.denominator(batch)
+    check_split(
+        policy,
+        batch,
+        lambda part: objective(policy.token_logprobs(part).logprobs, part, denominator),
+        whole_groups=True,
+    )
 
 
 @pytest.mark.parametrize("name", GRPO_VARIANTS)
 def test_grpo(policy: Policy, name: str) -> None:
     grpo = GRPO_VARIANTS[name]
     batch = grpo.weigh(step_batch(policy, [4, 2, 3, 6]))
-    check_split(policy, batch, grpo, grpo.denominator(batch), whole_groups=False)
+    denominator = grpo.denominator(batch)
+
+    def loss_of(part: GroupBatch) -> LossTerms:
+        scored = policy.token_logprobs(part, entropy_gradient=grpo.entropy_coefficient > 0)
+        return grpo(scored.logprobs, part, denominator, scored.entropy)
+
+    check_split(policy, batch, loss_of, whole_groups=False)

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.step_batches import batch_of, near, random_logprobs
-from helpers.trl_losses import nanstd, trl_grpo_loss, trl_importance_sampling_ratio
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers.trl_losses import trl_grpo_loss, trl_importance_sampling_ratio
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.objectives import GRPO, MismatchCorrection, group_advantages
+from specs_lightning.objectives import GRPO, BatchScaled, MismatchCorrection
 
 NAN = math.nan
 
@@ -31,47 +29,6 @@ def weighed_batch(lengths: list[list[int]], seed: int = 0, spread: float = 0.4) 
     batch.old_logprobs_NT = near(logprobs_NT, spread, seed + 2)
     batch.reference_logprobs_NT = near(logprobs_NT, spread, seed + 3)
     return logprobs_NT.requires_grad_(), batch
-
-
-class TestAdvantages:
-    def test_by_hand(self) -> None:
-        """Rewards 0, 0, 1, 1: mean 0.5, sample deviation √(1/3). A second group is a world of its own."""
-        rewards_N, group_N = torch.tensor([0.0, 0, 1, 1, 5, 7]), torch.tensor([0, 0, 0, 0, 1, 1])
-        scaled = 0.5 / (math.sqrt(1 / 3) + 1e-4)
-        other = 1 / (math.sqrt(2) + 1e-4)
-        expected = [-scaled, -scaled, scaled, scaled, -other, other]
-        assert group_advantages(rewards_N, group_N).tolist() == pytest.approx(expected)
-        assert group_advantages(rewards_N, group_N, "none").tolist() == [-0.5, -0.5, 0.5, 0.5, -1, 1]
-
-    def test_equal_rewards_give_no_advantage(self) -> None:
-        rewards_N, group_N = torch.full((8,), 0.1), torch.zeros(8, dtype=torch.long)
-        assert group_advantages(rewards_N, group_N).abs().max() < 1e-3
-        assert group_advantages(torch.ones(8), group_N).tolist() == [0] * 8
-
-    def test_unscored_have_none_and_leave_the_others_as_they_were_without_them(self) -> None:
-        with_them = group_advantages(torch.tensor([NAN, 0.0, 1, NAN, 2]), torch.zeros(5, dtype=torch.long))
-        without = group_advantages(torch.tensor([0.0, 1, 2]), torch.zeros(3, dtype=torch.long))
-        assert with_them[[0, 3]].tolist() == [0, 0]
-        assert torch.equal(with_them[[1, 2, 4]], without)
-
-    @pytest.mark.parametrize("rewards", [[NAN, NAN, NAN], [NAN, 3.0, NAN], [3.0]])
-    def test_with_nothing_to_compare_there_is_no_advantage(self, rewards: list[float]) -> None:
-        for scale in ("std", "none"):
-            advantages_N = group_advantages(torch.tensor(rewards), torch.zeros(len(rewards), dtype=torch.long), scale)
-            assert advantages_N.tolist() == [0] * len(rewards)
-
-    @given(
-        st.lists(st.lists(st.floats(-2, 2, width=32) | st.just(NAN), min_size=4, max_size=4), min_size=1, max_size=4)
-    )
-    def test_they_are_those_of_trl(self, rewards: list[list[float]]) -> None:
-        """TRL: (r − mean) / (std + 1e-4), each over what is not NaN, and NaN advantages set to 0."""
-        rewards_GK = torch.tensor(rewards, dtype=torch.float64)
-        centred_GK = rewards_GK - rewards_GK.nanmean(1, keepdim=True)
-        deviation_G1 = nanstd(rewards_GK, dim=1)[:, None].nan_to_num(0.0)
-        expected_GK = (centred_GK / (deviation_G1 + 1e-4)).nan_to_num(0.0)
-        group_N = torch.arange(len(rewards)).repeat_interleave(4)
-        measured_N = group_advantages(rewards_GK.flatten(), group_N)
-        torch.testing.assert_close(measured_N, expected_GK.flatten(), atol=1e-7, rtol=1e-6)
 
 
 VARIANTS = {
@@ -201,7 +158,7 @@ class TestByHand:
         terms.loss.backward()
         assert terms.loss.item() == pytest.approx(loss)
         assert logprobs_NT.grad.item() == pytest.approx(slope)
-        assert terms.metrics["clipped"].total.item() == (slope == 0)
+        assert terms.metrics["clip_ratio/region_mean"].total.item() == (slope == 0)
         assert terms.metrics["approximate_kl"].total.item() == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-5)
 
     def test_the_sequence_ratio_is_the_geometric_mean(self) -> None:
@@ -218,6 +175,37 @@ class TestByHand:
         assert terms.loss.item() == pytest.approx(2 * (math.exp(0.5) - 0.5 - 1))
         terms.loss.backward()
         assert logprobs_NT.grad.item() == pytest.approx(2 * (1 - math.exp(0.5)))  # back up, towards the reference
+
+
+class TestEntropyBonus:
+    def test_values_and_gradients_are_those_of_trl(self) -> None:
+        logprobs_NT, batch = weighed_batch([[3, 7, 1], [5, 2, 9]])
+        entropy_NT = random_logprobs(batch, 7).abs().requires_grad_()
+        grpo = GRPO(entropy_coefficient=0.3)
+        measured = grpo(logprobs_NT, batch, grpo.denominator(batch), entropy_NT).loss
+        settings = {"entropy_NT": entropy_NT, "entropy_coefficient": 0.3}
+        old_NT = batch.old_logprobs_NT
+        expected = trl_grpo_loss(logprobs_NT, batch.mask_NT, batch.advantages_N, old_NT, **settings)
+        torch.testing.assert_close(measured, expected, rtol=1e-12, atol=1e-12)
+        gradients = (torch.autograd.grad(loss, (logprobs_NT, entropy_NT)) for loss in (measured, expected))
+        for ours, theirs in zip(*gradients, strict=True):
+            assert theirs.any()
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize(("aggregation", "bonus"), [("token", 1.5), ("sequence", 7 / 6), ("constant", 0.3)])
+    def test_it_is_aggregated_as_the_rest(self, aggregation: Any, bonus: float) -> None:
+        """Completions of 1 and 3 tokens, with entropies of ½ and of 2, 2 and 1½ nats."""
+        grpo = GRPO(aggregation=aggregation, constant_length=10 if aggregation == "constant" else None)
+        batch = batch_of([[1, 3]], advantages_N=torch.zeros(2))
+        entropy_NT = torch.tensor([[0.5, 0, 0], [2, 2, 1.5]])
+        bonus_of = replace(grpo, entropy_coefficient=2.0)
+        loss = bonus_of(torch.full((2, 3), -1.0), batch, grpo.denominator(batch), entropy_NT).loss
+        assert loss.item() == pytest.approx(-2 * bonus)
+
+    def test_the_entropies_are_needed(self) -> None:
+        logprobs_NT, batch = weighed_batch([[1, 1]])
+        with pytest.raises(ValueError, match="entropies"):
+            loss_of(GRPO(entropy_coefficient=0.1), logprobs_NT, batch)
 
 
 class TestGradient:
@@ -291,6 +279,12 @@ class TestWeigh:
         batch = GRPO(advantage_scale="none").weigh(self.ready())
         assert batch.advantages_N.tolist() == pytest.approx([1 / 3, -2 / 3, 1 / 3, -1, 1, 0])
 
+    def test_advantages_in_place_of_the_groups(self) -> None:
+        batch = GRPO(advantages=BatchScaled(baseline="batch")).weigh(self.ready())
+        rewards_N = self.ready().rewards_N
+        expected_N = (rewards_N - rewards_N.mean()) / (rewards_N.std() + 1e-4)
+        torch.testing.assert_close(batch.advantages_N, expected_N)
+
 
 class TestErrors:
     def test_rewards_advantages_and_reference_are_needed(self) -> None:
@@ -312,8 +306,10 @@ class TestErrors:
             {"clip_low": -0.1},
             {"clip_high": -0.1},
             {"kl_coefficient": -1},
+            {"entropy_coefficient": -1},
+            {"advantages": BatchScaled(), "advantage_scale": "none"},
         ],
     )
     def test_settings_that_make_no_sense(self, wrong: dict[str, Any]) -> None:
-        with pytest.raises(ValueError, match=r"constant_length|clip_low"):
+        with pytest.raises(ValueError, match=r"constant_length|clip_low|coefficient|advantage_scale"):
             GRPO(**wrong)

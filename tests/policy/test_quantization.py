@@ -99,7 +99,7 @@ class TestQuantized:
     def test_training_lowers_the_loss(self, trained: tuple[Trainer, ColdStartModule]) -> None:
         (curve,) = [callback for callback in trained[0].callbacks if isinstance(callback, Curve)]  # type: ignore[attr-defined]
         assert curve["loss"][-1] < 0.9 * curve["loss"][0]
-        assert curve["reward_margin"][0] == pytest.approx(0, abs=1e-5)
+        assert curve["rewards/margins"][0] == pytest.approx(0, abs=1e-5)
 
     def test_a_checkpoint_holds_the_adapters_alone(
         self, trained: tuple[Trainer, ColdStartModule], folder: Path

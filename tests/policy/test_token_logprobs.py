@@ -1,5 +1,7 @@
 """Log-probabilities by chunks are those of the whole logits."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,21 @@ def test_chunks_equal_the_full_logits(
     wanted = torch.autograd.grad((weights * expected.logprobs).sum(), leaves)
     for gradient, expected_gradient in zip(measured, wanted, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows_in_memory", [1, 4, 100])
+def test_entropy_has_a_gradient_if_asked_for(
+    hidden: Tensor, targets: Tensor, head: nn.Linear, rows_in_memory: int
+) -> None:
+    settings: Any = {"banned_ids": BANNED, "logits_in_memory": rows_in_memory * VOCABULARY}
+    scored = token_logprobs(hidden, targets, head, entropy_gradient=True, **settings)
+    logits = head(hidden)[:, [i for i in range(VOCABULARY) if i not in BANNED.tolist()]]
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(scored.entropy, expected, atol=1e-5, rtol=0)
+    leaves = (hidden, head.weight)
+    gradients = (torch.autograd.grad(entropy.square().sum(), leaves) for entropy in (scored.entropy, expected))
+    for measured, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(measured, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_no_more_logits_exist_at_once_than_allowed(hidden: Tensor, targets: Tensor, head: nn.Linear) -> None:

@@ -11,11 +11,11 @@ def series(*values: float) -> Series:
 
 
 def test_metrics_that_belong_together_share_a_panel() -> None:
-    names = ["train/reward", "train/reward/format", "train/reward_chosen", "gf/ood_a/solved", "gf/id/solved"]
+    names = ["train/reward", "train/rewards/format/mean", "train/rewards/chosen", "gf/ood_a/solved", "gf/id/solved"]
     panels = {one.panel.title: list(one.series) for one in stage_curves({name: series(1.0) for name in names})}
     assert panels == {
         "Reward": ["reward", "format"],
-        "Implicit reward": ["reward chosen"],
+        "Implicit reward": ["chosen"],
         "Solved, by set": ["ood_a", "id"],
     }
 
