@@ -13,6 +13,8 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +26,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import Answer, read_answers, seal_answers
 from specs_lightning.records.model_card import renew_card
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import show_results, write_report
@@ -129,16 +132,36 @@ def run_stages(
             link = folder / planned.name
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-        started = time.monotonic()
-        record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
+        before = _record_before(folder)
+        record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), before.started or _now())
         RUN.write(folder, record)
+        _write_results(folder, plan, evaluation)
+        finished = before.finished
         for number, planned in enumerate(plan, 1):
-            _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine)
-        answers = {planned.name: planned.answers() for planned in plan}
-        RESULTS.write(folder, results_of(answers, evaluation))
+            if _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine):
+                finished = None
+                _write_results(folder, plan, evaluation)
         for planned in plan:
             renew_card(planned.folder, folder)
-        RUN.write(folder, replace(record, finished=_now(), seconds=round(time.monotonic() - started, 1)))
+        RUN.write(folder, replace(record, finished=finished or _now(), seconds=_seconds(plan)))
+
+
+def _record_before(folder: Path) -> RunRecord:
+    """That of an earlier start; one that says nothing where there was none, or its file is damaged."""
+    with suppress(DamagedRecord):  # it is written anew
+        return RUN.read(folder) or RunRecord("")
+    return RunRecord("")
+
+
+def _write_results(folder: Path, plan: Sequence[PlannedStage], evaluation: EvaluationSettings) -> None:
+    """Those of the stages that are finished, so that a run can be looked at before its end."""
+    answers = {planned.name: planned.answers() for planned in plan if planned.status == "finished"}
+    RESULTS.write(folder, results_of(answers, evaluation))
+
+
+def _seconds(plan: Sequence[PlannedStage]) -> float:
+    """What the attempts took that finished its stages."""
+    return round(sum(record.seconds or 0.0 for planned in plan if (record := planned.record())), 1)
 
 
 @dataclass(frozen=True)
@@ -318,12 +341,12 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
 
 def _go_through(
     planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
-) -> None:
-    """Do what is left to do of a stage."""
+) -> bool:
+    """Do what is left to do of a stage; whether there was anything."""
     status = planned.status
     if status == "finished":
         console.print(f"{title}: finished before")
-        return
+        return False
     stage, start, cpu_seconds = planned.stage, time.monotonic(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
@@ -342,6 +365,7 @@ def _go_through(
     seconds = round(time.monotonic() - start, 1)
     planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
     console.print(f"{title}: done in {seconds:.0f} s")
+    return True
 
 
 def as_argument(value: Any) -> str:

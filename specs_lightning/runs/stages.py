@@ -10,7 +10,7 @@ import yaml
 
 from specs_lightning.modules.checkpoint_files import FOLDER, by_step
 from specs_lightning.records.answers import FILE as ANSWERS
-from specs_lightning.records.samples import SAMPLES
+from specs_lightning.records.samples import ANSWER_SAMPLES, SAMPLES
 from specs_lightning.runs.processes import run_command
 from specs_lightning.system.files import remove, write_atomically
 
@@ -36,6 +36,7 @@ def evaluate_stage(
     title: str, model: str, data: Mapping[str, Any], overrides: Sequence[str], folder: Path, seed: int
 ) -> float:
     """Answer evaluation sets, in `folder/answers.jsonl`: `specs test` with the settings in `folder/evaluation.yaml`.
+    Some are kept with their prompts, in `folder/answer_samples.jsonl`.
 
     A model that was trained in the folder is evaluated in the same type and on as many devices. `data` holds the
     settings of an `EvaluationDataModule`, `overrides` those of `specs test`. Processor seconds.
@@ -55,9 +56,5 @@ def evaluate_stage(
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
     seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
-    samples = folder / f"test_{SAMPLES.name}"
-    if trained and (folder / SAMPLES.name).exists():  # a training has kept its own
-        samples.unlink(missing_ok=True)
-    else:
-        samples.replace(folder / SAMPLES.name)
+    (folder / f"test_{SAMPLES.name}").replace(folder / ANSWER_SAMPLES.name)
     return seconds

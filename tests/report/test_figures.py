@@ -32,7 +32,7 @@ def test_intervals_are_bands_of_their_metric_and_columns_of_its_data() -> None:
 def test_a_figure_takes_the_colours_of_the_page_and_names_no_address() -> None:
     (curves,) = stage_curves({"train/loss": series(1.0, 0.5), "train/sft_loss": series(0.7, 0.3)})
     drawing = draw_curves(curves, "zero")
-    assert drawing.legend == ("loss", "sft loss")
+    assert drawing.legend == {"loss": 0, "sft loss": 1}
     assert drawing.svg.startswith("<svg viewBox=")
     for colour in ("var(--series-0)", "var(--series-1)", "var(--line)", "currentColor"):
         assert colour in drawing.svg

@@ -116,19 +116,20 @@ def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
 
 
 @pytest.mark.parametrize("kept", [None, "of the training"])
-def test_answers_are_the_stages_and_samples_too_unless_a_training_has_kept_its_own(
+def test_answers_and_samples_of_them_are_the_stages_beside_what_a_training_has_kept(
     commands: Commands, tmp_path: Path, kept: str | None
 ) -> None:
-    files = {"answers.jsonl", "samples.jsonl", EVALUATION_FILE}
+    files = {"answers.jsonl", "answer_samples.jsonl", EVALUATION_FILE}
     if kept is not None:
         (tmp_path / "samples.jsonl").write_text(kept)
         trained = {"trainer": dict.fromkeys(COMPUTING, "auto"), "model": {"init_args": {"policy": {}}}}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
-        files.add("config.yaml")
+        files |= {"config.yaml", "samples.jsonl"}
     evaluate_stage("base", "toy:base", DATA, [], tmp_path, seed=0)
     assert {file.name for file in tmp_path.iterdir()} == files
     assert (tmp_path / "answers.jsonl").read_text() == "answers"
-    assert (tmp_path / "samples.jsonl").read_text() == (kept or "of the evaluation")
+    assert (tmp_path / "answer_samples.jsonl").read_text() == "of the evaluation"
+    assert kept is None or (tmp_path / "samples.jsonl").read_text() == kept
 
 
 @pytest.mark.slow
