@@ -11,6 +11,7 @@ file                   record                              written by
 `metrics.csv`          `metrics.Series`, a column each     a training's logger
 `samples.jsonl`        `samples.Sample`, a line each       the callback `SampleTable`
 `answer_samples.jsonl` `samples.Sample`, a line each       the evaluation of a stage's model
+`progress.json`        `progress.ProgressRecord`           a stage's progress bar, while there is one
 `pairs.parquet`        `pairs.PreferencePair`, a row each  `specs distill`
 `pairs_preview.jsonl`  `distillation.PairPreview`          `specs distill`
 `statistics.json`      counts by name                      `specs distill`

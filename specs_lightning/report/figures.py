@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -69,8 +70,12 @@ class Drawing:
     minor: bool = False
 
 
+@lru_cache(maxsize=512)
 def draw_curves(curves: Curves, stage: str, size: tuple[float, float] = WIDE) -> Drawing:
-    """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
+    """The series of one panel over steps; long ones as their moving mean over the faint raw values.
+
+    Drawings are kept: of a run that is watched, most are as they were.
+    """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     panel = curves.panel

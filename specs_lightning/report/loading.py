@@ -12,10 +12,12 @@ from specs_lightning.records.distillation import PAIRS_PREVIEW, STATISTICS, Pair
 from specs_lightning.records.judge_usage import JUDGE, JudgeUsage, summed_by_model
 from specs_lightning.records.lines import Line
 from specs_lightning.records.metrics import Series, read_metrics
+from specs_lightning.records.progress import PROGRESS
 from specs_lightning.records.results import Results, read_results
 from specs_lightning.records.run import STAGE, RunRecord, StageRecord, read_run
 from specs_lightning.records.samples import ANSWER_SAMPLES, SAMPLES, Sample
 from specs_lightning.records.set_aside import SET_ASIDE, SetAsideRow
+from specs_lightning.system.progress import ProgressRecord
 
 SAMPLES_PER_STAGE = 12
 PAIRS_SHOWN = 12
@@ -38,6 +40,7 @@ class StageFiles:
     statistics: dict[str, Any] = field(default_factory=dict)
     set_aside: Sequence[SetAsideRow] = ()
     judges: Sequence[JudgeUsage] = ()
+    progress: ProgressRecord | None = None
 
     @property
     def has_samples(self) -> bool:
@@ -95,4 +98,5 @@ def _stage(folder: Path) -> StageFiles:
         statistics=STATISTICS.read(folder) or {},
         set_aside=SET_ASIDE.read(folder),
         judges=summed_by_model(JUDGE.read(folder)),
+        progress=PROGRESS.read(folder),
     )

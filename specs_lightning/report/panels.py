@@ -39,6 +39,11 @@ class Curves:
     bands: str = "95 % intervals"
     colours: Mapping[str, int] = field(default_factory=dict)
 
+    def __hash__(self) -> int:
+        """Figures are kept by what they draw."""
+        series = *self.series.items(), *self.intervals.items()
+        return hash((self.panel, series, self.bands, tuple(self.colours.items())))
+
 
 PANELS = (
     Panel("Loss", ("train/loss", "train/sft_loss")),

@@ -19,11 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.system import progress
 from specs_lightning.system.progress import TITLE
 from specs_lightning.system.signals import SIGNALS, STOPPED, Stopped
 
@@ -57,11 +59,11 @@ def warm_up() -> None:
     forkserver.ensure_running()
 
 
-def run_command(args: Sequence[str], title: str) -> float:
+def run_command(args: Sequence[str], title: str, folder: Path | None = None) -> float:
     """Run `specs` with these arguments in a process of its own, to its end.
 
-    SIGTERM and Ctrl-C are handed on to it and to the processes that it has started; a second Ctrl-C kills them. Returns
-    processor seconds.
+    How far it is, it tells under this title, and in a file of `folder`. SIGTERM and Ctrl-C are handed on to it and to
+    the processes that it has started; a second Ctrl-C kills them. Returns processor seconds.
 
     Raises:
         CommandFailed: it ended with an error, which the exception tells or which stands above.
@@ -70,7 +72,7 @@ def run_command(args: Sequence[str], title: str) -> float:
     warm_up()
     said, ending = CONTEXT.Pipe(duplex=False)
     environment = {**os.environ, TITLE: title}
-    process = CONTEXT.Process(target=_run, args=(list(args), environment, os.getcwd(), ending))
+    process = CONTEXT.Process(target=_run, args=(list(args), environment, os.getcwd(), folder, ending))
     process.start()
     ending.close()
     _wait(process)
@@ -111,14 +113,15 @@ def _signal(process: Any, number: int) -> None:
 # ------------------------------------------------------------------------------------------- in the new process
 
 
-def _run(args: list[str], environment: dict[str, str], folder: str, ending: Connection) -> None:
+def _run(args: list[str], environment: dict[str, str], directory: str, folder: Path | None, ending: Connection) -> None:
     os.setpgrp()  # signals from the terminal come from whoever watches
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, name="watch", daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
+    os.chdir(directory)
+    progress.told_in = folder
     sys.argv = ["specs", *args]
     message = None
     try:

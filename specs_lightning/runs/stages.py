@@ -24,12 +24,12 @@ def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -
     if not by_step(folder / FOLDER):  # killed after its model was written, it begins anew
         remove(folder / "model")
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
-    return run_command(["fit", f"--config={config}", *overrides, *own], title)
+    return run_command(["fit", f"--config={config}", *overrides, *own], title, folder)
 
 
 def distill_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> float:
     """Make pairs; samples drawn before a stop are kept. Processor seconds."""
-    return run_command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title)
+    return run_command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title, folder)
 
 
 def evaluate_stage(
@@ -54,7 +54,7 @@ def evaluate_stage(
         "data": {"class_path": "specs_lightning.data.EvaluationDataModule", "init_args": {**data, "seed": seed}},
     }
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
-    seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
+    seconds = run_command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title, folder)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
     (folder / f"test_{SAMPLES.name}").replace(folder / ANSWER_SAMPLES.name)
     return seconds

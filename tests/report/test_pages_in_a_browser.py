@@ -1,18 +1,14 @@
-"""The pages in a real browser: drawn, quiet, asking for nothing, and readable on a phone and a desk, light and dark.
-
-The browser is Playwright's own Chromium (`playwright install chromium`) or the system's; without one the tests skip.
-"""
+"""The pages in a real browser: drawn, quiet, asking for nothing, and readable on a phone and a desk, light and dark."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.synthetic_run import write_evaluated, write_experiments, write_run
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from specs_lightning.report import write_report
 from specs_lightning.report.comparison import write_comparison
@@ -21,25 +17,6 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desk": {"width": 1280, "height
 SMALLEST_LETTERS = 8.0  # pixels
 FIGURES = {"report": 10, "comparison": 5, "evaluation": 0}
 """The pages, and how many figures each has at least."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        own = Path(playwright.chromium.executable_path)
-        if not own.exists() and installed is None:
-            pytest.skip("no Chromium here: neither Playwright's own (playwright install chromium) nor the system's")
-        try:
-            started = playwright.chromium.launch(
-                executable_path=None if own.exists() else installed,
-                args=["--no-sandbox", "--disable-gpu"],
-                timeout=120_000,
-            )
-        except Error as error:
-            pytest.skip(f"Chromium does not start here: {error}")
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

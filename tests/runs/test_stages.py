@@ -34,9 +34,11 @@ class Commands:
 
     def __init__(self) -> None:
         self.run: list[list[str]] = []
+        self.told_in: list[Path] = []
 
-    def __call__(self, args: Sequence[str], title: str) -> float:
+    def __call__(self, args: Sequence[str], title: str, folder: Path) -> float:
         self.run.append(list(args))
+        self.told_in.append(folder)
         if args[0] == "test":
             (_, file, *_) = args
             folder = Path(file.removeprefix("--config=")).parent
@@ -66,6 +68,7 @@ def test_what_the_pipeline_says_wins_over_a_stages_overrides(commands: Commands,
     """The last of several values is taken."""
     assert fit_stage("zero", "a.yaml", ["--data.rounds=3"], tmp_path) == 2.5
     assert distill_stage("distill", "b.yaml", ["--pairs=[]"], tmp_path) == 2.5
+    assert commands.told_in == [tmp_path, tmp_path]
     assert commands.run == [
         ["fit", "--config=a.yaml", "--data.rounds=3", f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"],
         ["distill", "--config=b.yaml", "--pairs=[]", f"--output={tmp_path}"],
