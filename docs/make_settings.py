@@ -56,7 +56,8 @@ and a test fails when the two differ. Edit the docstrings, not this file.
   own included.
 - `specs fit`, `validate`, `test` and `predict` take three groups of settings: `trainer` (Lightning's `Trainer`),
   `model` (a module) and `data` (a data module); and `seed_everything`. `specs run`, `specs compare` and `specs distill`
-  take the arguments of the functions below. `specs report` takes the folder of a run and no settings.
+  take the arguments of the functions below. `specs report` takes the folder of a run and no
+  settings, `specs watch` the folder and a `--port`.
 - A file may extend another, whatever command it is for: `extends: configs/ablations/base.yaml`. Its own settings are
   merged into the other's, however deep; null removes one; a class in another's place (`class_path`) keeps nothing of
   it. Paths are relative to the working directory.

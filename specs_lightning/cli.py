@@ -100,6 +100,9 @@ COMMANDS = {
         "whether this machine and a model are ready for it", "commands.doctor:doctor", {"takes_files": False}
     ),
     "report": Command("write the report of a run again", "report.page:report", {"positional": "run_dir"}),
+    "watch": Command(
+        "the report of a run while it goes on, in a browser", "report.watch:watch", {"positional": "run_dir"}
+    ),
     "data check": Command(
         "read data sets once: what is in them, and which rows cannot be used",
         "data.check:check",

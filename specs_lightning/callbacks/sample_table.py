@@ -74,4 +74,4 @@ class SampleTable(Callback):
             for i, completion in enumerate(group.completions[: self.completions])
         ]
         question = group.prompt.question
-        return Sample.of(question, [preview(image) for image in question.images], step, completions)
+        return Sample.of(question, [preview(image) for image in question.images], completions, step=step)

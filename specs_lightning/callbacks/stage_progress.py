@@ -25,8 +25,7 @@ class StageProgress(ProgressBar):
         """Nothing to switch off: the bar is only ever shown by the main process."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(int(self.total_train_batches))
-        self._advance(trainer.global_step)
+        self._begin(int(self.total_train_batches), done=trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *unused)
@@ -50,6 +49,6 @@ class StageProgress(ProgressBar):
             self._bar.__exit__(None, None, None)
             self._bar = None
 
-    def _begin(self, total: int) -> None:
-        self._bar = progress_bar(self.title, total)
+    def _begin(self, total: int, done: int = 0) -> None:
+        self._bar = progress_bar(self.title, total, done)
         self._advance = self._bar.__enter__()

@@ -257,7 +257,7 @@ class SpecsCLI(LightningCLI):
                 console.print(str(found), markup=False, soft_wrap=True)
             _add_to_scores(folder / f"{command}.json", base, apart, found)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
-            write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside)
+            write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside, found)
             if not of_a_run:
                 console.print(f"page: {page}", soft_wrap=True)
 

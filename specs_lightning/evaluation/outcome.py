@@ -49,10 +49,10 @@ class EvaluationOutcome:
         """The first prompts of a set that have answers, as a training's samples."""
         groups = by_prompt(self.answers[name])
         answered = [prompt for prompt in prompts if prompt.id in groups]
-        return [_sample(prompt, groups[prompt.id]) for prompt in answered[:SAMPLES_OF_A_SET]]
+        return [_sample(name, prompt, groups[prompt.id]) for prompt in answered[:SAMPLES_OF_A_SET]]
 
 
-def _sample(prompt: Prompt, answers: Sequence[Answer]) -> Sample:
+def _sample(name: str, prompt: Prompt, answers: Sequence[Answer]) -> Sample:
     completions = [
         SampledText(
             text=answer.text,
@@ -64,4 +64,4 @@ def _sample(prompt: Prompt, answers: Sequence[Answer]) -> Sample:
         )
         for answer in answers
     ]
-    return Sample.of(prompt, [preview(image) for image in prompt.images], 0, completions)
+    return Sample.of(prompt, [preview(image) for image in prompt.images], completions, set=name)

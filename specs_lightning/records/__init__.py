@@ -9,7 +9,9 @@ file                   record                              written by
 `stage.json`           `run.StageRecord`                   `specs run`, in each stage's folder, as all that follow
 `answers.jsonl`        `answers.Answer`, a line each       the evaluation of a stage's model
 `metrics.csv`          `metrics.Series`, a column each     a training's logger
-`samples.jsonl`        `samples.Sample`, a line each       the callback `SampleTable`, or an evaluation
+`samples.jsonl`        `samples.Sample`, a line each       the callback `SampleTable`
+`answer_samples.jsonl` `samples.Sample`, a line each       the evaluation of a stage's model
+`progress.json`        `progress.ProgressRecord`           a stage's progress bar, while there is one
 `pairs.parquet`        `pairs.PreferencePair`, a row each  `specs distill`
 `pairs_preview.jsonl`  `distillation.PairPreview`          `specs distill`
 `statistics.json`      counts by name                      `specs distill`

@@ -111,6 +111,7 @@ RESULTS = RecordFile("results.json", Results, RUN_AGAIN)
 
 
 def read_results(folder: Path) -> Results | None:
-    """The results of a run, None before its end; `NoRunError` where the folder is not one's."""
+    """The results of a run's finished stages, None before a model is among them; `NoRunError` where it is no run's."""
     read_run(folder)
-    return RESULTS.read(folder)
+    results = RESULTS.read(folder)
+    return results if results and results.models else None

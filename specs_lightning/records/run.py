@@ -28,7 +28,10 @@ Time = Annotated[str, AfterValidator(_checked_time)]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run as a whole: `stages` in order; `finished` and `seconds` are None while it goes on."""
+    """A run as a whole: `stages` in order; `finished` and `seconds` are None while it goes on.
+
+    `started` is the first start, however often it was stopped; `seconds` what its stages took (`StageRecord.seconds`).
+    """
 
     name: str
     seed: int | None = None

@@ -1,4 +1,4 @@
-"""`samples.jsonl`: prompts with completions as they were sampled, to be looked at."""
+"""`samples.jsonl` and `answer_samples.jsonl`: prompts with completions as they were sampled, to be looked at."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ class SampledText:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, its images as small PNGs in base64, and judged completions."""
+    """A prompt, its images as small PNGs in base64, and judged completions.
+
+    `step` is that of the training, None in an evaluation; `set` the evaluation set, empty in a training.
+    """
 
     step: int | None
     prompt_id: str
@@ -38,11 +41,21 @@ class Sample:
     answer: str | None
     answer_format: str
     completions: tuple[SampledText, ...]
+    set: str = ""
 
     @classmethod
-    def of(cls, prompt: Prompt, images: Sequence[str], step: int, completions: Sequence[SampledText]) -> Sample:
+    def of(
+        cls,
+        prompt: Prompt,
+        images: Sequence[str],
+        completions: Sequence[SampledText],
+        step: int | None = None,
+        set: str = "",
+    ) -> Sample:
         """A prompt with its `images` made small (`prompts.images.preview`)."""
-        return cls(step, prompt.id, prompt.text, tuple(images), prompt.answer, prompt.answer_format, tuple(completions))
+        asked = prompt.id, prompt.text, tuple(images), prompt.answer, prompt.answer_format
+        return cls(step, *asked, tuple(completions), set)
 
 
 SAMPLES = RowFile("samples.jsonl", Sample, ONLY_SHOWN, grows=True)
+ANSWER_SAMPLES = RowFile("answer_samples.jsonl", Sample, ONLY_SHOWN)

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.evaluation.generalization import Generalization
 from specs_lightning.evaluation.paired_scores import PairedDifference
 from specs_lightning.evaluation.scores import Scores, score
 from specs_lightning.groups import Prompt
 from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
+from specs_lightning.records.results import ModelScores
 from specs_lightning.report.loading import spread
 from specs_lightning.report.page import write_page
+from specs_lightning.report.sentences import gains_sentence
 from specs_lightning.statistics.intervals import Estimate, clustered
 
 FIGURES = {
@@ -85,11 +88,12 @@ def write_evaluation(
     prompts: Mapping[str, Sequence[Prompt]],
     settings: Mapping[str, Any],
     set_aside: SetAside,
+    found: Generalization | None = None,
 ) -> None:
     """Write the page of a model, and of the base if there is one.
 
     `differences` are what the model has over the base, by set and measure; `prompts` all that was asked, by set;
-    `settings` what the answers depend on.
+    `settings` what the answers depend on; `found` the Generalization Factor, where the sets have one.
     """
     names = ["model", "base"][: len(models)]
     sets = []
@@ -102,7 +106,30 @@ def write_evaluation(
             if measure in scores[0]
         )
         sets.append(EvaluatedSet(name, scores, figures, _tasks(answers), _samples(asked, answers, names)))
-    write_page(file, "evaluation", models=models, names=names, sets=sets, settings=settings, set_aside=set_aside)
+    write_page(
+        file,
+        "evaluation",
+        title=" beside ".join(model.name for model in models),
+        lead=_gains(found) if found else "",
+        found=found,
+        models=models,
+        names=names,
+        sets=sets,
+        settings=settings,
+        set_aside=set_aside,
+    )
+
+
+def _gains(found: Generalization) -> str:
+    model = ModelScores(
+        "The model",
+        gain_id=found.gain_id,
+        gain_ood=found.gain_ood,
+        generalization_factor=found.generalization_factor,
+        intervals={**found.intervals},
+        kinds=found.kinds,
+    )
+    return gains_sentence(model, found.gain)
 
 
 def _estimate(scores: Scores, measure: str) -> Estimate | None:

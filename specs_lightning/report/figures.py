@@ -11,10 +11,10 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -33,6 +33,10 @@ SMOOTHED_FROM = 60
 POINTS = 600
 _INK, _GRID = "#0d0e0f", "#0d0e1f"
 _SERIES = [f"#a0b0c{i}" for i in range(COLOURS)]
+WIDE, SMALL = (4.4, 2.6), (2.75, 1.9)
+"""Sizes in inches, of a figure of one stage and of one among several in a row."""
+ROUND = [1, 2, 5, 10]
+"""Between ticks, times a power of ten."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a `$` in the name of a set is a dollar sign
@@ -56,52 +60,65 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the page. `legend` holds the labels, coloured in their order; `csv` is its data as a data URI."""
+    """A figure for the page. `legend` holds the number of each label's colour; `csv` is its data as a data URI."""
 
     title: str
     svg: Markup
-    legend: tuple[str, ...]
+    legend: Mapping[str, int]
     note: str
     csv: str
     minor: bool = False
 
 
-def draw_curves(curves: Curves, stage: str) -> Drawing:
-    """The series of one panel over steps; long ones as their moving mean over the faint raw values."""
+@lru_cache(maxsize=512)
+def draw_curves(curves: Curves, stage: str, size: tuple[float, float] = WIDE) -> Drawing:
+    """The series of one panel over steps; long ones as their moving mean over the faint raw values.
+
+    Drawings are kept: of a run that is watched, most are as they were.
+    """
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     panel = curves.panel
-    with _drawing((4.4, 2.6), f"{stage}: {panel.title}") as (figure, axes):
-        for colour, (label, series) in zip(cycle(_SERIES), curves.series.items(), strict=False):
+    colours = curves.colours or {label: i for i, label in enumerate(curves.series)}
+    with _drawing(size, f"{stage}: {panel.title}") as (figure, axes):
+        for label, series in curves.series.items():
+            colour = _SERIES[colours[label] % COLOURS]
             if label in curves.intervals:
                 low, high = curves.intervals[label]
                 axes.fill_between(low.steps, low.values, high.values, color=colour, alpha=0.18, linewidth=0)
             _draw_series(axes, series, colour)
         axes.set_xlabel("step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(6 if size == WIDE else 4, integer=True, steps=ROUND))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
         if panel.limits:
             axes.set_ylim(*panel.limits)
         if panel.percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         svg = _svg(figure)
-    legend = tuple(curves.series) if len(curves.series) > 1 else ()
+    legend = {label: colours[label] for label in curves.series} if len(curves.series) > 1 else {}
     note = _note(list(curves.series.values()), curves.bands if curves.intervals else "")
     return Drawing(panel.title, svg, legend, note, _curves_csv(curves), panel.minor)
 
 
-def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate | None]]) -> Drawing:
-    """One row a set, one point a model, with its 95 % interval."""
+def draw_shares(
+    title: str,
+    rows: Sequence[str],
+    models: dict[str, list[Estimate | None]],
+    colours: Mapping[str, int] | None = None,
+) -> Drawing:
+    """One row a set, one point a model, with its 95 % interval; in the models' order if no `colours` are given."""
     from matplotlib.ticker import PercentFormatter
 
+    numbers = colours or {name: i for i, name in enumerate(models)}
     with _drawing((5, 0.6 + len(rows) * (0.2 + 0.12 * len(models))), title) as (figure, axes):
-        for i, cells in enumerate(models.values()):
+        for i, (name, cells) in enumerate(models.items()):
+            colour = _SERIES[numbers[name] % COLOURS]
             offset = 0.7 * ((i + 0.5) / len(models) - 0.5)
             for row, cell in enumerate(cells):
                 if cell:
                     whisker = cell.interval or (cell.value, cell.value)
-                    axes.plot(whisker, [row + offset] * 2, color=_SERIES[i % COLOURS])
-                    axes.plot([cell.value], [row + offset], "o", color=_SERIES[i % COLOURS], markersize=4)
+                    axes.plot(whisker, [row + offset] * 2, color=colour)
+                    axes.plot([cell.value], [row + offset], "o", color=colour, markersize=4)
         axes.set_yticks(range(len(rows)), rows)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(-0.01, 1.01)
@@ -110,7 +127,7 @@ def draw_shares(title: str, rows: Sequence[str], models: dict[str, list[Estimate
         svg = _svg(figure)
     with_intervals = any(cell and cell.interval for cells in models.values() for cell in cells)
     note = "Whiskers: 95 % intervals." if with_intervals else ""
-    return Drawing(title, svg, tuple(models), note, _shares_csv(rows, models))
+    return Drawing(title, svg, {name: numbers[name] for name in models}, note, _shares_csv(rows, models))
 
 
 def csv_uri(rows: Sequence[Sequence[str]]) -> str:

@@ -12,10 +12,12 @@ from specs_lightning.records.distillation import PAIRS_PREVIEW, STATISTICS, Pair
 from specs_lightning.records.judge_usage import JUDGE, JudgeUsage, summed_by_model
 from specs_lightning.records.lines import Line
 from specs_lightning.records.metrics import Series, read_metrics
+from specs_lightning.records.progress import PROGRESS
 from specs_lightning.records.results import Results, read_results
 from specs_lightning.records.run import STAGE, RunRecord, StageRecord, read_run
-from specs_lightning.records.samples import SAMPLES, Sample
+from specs_lightning.records.samples import ANSWER_SAMPLES, SAMPLES, Sample
 from specs_lightning.records.set_aside import SET_ASIDE, SetAsideRow
+from specs_lightning.system.progress import ProgressRecord
 
 SAMPLES_PER_STAGE = 12
 PAIRS_SHOWN = 12
@@ -25,17 +27,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class StageFiles:
-    """What a stage's folder holds; `samples` and `pairs` are a choice."""
+    """What a stage's folder holds; samples and pairs are a choice."""
 
     name: str
     record: StageRecord
     metrics: dict[str, Series] = field(default_factory=dict)
     samples: Sequence[Sample] = ()
-    samples_in_file: int = 0
+    """Of the training."""
+    answer_samples: Sequence[Sample] = ()
+    """Of the evaluation, in and out of distribution."""
     pairs: Sequence[PairPreview] = ()
     statistics: dict[str, Any] = field(default_factory=dict)
     set_aside: Sequence[SetAsideRow] = ()
     judges: Sequence[JudgeUsage] = ()
+    progress: ProgressRecord | None = None
+
+    @property
+    def has_samples(self) -> bool:
+        return bool(self.samples or self.answer_samples)
 
     @property
     def set_aside_counts(self) -> Counter[str]:
@@ -76,20 +85,18 @@ def spread(items: Sequence[T], limit: int) -> Sequence[T]:
 
 
 def _stage(folder: Path) -> StageFiles:
-    sampled: list[Line] = []
-
-    def choose(lines: list[Line]) -> Sequence[Line]:
-        sampled[:] = lines
+    def some(lines: list[Line]) -> Sequence[Line]:
         return spread(lines, SAMPLES_PER_STAGE)
 
     return StageFiles(
         name=folder.name,
         record=read_stage(folder),
         metrics=read_metrics(folder),
-        samples=SAMPLES.read(folder, choose),
-        samples_in_file=len(sampled),
+        samples=SAMPLES.read(folder, some),
+        answer_samples=ANSWER_SAMPLES.read(folder, some),
         pairs=PAIRS_PREVIEW.read(folder, lambda lines: lines[:PAIRS_SHOWN]),
         statistics=STATISTICS.read(folder) or {},
         set_aside=SET_ASIDE.read(folder),
         judges=summed_by_model(JUDGE.read(folder)),
+        progress=PROGRESS.read(folder),
     )

@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from specs_lightning.records.results import Results
-from specs_lightning.report.figures import COLOURS, Drawing, draw_curves, draw_shares
-from specs_lightning.report.loading import StageFiles, load_run
-from specs_lightning.report.panels import stage_curves
-from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns, with_interval
-from specs_lightning.report.sentences import sentences, show_results
+from specs_lightning.report.figures import COLOURS, SMALL, Drawing, draw_curves, draw_shares
+from specs_lightning.report.loading import RunFiles, StageFiles, load_run
+from specs_lightning.report.panels import overlaid, stage_curves
+from specs_lightning.report.scores import NOTHING, mean_share, percent, results_columns
+from specs_lightning.report.sentences import gains_sentences, headline, ranking_sentences, show_results
 from specs_lightning.settings.nested import flatten
 from specs_lightning.system.files import write_atomically
 from specs_lightning.system.progress import console
@@ -41,22 +41,39 @@ def report(run_dir: Path) -> None:
 
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into the folder of a run, finished or not, and return its path. Errors: `load_run`."""
+    file = run_dir / "report.html"
+    write_atomically(file, report_page(run_dir))
+    return file
+
+
+def report_page(run_dir: Path) -> str:
+    """The report of a run, finished or not. Errors: `load_run`."""
     run = load_run(run_dir)
-    return write_page(
-        run_dir / "report.html",
+    results, colour_of = run.results, _colour_of(run)
+    curves = overlaid({stage.name: stage.metrics for stage in run.stages}, colour_of)
+    return rendered(
         "report",
         run=run,
-        columns=results_columns(run.results) if run.results else [],
-        headline=headline(run.results) if run.results else "",
-        sentences=sentences(run.results) if run.results else [],
-        shares=_shares_figure(run.results) if run.results else None,
+        columns=results_columns(results) if results else [],
+        lead=[headline(results), *ranking_sentences(results.models[1:])] if results else [],
+        gains=gains_sentences(results) if results else [],
+        overlays=[draw_curves(one, "stages", SMALL) for one in curves],
+        legend={name: colour for name, colour in colour_of.items() if any(name in one.series for one in curves)},
+        shares=_shares_figure(results, colour_of) if results else None,
         figures={stage.name: figures for stage in run.stages if (figures := _stage_figures(stage))},
         longest=max((stage.record.seconds or 0.0 for stage in run.stages), default=0.0),
+        colour_of=colour_of,
     )
 
 
 def write_page(file: Path, template: str, **shown: Any) -> Path:
-    """Write what is shown, all of it escaped, by a template, and return the page's path."""
+    """Write what is shown (`rendered`), and return the page's path."""
+    write_atomically(file, rendered(template, **shown))
+    return file
+
+
+def rendered(template: str, **shown: Any) -> str:
+    """The page of a template; what is shown in it is escaped."""
     made = Environment(
         loader=PackageLoader("specs_lightning", "report"),
         autoescape=True,
@@ -66,35 +83,26 @@ def write_page(file: Path, template: str, **shown: Any) -> Path:
     )
     made.filters.update(percent=percent, duration=duration, date=date, number=number, segments=segments, flat=flat)
     made.globals.update(mean_share=mean_share, nothing=NOTHING, colours=COLOURS, listed=SET_ASIDE_LISTED)
-    write_atomically(file, made.get_template(f"{template}.html.j2").render(shown))
-    return file
+    return made.get_template(f"{template}.html.j2").render(shown)
 
 
-def headline(results: Results) -> str:
-    """What came out, in a sentence: the last model beside the first."""
-    if len(results.models) < 2:
-        return ""
-    first, last = results.models[0], results.models[-1]
-    measured = [("in distribution", results.id_sets), ("out of it", results.ood_sets)]
-    told = []
-    for where, sets in measured:
-        before, after = (mean_share(model, sets, results.measure) for model in (first, last))
-        if before is None or after is None:
-            return ""
-        told.append(f"{with_interval(after)} % {where} (n = {after.n}; {first.name} {with_interval(before)})")
-    return f"{last.name}, {results.measure.replace('_', ' ')}: {' and '.join(told)}."
+def _colour_of(run: RunFiles) -> dict[str, int]:
+    """The number of each model's colour, in all figures: stages have theirs from when they begin."""
+    stages = [stage.name for stage in run.stages if stage.record.kind != "distill"]
+    models = [model.name for model in run.results.models] if run.results else []
+    return {name: i for i, name in enumerate(dict.fromkeys(stages + models))}
 
 
 def _stage_figures(stage: StageFiles) -> list[Drawing]:
     return [draw_curves(curves, stage.name) for curves in stage_curves(stage.metrics)]
 
 
-def _shares_figure(results: Results) -> Drawing | None:
+def _shares_figure(results: Results, colour_of: dict[str, int]) -> Drawing | None:
     models = {
         model.name: [mean_share(model, [name], "solved") for name in results.set_names] for model in results.models
     }
     measured = any(cell for cells in models.values() for cell in cells)
-    return draw_shares("Solved, by set and model", results.set_names, models) if measured else None
+    return draw_shares("Solved, by set and model", results.set_names, models, colour_of) if measured else None
 
 
 def duration(seconds: float | None) -> str:

@@ -1,8 +1,9 @@
-"""Which logged metrics share a figure: the small multiples of a fit stage."""
+"""Which logged metrics share a figure: the small multiples of a fit stage, and stages laid over each other."""
 
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from specs_lightning.records.metrics import Series
@@ -27,12 +28,21 @@ class Panel:
 
 @dataclass(frozen=True)
 class Curves:
-    """A panel filled with the series of one stage, by label; and the bands around those that have one."""
+    """A panel filled with series, by label; and the bands around those that have one.
+
+    `colours` are the numbers of their colours; in the order of the series if not given.
+    """
 
     panel: Panel
     series: dict[str, Series]
     intervals: dict[str, tuple[Series, Series]] = field(default_factory=dict)
     bands: str = "95 % intervals"
+    colours: Mapping[str, int] = field(default_factory=dict)
+
+    def __hash__(self) -> int:
+        """Figures are kept by what they draw."""
+        series = *self.series.items(), *self.intervals.items()
+        return hash((self.panel, series, self.bands, tuple(self.colours.items())))
 
 
 PANELS = (
@@ -64,6 +74,26 @@ PANELS = (
     Panel("Mismatch of engine and trainer", ("train/mismatch/mean", "train/mismatch/max"), minor=True),
     Panel("Effective sample size", ("train/mismatch/effective_sample_size",), percent=True, minor=True),
 )
+
+OVERLAID = (
+    Panel("Generalization Factor Γ", ("gf/generalization_factor",), percent=True),
+    Panel("Gain in distribution", ("gf/gain_id",), percent=True),
+    Panel("Gain out of distribution", ("gf/gain_ood",), percent=True),
+    Panel("Reward", ("train/reward",)),
+    Panel("Loss", ("train/loss",)),
+)
+"""What stages are compared by while they train, the most telling first."""
+
+
+def overlaid(stages: Mapping[str, Mapping[str, Series]], colours: Mapping[str, int]) -> list[Curves]:
+    """Each panel that any stage has data for, with the stages' curves in it, which keep their colours throughout."""
+    curves = []
+    for panel in OVERLAID:
+        (column,) = panel.columns
+        found = {name: metrics[column] for name, metrics in stages.items() if column in metrics}
+        if found:
+            curves.append(Curves(panel, found, colours=colours))
+    return curves
 
 
 def stage_curves(metrics: dict[str, Series]) -> list[Curves]:

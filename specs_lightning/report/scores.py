@@ -21,12 +21,22 @@ Cells = tuple[Estimate | None, ...]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of the results table; a model without a value has None."""
+    """One column of the results table; a model without a value has None.
+
+    `main` is what a run is about: the measure that gains are taken on, the gains and Γ.
+    """
 
     title: str
     detail: str
     cells: Cells
     in_terminal: bool = True
+    main: bool = False
+
+    @property
+    def n(self) -> int | None:
+        """The number of prompts of every cell; None where it differs, or there is none."""
+        numbers = {cell.n for cell in self.cells if cell}
+        return next(iter(numbers)) or None if len(numbers) == 1 else None
 
     @property
     def best(self) -> frozenset[int]:
@@ -76,14 +86,14 @@ def results_columns(results: Results) -> list[Column]:
             cells = tuple(mean_share(model, sets, measure) for model in results.models)
             of = f"{len(by_kind(sets))} kinds" if len(by_kind(sets)) > 1 else f"{len(sets)} sets"
             detail = f"mean of {of}" if len(sets) > 1 else "".join(sets)
-            columns.append(Column(title_of(measure, where), detail, cells))
+            columns.append(Column(title_of(measure, where), detail, cells, main=measure == results.measure))
     of_kinds = {kind: [one.kinds.get(kind, KindGain()) for one in results.models] for kind in results.kinds}
     beta = f"β = {results.beta:g}"
     return [
         *columns,
-        Column("Gain ID", results.gain, _of_the_gains(results.models, "gain_id"), False),
-        Column("Gain OOD", results.gain, _of_the_gains(results.models, "gain_ood"), False),
-        Column("GF Γ", beta, _of_the_gains(results.models, "generalization_factor")),
+        Column("Gain ID", results.gain, _of_the_gains(results.models, "gain_id"), False, main=True),
+        Column("Gain OOD", results.gain, _of_the_gains(results.models, "gain_ood"), False, main=True),
+        Column("GF Γ", beta, _of_the_gains(results.models, "generalization_factor"), main=True),
         *(Column(f"Γ {kind}", beta, _of_the_gains(of, "generalization_factor")) for kind, of in of_kinds.items()),
         *(Column(f"Gain {kind}", results.gain, _of_the_gains(of, "gain_ood"), False) for kind, of in of_kinds.items()),
     ]

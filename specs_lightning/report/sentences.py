@@ -8,8 +8,11 @@ from pathlib import Path
 from rich.text import Text
 
 from specs_lightning.records.results import KindGain, ModelScores, Results, read_results
-from specs_lightning.report.scores import percent, results_table
+from specs_lightning.report.scores import mean_share, percent, results_table
 from specs_lightning.system.progress import console
+
+_SUCCEEDS = {"solved": "solves", "correct": "is right on", "format_kept": "keeps the format on"}
+"""What a model does with the share of prompts that a measure says."""
 
 
 def show_results(run_dir: Path) -> None:
@@ -22,10 +25,27 @@ def show_results(run_dir: Path) -> None:
 
 def sentences(results: Results) -> list[str]:
     """What each model gained over the first, and which of several generalises best."""
-    if not results.ood_sets:
-        return []
-    trained = results.models[1:]
-    return [gains_sentence(model, results.gain) for model in trained] + ranking_sentences(trained)
+    return gains_sentences(results) + ranking_sentences(results.models[1:]) if results.ood_sets else []
+
+
+def gains_sentences(results: Results) -> list[str]:
+    """What each model gained over the first; none without sets out of distribution."""
+    return [gains_sentence(model, results.gain) for model in results.models[1:]] if results.ood_sets else []
+
+
+def headline(results: Results) -> str:
+    """How often the model of the highest Γ (the last, where none is known) has success, and the first beside it."""
+    if len(results.models) < 2:
+        return ""
+    base, *trained = results.models
+    best = max(reversed(trained), key=lambda model: model.generalization_factor or 0.0)
+    told = []
+    for where, sets in (("in distribution", results.id_sets), ("out of it", results.ood_sets)):
+        before, after = (mean_share(model, sets, results.measure) for model in (base, best))
+        if before is None or after is None:
+            return ""
+        told.append(f"{percent(after.value)} % {where} ({base.name} {percent(before.value)})")
+    return f"{best.name} {_SUCCEEDS[results.measure]} {' and '.join(told)}."
 
 
 def gains_sentence(model: ModelScores, gain: str = "difference") -> str:

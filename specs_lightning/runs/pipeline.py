@@ -13,8 +13,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import Answer, read_answers, seal_answers
 from specs_lightning.records.model_card import renew_card
+from specs_lightning.records.record import DamagedRecord
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import RUN, STAGE, RunRecord, StageRecord
 from specs_lightning.report import show_results, write_report
@@ -138,20 +139,44 @@ def stages_of(
             link = folder / planned.name
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(planned.folder.absolute(), folder.absolute()), target_is_directory=True)
-        started = time.monotonic()
-        record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), _now())
+        before = _record_before(folder)
+        record = RunRecord(name, seed, __version__, tuple(planned.name for planned in plan), before.started or _now())
         RUN.write(folder, record)
+        write_results = partial(_write_results, folder, plan, evaluation)
+        write_results()
+        left = any(planned.status != "finished" for planned in plan)
         jobs: dict[str, Job[None]] = {}
         for number, planned in enumerate(plan, 1):
             title = f"[{number}/{len(plan)}] {planned.name}"
             jobs[planned.name] = _make(planned, title, seed, engine)
-            jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine)
+            jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine, write_results)
         yield jobs, {name: needed for planned in plan for name, needed in planned.needs.items()}
-        answers = {planned.name: planned.answers() for planned in plan}
-        RESULTS.write(folder, results_of(answers, evaluation))
         for planned in plan:
             renew_card(planned.folder, folder)
-        RUN.write(folder, replace(record, finished=_now(), seconds=round(time.monotonic() - started, 1)))
+        RUN.write(
+            folder, replace(record, finished=_now() if left else before.finished or _now(), seconds=_seconds(plan))
+        )
+
+
+def _record_before(folder: Path) -> RunRecord:
+    """That of an earlier start; one that says nothing where there was none, or its file is damaged."""
+    with suppress(DamagedRecord):  # it is written anew
+        return RUN.read(folder) or RunRecord("")
+    return RunRecord("")
+
+
+def _write_results(folder: Path, plan: Sequence[PlannedStage], evaluation: EvaluationSettings) -> None:
+    """Those of the stages that are finished, so that a run can be looked at before its end: once the first model is,
+    which all others are compared with."""
+    base = next((planned for planned in plan if planned.evaluation is not None), None)
+    finished = [planned for planned in plan if planned.status == "finished"]
+    answers = {planned.name: planned.answers() for planned in finished if base in finished}
+    RESULTS.write(folder, results_of(answers, evaluation))
+
+
+def _seconds(plan: Sequence[PlannedStage]) -> float:
+    """What the attempts took that finished its stages."""
+    return round(sum(record.seconds or 0.0 for planned in plan if (record := planned.record())), 1)
 
 
 @dataclass(frozen=True)
@@ -363,9 +388,14 @@ def _make(planned: PlannedStage, title: str, seed: int, engine: EngineSettings |
 
 
 def _evaluate(
-    planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
+    planned: PlannedStage,
+    title: str,
+    evaluation: EvaluationSettings,
+    seed: int,
+    engine: EngineSettings | None,
+    note: Callable[[], None],
 ) -> Job[None]:
-    """Evaluate a stage's model if it is to be, and note that the stage is finished."""
+    """Evaluate a stage's model if it is to be, and `note` that the stage is finished."""
     record = planned.record()
     if record is None or planned.status == "finished":
         return
@@ -376,6 +406,7 @@ def _evaluate(
         cpu_seconds = yield from evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
     seconds = (record.seconds or 0) + time.monotonic() - start
     planned.write("finished", seconds, (record.cpu_seconds or 0) + cpu_seconds)
+    note()
     console.print(f"{title}: done in {seconds:.0f} s")
 
 

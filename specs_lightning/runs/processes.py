@@ -19,11 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 
 from specs_lightning.errors import SpecsError
+from specs_lightning.system import progress
 from specs_lightning.system.progress import BESIDE_OTHERS, TITLE
 from specs_lightning.system.signals import SIGNALS, STOPPED, Stopped
 
@@ -43,6 +45,8 @@ class Command(NamedTuple):
     args: Sequence[str]
     title: str
     """Of its progress."""
+    folder: Path | None = None
+    """Where a file tells of its progress, while it lasts."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class StartedCommand:
         environment = {**os.environ, TITLE: command.title}
         if share > 1:
             environment |= {BESIDE_OTHERS: str(share)}
-        self._process = CONTEXT.Process(target=_run, args=(list(command.args), environment, os.getcwd(), ending))
+        self._process = CONTEXT.Process(target=_run, args=(command, environment, os.getcwd(), ending))
         self._process.start()
         ending.close()
 
@@ -123,7 +127,7 @@ class StartedCommand:
 # ------------------------------------------------------------------------------------------- in the new process
 
 
-def _run(args: list[str], environment: dict[str, str], folder: str, ending: Connection) -> None:
+def _run(command: Command, environment: dict[str, str], folder: str, ending: Connection) -> None:
     os.setpgrp()  # signals from the terminal come from whoever watches
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
@@ -131,8 +135,9 @@ def _run(args: list[str], environment: dict[str, str], folder: str, ending: Conn
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    progress.told_in = command.folder
     _take_share(int(environment.get(BESIDE_OTHERS, 1)))
-    sys.argv = ["specs", *args]
+    sys.argv = ["specs", *command.args]
     message = None
     try:
         # As `python -m specs_lightning`, by which Lightning starts a training's other processes.

@@ -13,7 +13,7 @@ import yaml
 
 from specs_lightning.modules.checkpoint_files import FOLDER, by_step
 from specs_lightning.records.answers import FILE as ANSWERS
-from specs_lightning.records.samples import SAMPLES
+from specs_lightning.records.samples import ANSWER_SAMPLES, SAMPLES
 from specs_lightning.runs.jobs import Job
 from specs_lightning.runs.processes import Command
 from specs_lightning.system.files import remove, write_atomically
@@ -28,18 +28,19 @@ def fit_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -
     if not by_step(folder / FOLDER):  # killed after its model was written, it begins anew
         remove(folder / "model")
     own = [f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
-    return (yield Command(["fit", f"--config={config}", *overrides, *own], title))
+    return (yield Command(["fit", f"--config={config}", *overrides, *own], title, folder))
 
 
 def distill_stage(title: str, config: str, overrides: Sequence[str], folder: Path) -> Job[float]:
     """Make pairs; samples drawn before a stop are kept."""
-    return (yield Command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title))
+    return (yield Command(["distill", f"--config={config}", *overrides, f"--output={folder}"], title, folder))
 
 
 def evaluate_stage(
     title: str, model: str, data: Mapping[str, Any], overrides: Sequence[str], folder: Path, seed: int
 ) -> Job[float]:
     """Answer evaluation sets, in `folder/answers.jsonl`: `specs test` with the settings in `folder/evaluation.yaml`.
+    Some are kept with their prompts, in `folder/answer_samples.jsonl`.
 
     A model that was trained in the folder is evaluated in the same type and on as many devices. `data` holds the
     settings of an `EvaluationDataModule`, `overrides` those of `specs test`.
@@ -57,11 +58,7 @@ def evaluate_stage(
         "data": {"class_path": "specs_lightning.data.EvaluationDataModule", "init_args": {**data, "seed": seed}},
     }
     write_atomically(folder / EVALUATION_FILE, yaml.safe_dump(settings, sort_keys=False))
-    seconds = yield Command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title)
+    seconds = yield Command(["test", f"--config={folder / EVALUATION_FILE}", *overrides], title, folder)
     (folder / f"test_{ANSWERS}").replace(folder / ANSWERS)
-    samples = folder / f"test_{SAMPLES.name}"
-    if trained and (folder / SAMPLES.name).exists():  # a training has kept its own
-        samples.unlink(missing_ok=True)
-    else:
-        samples.replace(folder / SAMPLES.name)
+    (folder / f"test_{SAMPLES.name}").replace(folder / ANSWER_SAMPLES.name)
     return seconds

@@ -1,17 +1,25 @@
-"""One progress display for a whole run: whoever has long work adds a bar to it."""
+"""One progress display for a whole run: whoever has long work adds a bar to it.
+
+The outermost bar of a stage is also told in a file of its folder, for whoever watches the run from elsewhere.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from specs_lightning.system.files import partial_path
 
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
@@ -22,6 +30,24 @@ of them tell of their progress in lines, since a terminal has room for the bars 
 
 A_LINE_EVERY, A_WHILE = 60.0, 10.0
 """Seconds between the lines of a bar in a log, and those after which there is one at its end."""
+
+FILE, WRITTEN_EVERY = "progress.json", 2.0
+"""The file in a stage's folder that tells of its bar while there is one, and the least seconds between its renewals."""
+
+told_in: Path | None = None
+"""The folder of the stage that this process does; its processes of other ranks have none."""
+
+
+@dataclass(frozen=True)
+class ProgressRecord:
+    """How far a stage's work is: `done` of `total` units, at a time in ISO 8601; `seconds_left` at the pace so far."""
+
+    title: str
+    done: int
+    total: int
+    at: str
+    seconds_left: float | None = None
+
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
@@ -54,32 +80,67 @@ def progress_display() -> Iterator[Progress]:
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Any]:
+def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
     """A bar on the display; call what is yielded with the number of units done, and a note if there is one.
 
-    In a log, which shows no bars, it is a line a minute and, if it took a while, one at the end.
+    `done` are those that were done before. In a log, which shows no bars, it is a line a minute and, if it took a
+    while, one at the end.
     """
     with progress_display() as progress:
-        task = progress.add_task(title, total=total, note="")
-        bar = next(bar for bar in progress.tasks if bar.id == task)
-        started = told = time.monotonic()
-
-        def tell() -> None:
-            if not _has_bars():
-                passed = timedelta(seconds=round(time.monotonic() - started))
-                line = f"{title}: {bar.completed:.0f} of {total} in {passed} {bar.fields['note']}"
-                console.print(line.rstrip(), markup=False, soft_wrap=True)
-
-        def advance(units: int, note: str = "") -> None:
-            nonlocal told
-            progress.update(task, advance=units, note=note)
-            if time.monotonic() - told > A_LINE_EVERY and not bar.finished:
-                told = time.monotonic()
-                tell()
-
+        bar = _Bar(progress, title, total, done)
         try:
-            yield advance
+            yield bar.advance
         finally:
-            if bar.completed and time.monotonic() - started > A_WHILE:
-                tell()
-            progress.remove_task(task)
+            bar.end()
+
+
+class _Bar:
+    """A task of the display, and what is told of it: in a log, and of a stage's outermost one in a file."""
+
+    def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
+        self.progress, self.title, self.total, self.before = progress, title, total, done
+        self.file = told_in / FILE if told_in and not progress.tasks else None
+        self.id = progress.add_task(title, total=total, completed=done, note="")
+        self.task = next(task for task in progress.tasks if task.id == self.id)
+        self.started = self.told = self.written = time.monotonic()
+        self.write()
+
+    def advance(self, units: int, note: str = "") -> None:
+        self.progress.update(self.id, advance=units, note=note)
+        now = time.monotonic()
+        if now - self.written > WRITTEN_EVERY:
+            self.written = now
+            self.write()
+        if now - self.told > A_LINE_EVERY and not self.task.finished:
+            self.told = now
+            self.tell()
+
+    def end(self) -> None:
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+        if self.task.completed > self.before and self.seconds > A_WHILE:
+            self.tell()
+        self.progress.remove_task(self.id)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def tell(self) -> None:
+        """A line in a log."""
+        if not _has_bars():
+            passed = timedelta(seconds=round(self.seconds))
+            line = f"{self.title}: {self.task.completed:.0f} of {self.total} in {passed} {self.task.fields['note']}"
+            console.print(line.rstrip(), markup=False, soft_wrap=True)
+
+    def write(self) -> None:
+        """The file. Not by `write_atomically`: it need not outlast the machine, and is written often."""
+        if self.file is None:
+            return
+        done = int(self.task.completed)
+        new = done - self.before
+        left = self.seconds / new * (self.total - done) if new else None
+        state = ProgressRecord(self.title, done, self.total, datetime.now(UTC).isoformat(timespec="seconds"), left)
+        partial = partial_path(self.file)
+        partial.write_text(json.dumps(asdict(state)))
+        partial.replace(self.file)

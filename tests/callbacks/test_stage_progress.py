@@ -24,17 +24,19 @@ STEPS = 3
 
 
 class Bars:
-    """Stands in for the display: each bar's title, total, advances and notes, and how many are open."""
+    """Stands in for the display: each bar's title, total, beginning, advances and notes, and how many are open."""
 
     def __init__(self) -> None:
         self.made: list[tuple[str, int]] = []
+        self.begun_at: list[int] = []
         self.done: list[int] = []
         self.notes: list[str] = []
         self.open = 0
 
     @contextmanager
-    def bar(self, title: str, total: int) -> Iterator[Any]:
+    def bar(self, title: str, total: int, done: int = 0) -> Iterator[Any]:
         self.made.append((title, total))
+        self.begun_at.append(done)
         self.open += 1
         yield self.advance
         self.open -= 1
@@ -85,12 +87,12 @@ def test_a_training_shows_its_steps_with_their_loss_and_reward_and_goes_on_where
     module, data = modules(tiny_model_path, prompts)
     trainer(tmp_path, keeper, enable_checkpointing=True).fit(module, datamodule=data)
     assert bars.made == [("[2/6] zero", STEPS)] and bars.open == 0
-    assert bars.done == [0, 1, 1, 1]
-    assert all("loss " in note and "reward 1.500" in note for note in bars.notes[1:])
+    assert (bars.begun_at, bars.done) == ([0], [1, 1, 1])
+    assert all("loss " in note and "reward 1.500" in note for note in bars.notes)
     bars.done.clear()
     module, data = modules(tiny_model_path, prompts)
     trainer(tmp_path).fit(module, datamodule=data, ckpt_path=tmp_path / "step=2.ckpt")
-    assert bars.done == [2, 1]
+    assert (bars.begun_at, bars.done) == ([0, 2], [1])
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])

@@ -64,7 +64,12 @@ def test_scores_say_of_which_model(tmp_path: Path) -> None:
 def test_samples_are_the_first_prompts_with_answers_and_all_of_these(tmp_path: Path) -> None:
     outcome("test").write(tmp_path, PROMPTS)
     rows = [json.loads(line) for line in (tmp_path / "test_samples.jsonl").read_text().splitlines()]
-    assert [row["prompt_id"] for row in rows] == ["p1", "p2", "p4", "p0"]
+    assert [(row["set"], row["prompt_id"]) for row in rows] == [
+        ("id", "p1"),
+        ("id", "p2"),
+        ("id", "p4"),
+        ("ood", "p0"),
+    ]
     first, *_, last = rows
     assert set(first) == set(Sample.__dataclass_fields__)
     assert [one["text"] for one in first["completions"]] == ["one", "two"]

@@ -1,6 +1,6 @@
 """A run folder as the pipeline leaves it, small and made up, for the tests and for looking at the page.
 
-`python tests/report/synthetic_run.py FOLDER` writes one there, with its report.
+`python tests/helpers/synthetic_run.py FOLDER` writes one there, with its report.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from specs_lightning.evaluation.generalization import Generalization
 from specs_lightning.evaluation.paired_scores import paired_differences
 from specs_lightning.groups import Prompt
+from specs_lightning.metrics.bootstrap import Interval
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer
@@ -57,11 +59,13 @@ def write_run(folder: Path) -> Path:
     for i, name in enumerate(STAGES):
         write_json(folder / name / "stage.json", stage(name, seconds=[41.5, 800.0, 210.0, 330.0, 300.0, 1344.0][i]))
         if name != "distill":
-            write_jsonl(folder / name / "samples.jsonl", [sample(name, step) for step in range(0, 100, 25)])
-    for name in ("zero", "final"):
-        write_metrics(folder / name / "metrics.csv", grpo_rows(120))
-    for name in ("cold_start", "sft"):
-        write_metrics(folder / name / "metrics.csv", cold_start_rows(40))
+            if name != "base":
+                write_jsonl(folder / name / "samples.jsonl", [sample(step) for step in range(0, 100, 25)])
+            write_jsonl(folder / name / "answer_samples.jsonl", [answer_sample(of_set) for of_set in SETS])
+    for name, reach in (("zero", 0.4), ("final", 1.0)):
+        write_metrics(folder / name / "metrics.csv", grpo_rows(120, reach))
+    for name, reach in (("cold_start", 0.6), ("sft", 0.2)):
+        write_metrics(folder / name / "metrics.csv", cold_start_rows(40, reach))
     write_jsonl(folder / "distill" / "pairs_preview.jsonl", [pair(i) for i in range(3)])
     write_json(folder / "distill" / "statistics.json", statistics())
     write_jsonl(folder / "distill" / "set_aside.jsonl", set_aside())
@@ -140,11 +144,11 @@ def stage(name: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def grpo_rows(steps: int) -> list[dict[str, float]]:
+def grpo_rows(steps: int, reach: float) -> list[dict[str, float]]:
     rng = random.Random(0)
     rows: list[dict[str, float]] = []
     for step in range(steps):
-        learned = 1 - math.exp(-step / 40)
+        learned = reach * (1 - math.exp(-step / 40))
         kept, right = 0.4 + 0.55 * learned, 0.5 + 0.3 * learned
         rows.append(
             {
@@ -168,11 +172,11 @@ def grpo_rows(steps: int) -> list[dict[str, float]]:
     return rows
 
 
-def cold_start_rows(steps: int) -> list[dict[str, float]]:
+def cold_start_rows(steps: int, reach: float) -> list[dict[str, float]]:
     rng = random.Random(1)
     rows: list[dict[str, float]] = []
     for step in range(steps):
-        learned = 1 - math.exp(-step / 12)
+        learned = reach * (1 - math.exp(-step / 12))
         chosen, rejected = 1.8 * learned + rng.gauss(0, 0.1), -9 * learned + rng.gauss(0, 0.4)
         rows.append(
             {
@@ -201,7 +205,14 @@ def evaluation(learned: float) -> dict[str, float]:
     return gains
 
 
-def sample(name: str, step: int) -> dict[str, Any]:
+def answer_sample(of_set: str) -> dict[str, Any]:
+    """Of an evaluation, which draws an answer a prompt."""
+    row = sample(len(of_set))
+    (first, *_) = row["completions"]
+    return row | {"step": None, "set": of_set, "answer_format": "boxed", "completions": [first | {"reward": 1.0}]}
+
+
+def sample(step: int) -> dict[str, Any]:
     thought = "I count the shapes of each colour: the red circle at the top left, the red square in the middle. " * 3
     completions = [
         completion(f"<think>{thought}</think>\n<answer>{count}</answer>", reward=reward, accuracy=reward - 0.5)
@@ -214,7 +225,7 @@ def sample(name: str, step: int) -> dict[str, Any]:
         "prompt": "How many red shapes are there? Think in <think> </think>, then answer in <answer> </answer>.",
         "images": [picture(step)],
         "answer": "2",
-        "answer_format": "tags" if name != "base" else "boxed",
+        "answer_format": "tags",
         "completions": completions,
     }
 
@@ -287,10 +298,6 @@ def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
         writer.writerows(rows)
 
 
-if __name__ == "__main__":
-    print(write_report(write_run(Path(sys.argv[1]))))
-
-
 def judged(number: int, correct: float, text: str = "<answer>1</answer>", cause: str | None = None) -> Answer:
     task = "counting" if number % 2 else "algebra"
     return Answer("vision", f"p{number}", text, 9, number > 1, 1.0, correct, correct, "1", task=task, cause=cause)
@@ -308,5 +315,12 @@ def write_evaluated(file: Path, with_base: bool = True) -> Path:
     set_aside.add("data/MathVision", 3, "truncated image: 3.png")
     apart = {"vision": paired_differences(mine, other)} if with_base else {}
     models = models if with_base else models[:1]
-    write_evaluation(file, models, apart, {"vision": prompts}, {"seed": 0, "sampling": {"max_tokens": 7}}, set_aside)
+    gains = dict.fromkeys(("gain_id", "gain_ood", "generalization_factor"), Interval(0.1, 0.4))
+    found = Generalization("solved", 2.0, "difference", 0.25, 0.2, 0.208, gains, {}) if with_base else None
+    settings = {"seed": 0, "sampling": {"max_tokens": 7}}
+    write_evaluation(file, models, apart, {"vision": prompts}, settings, set_aside, found)
     return file
+
+
+if __name__ == "__main__":
+    print(write_report(write_run(Path(sys.argv[1]))))

@@ -13,7 +13,7 @@ from specs_lightning.records.samples import SAMPLES, Sample, SampledText
 def test_what_could_not_be_given_is_none(tmp_path: Path) -> None:
     prompt = Prompt("p", ({"role": "user", "content": "How many?"},), answer="2", answer_format="boxed")
     completion = SampledText("two", False, 3, -1.5, math.nan, {"accuracy": math.nan, "format": 1.0})
-    sample = Sample.of(prompt, ["png"], 7, [completion])
+    sample = Sample.of(prompt, ["png"], [completion], step=7)
     SAMPLES.write(tmp_path, [sample])
     SAMPLES.append(tmp_path, [sample])
     first, second = SAMPLES.read(tmp_path)

@@ -26,6 +26,13 @@ def test_both_models_stand_beside_each_other_with_intervals_and_the_paired_diffe
     assert "runs/final/model" in page and "org/base" in page
 
 
+def test_its_title_says_which_models_and_its_first_sentence_the_generalization_factor(page: str) -> None:
+    assert "<title>runs/final/model beside org/base · SPECS evaluation</title>" in page
+    assert "<h1>runs/final/model beside org/base</h1>" in page
+    told = "The model gains 25.0 points in distribution and 20.0 out of it: Γ 20.8 (10.0 to 40.0)."
+    assert words_of(page).startswith(f"Results {told}")
+
+
 def test_tasks_unscored_answers_and_what_was_set_aside_are_told(page: str) -> None:
     words = words_of(page)
     assert "algebra 20 73.7" in words and "counting 20 75.0" in words
@@ -52,4 +59,4 @@ def test_what_a_model_wrote_is_text(page: str) -> None:
 
 def test_without_a_base_there_is_one_column(tmp_path: Path) -> None:
     words = words_of(write_evaluated(tmp_path / "test.html", with_base=False).read_text(encoding="utf-8"))
-    assert "Difference" not in words and "base" not in words
+    assert "Difference" not in words and "base" not in words and "Γ" not in words

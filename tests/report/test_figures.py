@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from specs_lightning.records.metrics import Series
-from specs_lightning.report.figures import draw_curves, draw_shares, moving_mean
-from specs_lightning.report.panels import stage_curves
+from specs_lightning.report.figures import Drawing, draw_curves, draw_shares, moving_mean
+from specs_lightning.report.panels import Curves, Panel, stage_curves
 from specs_lightning.statistics.intervals import estimate
 
 
@@ -32,12 +32,24 @@ def test_intervals_are_bands_of_their_metric_and_columns_of_its_data() -> None:
 def test_a_figure_takes_the_colours_of_the_page_and_names_no_address() -> None:
     (curves,) = stage_curves({"train/loss": series(1.0, 0.5), "train/sft_loss": series(0.7, 0.3)})
     drawing = draw_curves(curves, "zero")
-    assert drawing.legend == ("loss", "sft loss")
+    assert drawing.legend == {"loss": 0, "sft loss": 1}
     assert drawing.svg.startswith("<svg viewBox=")
     for colour in ("var(--series-0)", "var(--series-1)", "var(--line)", "currentColor"):
         assert colour in drawing.svg
     assert "http" not in drawing.svg
     assert "#0d0e" not in drawing.svg
+
+
+def test_what_is_drawn_again_is_kept_and_what_has_changed_is_drawn_anew() -> None:
+    def drawn(value: float, end: float = 0.0, colour: int = 0) -> Drawing:
+        intervals = {"loss": (series(end, end), series(1.0, 1.0))}
+        curves = Curves(Panel("Loss", ()), {"loss": series(value, 0.5)}, intervals, colours={"loss": colour})
+        return draw_curves(curves, "zero")
+
+    first = drawn(1.0)
+    assert drawn(1.0) is first
+    for other in (drawn(2.0), drawn(1.0, 0.1), drawn(1.0, 0.0, 1)):
+        assert other.svg != first.svg
 
 
 def test_the_data_of_a_figure_is_a_csv_with_gaps_where_nothing_was_logged() -> None:

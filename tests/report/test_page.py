@@ -27,6 +27,11 @@ def words_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page).split())
 
 
+def tables(page: str) -> list[str]:
+    """The words of both tables of results."""
+    return [words_of(table) for table in re.findall(r'<table class="results">.*?</table>', page, re.DOTALL)]
+
+
 def test_the_page_says_what_the_run_is(page: str) -> None:
     for words in ("toy-specs", "seed 7", "2 March 2026", "50 min", *STAGES):
         assert words in page
@@ -39,34 +44,75 @@ def test_every_section_is_there_and_every_link_of_the_navigation_leads_to_one(pa
 
 
 def test_results_carry_interval_and_number_of_prompts_and_the_best_is_marked(page: str) -> None:
-    table = words_of(page[page.index('<table class="results">') : page.index("</table>")])
-    assert "62.0 57.7 to 66.1 n = 500" in table
-    assert "84.0 ★" in table
-    assert "−5.0" in table, "a negative gain carries a minus sign"
+    main, further = tables(page)
+    assert "Solved ID id, n = 500" in main and "30.0 26.1 to 34.2" in main
+    assert "83.0 ★" in main and "84.0 ★" in further
+    assert "−5.0" in main, "a negative gain carries a minus sign"
 
 
-def test_the_last_model_is_told_beside_the_first(page: str) -> None:
-    assert (
-        "final, solved: 83.0 [79.5 to 86.0] % in distribution (n = 500; base 30.0 [26.1 to 34.2]) and 44.0 [41.0 to "
-        "47.1] % out of it (n = 1000; base 19.5 [17.2 to 22.1])." in words_of(page)
+def test_where_numbers_of_prompts_differ_each_cell_has_its_own(tmp_path: Path) -> None:
+    sets = [{"name": "id", "in_distribution": True}]
+    models = [{"name": f"m{n}", "sets": {"id": {"n": n, "solved": 0.5}}} for n in (10, 20)]
+    write_json(small_run(tmp_path) / "results.json", {"sets": sets, "models": models})
+    main, _ = tables(write_report(tmp_path).read_text())
+    assert "Solved ID id Solved" in main and "n = 10" in main and "n = 20" in main
+
+
+def test_the_first_screen_is_what_came_out_then_the_table_then_curves_with_loss_last(page: str) -> None:
+    results = page[page.index('<section id="results">') : page.index('<section id="curves">')]
+    lead, *titles = re.findall(r'<p class="lead">.*?</p>|<table class="results">|<figcaption>.*?</figcaption>', results)
+    assert words_of(lead).startswith(
+        "final solves 83.0 % in distribution (base 30.0) and 44.0 % out of it (base 19.5). final has the highest Γ"
     )
+    assert [words_of(title) for title in titles[1:6]] == [
+        "Generalization Factor Γ",
+        "Gain in distribution",
+        "Gain out of distribution",
+        "Reward",
+        "Loss",
+    ]
+    main, _ = tables(page)
+    assert re.findall("Solved ID|Solved OOD|Gain ID|Gain OOD|GF Γ|Correct|Format", main) == [
+        "Solved ID",
+        "Solved OOD",
+        "Gain ID",
+        "Gain OOD",
+        "GF Γ",
+    ]
 
 
-def test_what_each_model_gained_is_said_before_the_table(page: str) -> None:
-    before = words_of(page[page.index('<section id="results">') : page.index('<table class="results">')])
-    assert "final gains 53.0 points in distribution and 24.5 out of it (formats 28.0, tasks 21.0): Γ 27.5." in before
-    assert "sft gains 35.0 points in distribution and loses 5.0 out of it" in before
-    assert "final has the highest Γ, before cold_start" in before
+def test_a_stage_has_one_colour_in_table_legend_and_figures(page: str) -> None:
+    keys = dict(re.findall(r'style="--key: var\(--series-(\d)\)">(\w+)<', page))
+    legends = re.findall(r'<li><i class="s(\d)"></i>(\w+)</li>', page[: page.index('<section id="curves">')])
+    assert keys == {"0": "base", "1": "zero", "2": "cold_start", "3": "sft", "4": "final"}
+    assert dict(legends) == keys
+    loss = page[page.index("<figcaption>Loss</figcaption>") :]
+    assert set(re.findall(r"var\(--series-(\d)\)", loss[: loss.index("</svg>")])) == {"1", "2", "3", "4"}
+
+
+def test_what_each_model_gained_is_said_beside_the_table(page: str) -> None:
+    beside = words_of(page[page.index('<div class="beside">') : page.index('<div class="overlays">')])
+    assert "final gains 53.0 points in distribution and 24.5 out of it (formats 28.0, tasks 21.0): Γ 27.5." in beside
+    assert "sft gains 35.0 points in distribution and loses 5.0 out of it" in beside
 
 
 def test_the_table_has_the_gain_and_the_factor_of_each_kind_of_sets(page: str) -> None:
-    head = words_of(page[page.index('<table class="results">') : page.index("</thead>")])
-    assert "GF Γ β = 2 Γ formats β = 2 Γ tasks β = 2 Gain formats difference Gain tasks difference" in head
+    _, further = tables(page)
+    assert "Γ formats β = 2 Γ tasks β = 2 Gain formats difference Gain tasks difference" in further
     assert "The OOD sets come in kinds (formats, tasks), each of which weighs alike" in words_of(page)
 
 
+def test_every_model_has_answers_out_of_distribution_among_its_samples_and_trainings_their_own(page: str) -> None:
+    samples = page[page.index('<section id="samples">') : page.index('<section id="pairs">')]
+    stages = re.findall(r"<summary>(\w+)</summary>(.*?)</details>", samples, re.DOTALL)
+    assert [name for name, _ in stages] == ["base", "zero", "cold_start", "sft", "final"]
+    for name, of_stage in stages:
+        assert re.findall(r"set: ([\w/]+)", of_stage) == ["id", "formats/boxed", "tasks/letter"]
+        assert ("While training" in of_stage) == (name != "base") == ("step 75" in of_stage)
+
+
 def test_samples_carry_their_log_probabilities(page: str) -> None:
-    completion = sample("final", 0)["completions"][0]
+    completion = sample(0)["completions"][0]
     assert f"log-prob {number(completion['logprob'])}, -0.25 a token" in words_of(page)
 
 
@@ -129,7 +175,7 @@ def test_ids_are_unique(page: str) -> None:
 
 def test_names_in_attributes_and_titles_are_escaped(tmp_path: Path) -> None:
     folder = small_run(tmp_path, name='"><script>x</script>')
-    row = sample("final", 0) | {"images": ['"><script>'], "prompt": "<script>"}
+    row = sample(0) | {"images": ['"><script>'], "prompt": "<script>"}
     write_jsonl(folder / "final" / "samples.jsonl", [row])
     assert "<script" not in write_report(folder).read_text()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specs_lightning.records.metrics import Series
-from specs_lightning.report.panels import PANELS, stage_curves
+from specs_lightning.report.panels import PANELS, overlaid, stage_curves
 
 
 def series(*values: float) -> Series:
@@ -32,6 +32,16 @@ def test_kinds_of_sets_have_panels_of_their_own() -> None:
         "Gain out of distribution, by kind of sets": ["looks", "tasks"],
         "Solved, by set": ["looks/dark"],
     }
+
+
+def test_stages_are_laid_over_each_other_generalisation_first_and_loss_last() -> None:
+    zero = {"train/loss": series(1.0), "gf/gain_id": series(0.1), "mine/x": series(2.0)}
+    stages = {"base": {}, "zero": zero, "sft": {"train/loss": series(3.0)}}
+    found = overlaid(stages, {"base": 0, "zero": 1, "sft": 2})
+    assert [(one.panel.title, one.series) for one in found] == [
+        ("Gain in distribution", {"zero": series(0.1)}),
+        ("Loss", {"zero": series(1.0), "sft": series(3.0)}),
+    ]
 
 
 def test_a_metric_of_the_users_own_has_a_panel_and_bookkeeping_has_none() -> None:

@@ -9,9 +9,9 @@ import pytest
 from helpers.synthetic_run import write_run
 from rich.console import Console
 
-from specs_lightning.records.results import EvaluationSet, KindGain, ModelScores, Results
+from specs_lightning.records.results import EvaluationSet, KindGain, ModelScores, Results, SetScores
 from specs_lightning.report import sentences as module
-from specs_lightning.report.sentences import gains_sentence, ranking_sentences, sentences, show_results
+from specs_lightning.report.sentences import gains_sentence, headline, ranking_sentences, sentences, show_results
 
 Ends = tuple[float, float]
 
@@ -114,6 +114,26 @@ def test_each_model_after_the_first_has_its_sentence_where_there_are_sets_out_of
         "final",
     ]
     assert sentences(Results(sets=(inside,), models=models)) == []
+
+
+def scored(name: str, solved: tuple[float, float], factor: float | None) -> ModelScores:
+    shares = dict(zip(("id", "ood"), solved, strict=True))
+    sets = {of_set: SetScores(10, solved=share, correct=share) for of_set, share in shares.items()}
+    return ModelScores(name, sets=sets, generalization_factor=factor)
+
+
+def test_the_headline_is_of_the_model_that_generalises_best_or_else_the_last() -> None:
+    sets = (EvaluationSet("id", True), EvaluationSet("ood", False))
+    base, final, control = scored("base", (0.3, 0.2), None), scored("final", (0.8, 0.5), 0.4), ("sft", (0.9, 0.1))
+    with_control = Results(sets=sets, models=(base, final, scored(*control, 0.0)))
+    assert headline(with_control) == (
+        "final solves 80.0 % in distribution (base 30.0) and 50.0 % out of it (base 20.0)."
+    )
+    unknown = Results(
+        sets=sets, measure="correct", models=(base, scored("a", (0.8, 0.5), None), scored(*control, None))
+    )
+    assert headline(unknown).startswith("sft is right on 90.0 % in distribution")
+    assert headline(Results(sets=sets, models=(base,))) == ""
 
 
 def test_the_terminal_shows_them_below_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

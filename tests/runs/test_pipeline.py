@@ -16,6 +16,7 @@ from helpers.stand_in_work import Stopped, Work
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.rollout import EngineError, SamplingSettings
+from specs_lightning.runs import pipeline
 from specs_lightning.runs.jobs import run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings
 from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of
@@ -142,6 +143,13 @@ class TestOrder:
         run(stages(), replace(EVALUATION, gain="relative"), run_dir="r")
         assert json.loads(Path("r/run.json").read_text())["finished"]
 
+    def test_results_of_what_is_finished_are_there_before_its_end(self, work: Work) -> None:
+        work.stop_in = "fit cold_start"
+        with pytest.raises(Stopped):
+            run(stages(), EVALUATION, run_dir="r")
+        results = json.loads(Path("r/results.json").read_text())
+        assert [(one["name"], one["gain_id"]) for one in results["models"]] == [("base", 0), ("zero", 0.5)]
+
     @pytest.mark.parametrize("wrong", ["${later.model}", "${base.weights}", "${final.model}"])
     def test_a_reference_that_leads_nowhere_is_named_before_anything_is_done(self, work: Work, wrong: str) -> None:
         with pytest.raises(PipelineError, match=r"stage zero asks for \$\{.*the stages before it are base"):
@@ -171,6 +179,20 @@ class TestAgain:
         before, work.stop_in = list(work.done), None
         run(stages(), EVALUATION, run_dir="r")
         assert before + work.done[len(before) :] == EVERYTHING  # what was trained is not trained again
+
+    def test_it_was_started_when_it_was_first_and_finished_when_there_was_last_something_to_do(
+        self, work: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        times = iter(f"2026-03-02T0{hour}:00:00+00:00" for hour in range(9))
+        monkeypatch.setattr(pipeline, "_now", lambda: next(times))
+        work.stop_in = "fit zero"
+        with pytest.raises(Stopped):
+            run(stages(), EVALUATION, run_dir="r")
+        work.stop_in = None
+        run(stages(), EVALUATION, run_dir="r")
+        run(stages(), EVALUATION, run_dir="r")
+        record = json.loads(Path("r/run.json").read_text())
+        assert (record["started"][11:13], record["finished"][11:13]) == ("00", "01")
 
     def test_another_place_of_the_same_run_makes_no_difference(self, work: Work, tmp_path: Path) -> None:
         run(stages(), EVALUATION, run_dir="r")

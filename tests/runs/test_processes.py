@@ -7,7 +7,10 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +18,10 @@ import pytest
 from helpers.command_line import ROOT, working_directory
 from helpers.small_runs import write_prompt_file
 
+from specs_lightning.records.progress import PROGRESS
 from specs_lightning.runs import processes
 from specs_lightning.runs.processes import Command, CommandFailed, StartedCommand
+from specs_lightning.system.progress import ProgressRecord
 from specs_lightning.system.signals import Stopped
 
 
@@ -33,10 +38,30 @@ def data_check(prompts: Path, output: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_command_has_a_process_of_its_own_and_its_time_comes_back(tmp_path: Path) -> None:
-    with working_directory(ROOT):
-        seconds = run(data_check(write_prompt_file(tmp_path / "data", 3), tmp_path / "check"), "checking")
+    args = data_check(write_prompt_file(tmp_path / "data", 300), tmp_path / "check")
+    with working_directory(ROOT), seen_in(tmp_path) as told:
+        seconds = StartedCommand(Command(args, "checking", tmp_path)).wait()
     assert (tmp_path / "check" / "check.json").exists()
     assert 0 < seconds < 120
+    assert {(one.done, one.total) for one in told} >= {(0, 300)} and PROGRESS.read(tmp_path) is None
+
+
+@contextmanager
+def seen_in(folder: Path) -> Iterator[list[ProgressRecord]]:
+    """What is told in a folder while something goes on."""
+    found: list[ProgressRecord] = []
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.002):
+            if record := PROGRESS.read(folder):
+                found.append(record)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    yield found
+    done.set()
+    thread.join()
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ TRAINED = (
 
 def command_of(job: Job[float]) -> list[str]:
     """The one that a stage runs, which leaves what `specs test` would; the time that it took comes back."""
-    args, _ = next(job)
+    args, _, told_in = next(job)
+    assert told_in is not None
     if args[0] == "test":
         folder = Path(args[1].removeprefix("--config=")).parent
         (folder / "test_answers.jsonl").write_text("answers")
@@ -103,19 +104,20 @@ def test_a_model_that_was_not_trained_here_is_evaluated_as_it_is_by_default(
 
 
 @pytest.mark.parametrize("kept", [None, "of the training"])
-def test_answers_are_the_stages_and_samples_too_unless_a_training_has_kept_its_own(
+def test_answers_and_samples_of_them_are_the_stages_beside_what_a_training_has_kept(
     tmp_path: Path, kept: str | None
 ) -> None:
-    files = {"answers.jsonl", "samples.jsonl", EVALUATION_FILE}
+    files = {"answers.jsonl", "answer_samples.jsonl", EVALUATION_FILE}
     if kept is not None:
         (tmp_path / "samples.jsonl").write_text(kept)
         trained = {"trainer": dict.fromkeys(COMPUTING, "auto"), "model": {"init_args": {"policy": {}}}}
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
-        files.add("config.yaml")
+        files |= {"config.yaml", "samples.jsonl"}
     command_of(evaluate_stage("base", "toy:base", DATA, [], tmp_path, seed=0))
     assert {file.name for file in tmp_path.iterdir()} == files
     assert (tmp_path / "answers.jsonl").read_text() == "answers"
-    assert (tmp_path / "samples.jsonl").read_text() == (kept or "of the evaluation")
+    assert (tmp_path / "answer_samples.jsonl").read_text() == "of the evaluation"
+    assert kept is None or (tmp_path / "samples.jsonl").read_text() == kept
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from specs_lightning.system import progress
@@ -41,3 +44,24 @@ def test_after_a_failure_a_new_display_is_opened() -> None:
         raise RuntimeError
     with progress_display() as second:
         assert second is not first and not first.live.is_started
+
+
+def test_a_stages_outermost_bar_is_told_in_its_folder_while_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "told_in", tmp_path)
+    monkeypatch.setattr(progress, "WRITTEN_EVERY", -1.0)
+    clock = iter([0.0, *([6.0] * 99)])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress_bar("[2/6] zero", 10, done=4) as advance:
+        assert told(tmp_path) == ("[2/6] zero", 4, 10, None)
+        with progress_bar("inner", 2) as within:
+            within(1)
+        advance(2)
+        assert told(tmp_path) == ("[2/6] zero", 6, 10, 12.0), "two in six seconds: twelve for the four that are left"
+    assert list(tmp_path.iterdir()) == []
+
+
+def told(folder: Path) -> tuple[str, int, int, float | None]:
+    found = json.loads((folder / "progress.json").read_text())
+    return found["title"], found["done"], found["total"], found["seconds_left"]
