@@ -18,7 +18,8 @@ from specs_lightning.report.comparison import ComparisonError, comparison_table,
 from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
-from specs_lightning.system.progress import console
+from specs_lightning.system.files import checked_name
+from specs_lightning.system.terminal import console, plain, say
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,15 @@ def compare(
     for seed in chosen:  # seed by seed: there is a whole comparison after each
         for experiment in experiments:
             if experiment.settings is not None:
-                console.rule(f"{experiment.name}, seed {seed}")
+                console.rule(plain(f"{experiment.name}, seed {seed}"))
                 try:
                     experiment.folders[seed] = _run(experiment, seed, until, folder, engine)
                 except SpecsError as error:  # noted: it does not keep others from being done
                     failures[f"{experiment.name}, seed {seed}"] = str(error)
-                    console.print(f"failed: {error}", style="red", markup=False)
+                    say(f"failed: {error}", "red")
         page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
     console.print(comparison_table(folder))
-    console.print(f"comparison: {page}", soft_wrap=True)
+    say(f"comparison: {page}")
     if failures:
         raise ComparisonError("\n".join(["these runs failed:", *(f"  {run}: {why}" for run, why in failures.items())]))
     return page
@@ -98,7 +99,7 @@ def _experiments(runs: Sequence[str], until: str | None) -> list[Experiment]:
             _add_configured(path, found)
     for name, experiment in list(found.items()):
         if until and experiment.settings is not None and until not in experiment.settings["stages"]:
-            console.print(f"left out, since it has no stage {until}: {name}")
+            say(f"left out, since it has no stage {until}: {name}")
             del found[name]
     return list(found.values())
 
@@ -117,7 +118,7 @@ def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
     from specs_lightning.runs.pipeline import run  # heavy, and not needed to compare finished runs
 
     settings = function_settings(run, [f"--config={file}"])
-    name = settings["name"]
+    name = checked_name(settings["name"])
     if name in found:
         raise ComparisonError(f"{file}: there is another run of the name {name}; give each a `name` of its own")
     for other in found.values():

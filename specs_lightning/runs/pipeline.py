@@ -33,9 +33,9 @@ from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.yaml_files import differences, locate, read_settings
 from specs_lightning.system.digests import fingerprint
-from specs_lightning.system.files import keep_beside
+from specs_lightning.system.files import checked_name, keep_beside
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import pasted, say
 
 OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": ANSWERS}
 """What a stage hands on, by the name it is asked for with."""
@@ -97,11 +97,11 @@ def run(
     Raises:
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
-    folder = Path(run_dir or f"runs/{name}")
+    folder = Path(run_dir or f"runs/{checked_name(name)}")
     run_stages(stages, evaluation, name, folder, seed, until, redo, engine)
     report = write_report(folder)
     show_results(folder)
-    console.print(f"report: {report}", soft_wrap=True)
+    say(f"report: {report}")
     return report
 
 
@@ -242,9 +242,11 @@ def plan_stages(
 
     Raises:
         PipelineError: a configuration file does not exist, or a reference leads nowhere.
+        SettingsError: a stage's name cannot be that of its folder.
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
+        checked_name(name)
         config = str(locate(stage.config)) if stage.config else None
         if config and not Path(config).is_file():
             raise PipelineError(
@@ -310,7 +312,8 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
             raise PipelineError(
                 f"stage {planned.name} was {state} with other settings:\n"
                 + "\n".join(differences(record.settings, now))
-                + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
+                + f"\ngive {pasted('--redo', f'[{planned.name}]')} to do it and what depends on it again, or another "
+                "--run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
         keep_beside(planned.folder)
@@ -322,7 +325,7 @@ def _go_through(
     """Do what is left to do of a stage."""
     status = planned.status
     if status == "finished":
-        console.print(f"{title}: finished before")
+        say(f"{title}: finished before")
         return
     stage, start, cpu_seconds = planned.stage, time.monotonic(), 0.0
     overrides = [f"--{key}={as_argument(value)}" for key, value in stage.overrides.items()]
@@ -341,7 +344,7 @@ def _go_through(
         cpu_seconds += evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
     seconds = round(time.monotonic() - start, 1)
     planned.write("finished", seconds=seconds, cpu_seconds=round(cpu_seconds, 1))
-    console.print(f"{title}: done in {seconds:.0f} s")
+    say(f"{title}: done in {seconds:.0f} s")
 
 
 def as_argument(value: Any) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from specs_lightning.system.terminal import console, say, visible
 
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
@@ -18,7 +18,6 @@ TITLE = "SPECS_PROGRESS_TITLE"
 A_LINE_EVERY, A_WHILE = 60.0, 10.0
 """Seconds between the lines of a bar in a log, and those after which there is one at its end."""
 
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
 
 
@@ -29,12 +28,12 @@ def progress_display() -> Iterator[Progress]:
         yield _open[0]
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         _open.append(progress)
@@ -51,7 +50,7 @@ def progress_bar(title: str, total: int) -> Iterator[Any]:
     In a log, which shows no bars, it is a line a minute and, if it took a while, one at the end.
     """
     with progress_display() as progress:
-        task = progress.add_task(title, total=total, note="")
+        task = progress.add_task(visible(title), total=total, note="")
         bar = next(bar for bar in progress.tasks if bar.id == task)
         started = told = time.monotonic()
 
@@ -59,7 +58,7 @@ def progress_bar(title: str, total: int) -> Iterator[Any]:
             if not console.is_terminal:
                 passed = timedelta(seconds=round(time.monotonic() - started))
                 line = f"{title}: {bar.completed:.0f} of {total} in {passed} {bar.fields['note']}"
-                console.print(line.rstrip(), markup=False, soft_wrap=True)
+                say(line.rstrip())
 
         def advance(units: int, note: str = "") -> None:
             nonlocal told
