@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.errors import DataError
+from specs_lightning.errors import DataError, check_positive
 from specs_lightning.evaluation.answer_cache import AnswerCache
 from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationBatches, EvaluationSets
@@ -87,6 +87,7 @@ class PolicyDataModule(LightningDataModule):
         judge: JudgeSettings | None = None,
     ) -> None:
         super().__init__()
+        check_positive(max_prompt_tokens=max_prompt_tokens, evaluation_batch=evaluation_batch)
         self.evaluation = evaluation or {}
         self.evaluation_sampling = evaluation_sampling
         self.evaluation_batch = evaluation_batch

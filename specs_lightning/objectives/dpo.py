@@ -5,6 +5,7 @@ L_DPO = −log σ(β·[log π/π_ref(chosen) − log π/π_ref(rejected)]), on l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +32,7 @@ class DPO(ColdStartObjective):
     needs_reference: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.beta <= 0 or self.sft_weight < 0:
+        if not (0 < self.beta < math.inf and 0 <= self.sft_weight < math.inf):
             raise ValueError(f"beta must be positive ({self.beta}) and sft_weight not negative ({self.sft_weight})")
 
     def __call__(self, logprobs_NT: Tensor, batch: GroupBatch, denominator: Tensor) -> LossTerms:

@@ -5,12 +5,14 @@ The paper trains without a KL term and with "clipping similar to DAPO", read her
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from specs_lightning.errors import check_positive
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives.base import LossTerms, Part, token_share
 from specs_lightning.objectives.mismatch import MismatchCorrection
@@ -70,7 +72,8 @@ class GRPO:
     def __post_init__(self) -> None:
         if (self.aggregation == "constant") != (self.constant_length is not None):
             raise ValueError("constant_length goes with aggregation: constant, and only with it")
-        if not 0 <= self.clip_low < 1 or self.clip_high < 0 or self.kl_coefficient < 0:
+        check_positive(constant_length=self.constant_length)
+        if not (0 <= self.clip_low < 1 and self.clip_high >= 0 and 0 <= self.kl_coefficient < math.inf):
             raise ValueError(f"clip_low must be in [0, 1), clip_high and kl_coefficient not negative: {self}")
 
     def weigh(self, batch: GroupBatch) -> GroupBatch:

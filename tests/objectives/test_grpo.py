@@ -314,6 +314,7 @@ class TestErrors:
             {"kl_coefficient": -1},
         ],
     )
+    @pytest.mark.bad_input("settings")
     def test_settings_that_make_no_sense(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"constant_length|clip_low"):
             GRPO(**wrong)

@@ -173,6 +173,7 @@ def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
         (["."], r"run\.json is missing, so \. is not the folder of a run"),
     ],
 )
+@pytest.mark.bad_input("run folders")
 def test_runs_that_cannot_be_told_apart_or_are_none_are_refused(
     shared: SharedWork, runs: list[str], problem: str
 ) -> None:
