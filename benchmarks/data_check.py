@@ -20,14 +20,13 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 import specs_lightning.data.check as data_check
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.golds import GoldCheck
-from specs_lightning.system import progress
+from specs_lightning.system.terminal import console
 
 ROWS_IN_A_GROUP = 100
 
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--freeze", action="store_true")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    data_check.console = progress.console = Console(stderr=True)
+    console.stderr = True
     encoder = data_check._encoder("toy:base")
     for rows in args.rows:
         json.dump(measure(args.folder, rows, args.pixels, encoder, args.freeze, args.workers), sys.stdout)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
-from rich.console import Console
 from rich.table import Table
 
 from specs_lightning.callbacks import EvaluationCallback, Measured
@@ -23,6 +22,7 @@ from specs_lightning.evaluation import Answered
 from specs_lightning.modules import PolicyModule
 from specs_lightning.records.answers import Answer
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format, read_asked
+from specs_lightning.system.terminal import console
 
 FILE = "format_transfer.json"
 
@@ -103,7 +103,7 @@ def main(folders: Sequence[str]) -> None:
         sys.exit(f"no {FILE} in {', '.join(folders) or 'nothing: name the folders of trainings or runs'}")
     rows = [json.loads(file.read_text()) for file in files]
     for figure in ("kept", "correct"):
-        Console().print(grid(rows, figure))
+        console.print(grid(rows, figure))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Errors that a user can mend: the command line prints their message instead of a traceback."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +15,13 @@ class SettingsError(SpecsError, ValueError):
 
 class DataError(SpecsError, ValueError):
     """A data set that cannot be used as a whole; the message says which file, why, and what to do."""
+
+
+def check_positive(**settings: float | None) -> None:
+    """`ValueError` that names the first of these settings that is given and is no positive number; NaN is none."""
+    for name, value in settings.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive, not {value}")
 
 
 @contextmanager

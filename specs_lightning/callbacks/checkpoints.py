@@ -23,9 +23,9 @@ from specs_lightning.modules.checkpoint_files import (
     remove_leftovers,
 )
 from specs_lightning.system.files import keep_beside
-from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import failing_together
 from specs_lightning.system.signals import SIGNALS, leave_terminal
+from specs_lightning.system.terminal import say
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Checkpoints(Checkpoint):
         progress.is_last_batch = False
         try:
             self._save(trainer, pl_module)
-            console.print(f"stopped after step {pl_module.steps}, which is saved in {self._path(trainer)}")
+            say(f"stopped after step {pl_module.steps}, which is saved in {self._path(trainer)}")
         except SpecsError as error:
             log.error("%s", error)
 

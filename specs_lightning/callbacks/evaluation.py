@@ -21,7 +21,7 @@ from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import say
 
 Measured = Metric | Sequence[float] | float
 """A metric that holds this rank's share; this rank's values, of which the mean over all ranks is taken; or a number
@@ -155,7 +155,7 @@ class EvaluationCallback(Callback, ABC):
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
         if trainer.is_global_zero:
-            console.print(f"step {trainer.global_step}: {self.name}: {self.summary(figures)}")
+            say(f"step {trainer.global_step}: {self.name}: {self.summary(figures)}")
         self._ask_monitors(trainer, pl_module, logged)
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:

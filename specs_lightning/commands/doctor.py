@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from specs_lightning.system.terminal import plain
+
 GIB = 2**30
 DISTRIBUTION = "specs-lightning"
 LITTLE_MEMORY, LITTLE_DISK = 4 * GIB, 20 * GIB
@@ -60,7 +62,7 @@ def doctor(model: str = "toy:base") -> bool:
         "model": lambda: model_folder(model),
     }
     findings = [finding for subject, check in checks.items() for finding in examined(subject, check)]
-    Console(width=None if sys.stdout.isatty() else 160).print(_table(findings))
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(_table(findings))
     return all(finding.verdict != "broken" for finding in findings)
 
 
@@ -293,5 +295,5 @@ def _table(findings: Sequence[Finding]) -> Table:
     table = Table("", "Verdict", "Found", "What to do")
     for finding in findings:
         verdict = Text(finding.verdict, colours[finding.verdict])
-        table.add_row(finding.subject, verdict, Text(finding.found), Text(finding.remedy))
+        table.add_row(finding.subject, verdict, plain(finding.found), plain(finding.remedy))
     return table

@@ -15,7 +15,7 @@ from specs_lightning.records.model_card import model_card
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import STAGE
 from specs_lightning.system.files import check_writable
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import pasted, say
 
 
 def export(
@@ -52,7 +52,7 @@ def export(
     settings = state.get("settings", {})
     policy = read_policy(file, policy_of_checkpoint(file, state, None, model))
     policy.save(folder, model_card(training, settings, file, _run_of(file, training)))
-    console.print(f"model: {folder}", soft_wrap=True)
+    say(f"model: {folder}")
     if push_to_hub is not None:
         push(folder, push_to_hub, private)
     return folder
@@ -72,9 +72,9 @@ def push(folder: Path, repository: str, private: bool) -> None:
         raise SpecsError(
             f"the hub did not take {repository}: {' '.join(str(error).split())}. The model is in {folder}: see to it "
             f"that the name is one of yours and that you are logged in (hf auth login), and upload it by "
-            f"hf upload {repository} {folder}"
+            f"{pasted('hf', 'upload', repository, folder)}"
         ) from error
-    console.print(f"on the hub: {place}", soft_wrap=True)
+    say(f"on the hub: {place}")
 
 
 def _training_of(file: Path) -> Path:

@@ -35,9 +35,10 @@ from specs_lightning.settings.hints import HintingParser
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 from specs_lightning.system.files import write_atomically
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import TITLE, console
+from specs_lightning.system.progress import TITLE
 from specs_lightning.system.ranks import rank
 from specs_lightning.system.signals import Stopped
+from specs_lightning.system.terminal import console, pasted, say
 
 
 def lightning(args: Sequence[str]) -> None:
@@ -208,7 +209,7 @@ class SpecsCLI(LightningCLI):
                 self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"
-                console.print(f"nothing to do: {ended}; for more, start from its model")
+                say(f"nothing to do: {ended}; for more, start from its model")
             elif TITLE not in os.environ:
                 self._tell_what_is_next()
 
@@ -217,8 +218,8 @@ class SpecsCLI(LightningCLI):
         exports = [callback for callback in self.trainer.callbacks if isinstance(callback, ExportHF)]  # type: ignore[attr-defined]
         model = Path(self.trainer.default_root_dir) / exports[0].folder if exports else None
         if rank() == 0 and model is not None and model.is_dir():
-            next_one = f"specs test --config YOUR_SETS.yaml --model.policy.model {model}"
-            console.print(f"model: {model}\nto score it: {next_one}", markup=False, soft_wrap=True)
+            next_one = pasted("specs", "test", "--config", "YOUR_SETS.yaml", "--model.policy.model", model)
+            say(f"model: {model}\nto score it: {next_one}")
 
     def _evaluate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Run the command on the model that the settings name, or on the policy of a checkpoint (`find`)."""
@@ -228,7 +229,7 @@ class SpecsCLI(LightningCLI):
                 file, state = find(ckpt_path, folder)
                 self.model.policy_settings = policy_of_checkpoint(file, state, self.model.policy_settings)
                 ckpt_path = str(file)
-                console.print(f"the policy of {file}, trained from {self.model.policy_settings.model}", soft_wrap=True)
+                say(f"the policy of {file}, trained from {self.model.policy_settings.model}")
             with finished_or_failed():
                 getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
 
@@ -254,12 +255,12 @@ class SpecsCLI(LightningCLI):
                 console.print(differences_table(apart))
             found = None if of_a_run or self.is_base else generalization(outcome.answers, of_base)
             if found is not None:
-                console.print(str(found), markup=False, soft_wrap=True)
+                say(str(found))
             _add_to_scores(folder / f"{command}.json", base, apart, found)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
             write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside, found)
             if not of_a_run:
-                console.print(f"page: {page}", soft_wrap=True)
+                say(f"page: {page}")
 
     validate = test
 
@@ -270,7 +271,7 @@ class SpecsCLI(LightningCLI):
         settings.base, settings.ckpt_path = None, None
         settings.model.init_args.policy.model = base
         settings.trainer.default_root_dir = str(folder)
-        console.print(f"the base, {base}:", soft_wrap=True)
+        say(f"the base, {base}:")
         answers: Mapping[str, Sequence[Answer]] = BaseCLI.launch(config).model.outcome.answers
         return answers
 

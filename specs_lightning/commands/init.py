@@ -9,7 +9,7 @@ from pathlib import Path
 from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.images import png
 from specs_lightning.system.files import atomic
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import pasted, say
 from specs_lightning.toy import scenes
 
 TEMPLATE = Path(__file__).parent / "project"
@@ -36,7 +36,7 @@ def init(folder: str) -> Path:
         shutil.copytree(TEMPLATE, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         for name, (seed, size) in DATA.items():
             _write_questions(partial / "data", name, seed, size)
-    console.print(f"{place} is ready. Next:\n  cd {place}\n  specs run --config specs.yaml", markup=False)
+    say(f"{place} is ready. Next:\n  {pasted('cd', place)}\n  specs run --config specs.yaml")
     return place
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
+import sys
 import warnings
 
 from specs_lightning.system.memory import keep_freed_memory
@@ -31,9 +33,14 @@ HARMLESS_WARNINGS = (
 def prepare_process() -> None:
     """Keep freed memory, and keep the libraries' bars and harmless warnings from the terminal.
 
+    What the terminal has no character for is shown by its code, rather than being an error when all work is done.
+
     To be called before the libraries are imported.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     for message in HARMLESS_WARNINGS:

@@ -37,7 +37,8 @@ from specs_lightning.settings.causes import innermost
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import read_settings
 from specs_lightning.system.files import check_writable, move_over
-from specs_lightning.system.progress import console, progress_bar
+from specs_lightning.system.progress import progress_bar
+from specs_lightning.system.terminal import console, plain, say
 from specs_lightning.toy import resolve
 
 SHOWN_ROWS = 20
@@ -149,11 +150,11 @@ def check(
         (folder / SET_ASIDE.name).unlink(missing_ok=True)
     _tell(findings, shared, set_aside)
     if encoder is None:
-        console.print("no lengths in tokens: give --model")
-    console.print(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
+        say("no lengths in tokens: give --model")
+    say(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
     if hold_out:
         usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))
-        console.print(f"{usable - held_out} rows in train, {held_out} held out; no image is in both")
+        say(f"{usable - held_out} rows in train, {held_out} held out; no image is in both")
 
 
 @contextmanager
@@ -246,16 +247,16 @@ def _hold_out(share: float, findings: Mapping[str, Findings], frozen: Path, fold
 def _tell(findings: Mapping[str, Findings], shared: Sequence[Overlap], set_aside: SetAside) -> None:
     console.print(_table(findings))
     for row in set_aside.rows[:SHOWN_ROWS]:
-        console.print(f"{row.source}, row {row.row}: {row.reason}", markup=False, highlight=False)
+        say(f"{row.source}, row {row.row}: {row.reason}")
     if (more := len(set_aside.rows) - SHOWN_ROWS) > 0:
-        console.print(f"… and {more} more")
+        say(f"… and {more} more")
     for name, found in findings.items():
         if times := repeated(found.contents):
-            console.print(f"{name}: {times} rows repeat another (the same images and question)", highlight=False)
+            say(f"{name}: {times} rows repeat another (the same images and question)")
     for overlap in shared:
-        console.print(str(overlap), markup=False, highlight=False)
+        say(str(overlap))
     if len(findings) > 1 and not shared:
-        console.print("no image and no question is in two of the data sets")
+        say("no image and no question is in two of the data sets")
 
 
 def named_sources(settings: Mapping[Path, Any]) -> dict[str, PromptSource]:
@@ -353,10 +354,10 @@ def _table(findings: Mapping[str, Findings]) -> RichTable:
     for name, found in findings.items():
         sizes = [f"{label} {_spread(getattr(found, label))}" for label in ("widths", "heights") if found.widths]
         table.add_row(
-            name,
+            plain(name),
             str(found.rows),
             str(found.usable),
-            _counts(found.refused),
+            plain(_counts(found.refused)),
             _counts(found.answer_types),
             _counts(found.images),
             "\n".join(sizes),

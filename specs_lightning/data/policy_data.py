@@ -18,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from specs_lightning import __version__
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.errors import DataError
+from specs_lightning.errors import DataError, check_positive
 from specs_lightning.evaluation.answer_cache import AnswerCache
 from specs_lightning.evaluation.evaluator import Evaluator
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationBatches, EvaluationSets
@@ -31,8 +31,8 @@ from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.rollout.engine import stop_ids
 from specs_lightning.system.digests import content_digest
-from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, gather_shares, rank, share
+from specs_lightning.system.terminal import say
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -87,6 +87,7 @@ class PolicyDataModule(LightningDataModule):
         judge: JudgeSettings | None = None,
     ) -> None:
         super().__init__()
+        check_positive(max_prompt_tokens=max_prompt_tokens, evaluation_batch=evaluation_batch)
         self.evaluation = evaluation or {}
         self.evaluation_sampling = evaluation_sampling
         self.evaluation_batch = evaluation_batch
@@ -149,7 +150,7 @@ class PolicyDataModule(LightningDataModule):
         sets = EvaluationSets(prompts, evaluator, self.encoder, self.set_aside, at_once, cache)
         if sets.answered_before and rank() == 0:
             total, left = sum(map(len, sets.prompts.values())), sum(map(len, sets.encoded.values()))
-            console.print(f"{sets.answered_before} of {total} prompts were answered before; {left} are left")
+            say(f"{sets.answered_before} of {total} prompts were answered before; {left} are left")
         self.evaluation_sets = sets
         return [sets.batches(name) for name in sets.prompts]
 
@@ -185,7 +186,7 @@ class PolicyDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         folder = Path(self.attached_trainer.default_root_dir)
         if self.set_aside.rows and self.attached_trainer.is_global_zero:
-            console.print(self.set_aside.summary())
+            say(self.set_aside.summary())
             self.set_aside.write_to(folder)
         if self.judge is not None:
             record_usage(self.judge, folder)

@@ -11,7 +11,7 @@ import torch
 
 from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, check_rows, rows_digest, shuffled
-from specs_lightning.errors import DataError
+from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import EncodedPrompt, GroupBatch, prompt_digest
 from specs_lightning.prompts.encoder import UNUSABLE, try_encode
 from specs_lightning.records.pairs import PreferencePair
@@ -57,8 +57,7 @@ class PreferenceDataModule(PolicyDataModule):
         self, train: str, batch_size: int = 64, max_completion_tokens: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be positive, not {batch_size}")
+        check_positive(batch_size=batch_size, max_completion_tokens=max_completion_tokens)
         self.train = train
         self.batch_size = batch_size
         self.max_completion_tokens = max_completion_tokens

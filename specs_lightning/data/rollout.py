@@ -21,7 +21,7 @@ from specs_lightning.data.rounds import (
     share_of_groups,
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.errors import DataError
+from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import PLACE, EncodedPrompt, Group, GroupBatch, Prompt, prompt_digest
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
@@ -63,6 +63,7 @@ class RolloutDataModule(PolicyDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_positive(prompts_per_round=prompts_per_round, steps_per_round=steps_per_round, rounds=rounds)
         if prompts_per_round % steps_per_round:
             raise ValueError(
                 f"prompts_per_round ({prompts_per_round}) must be a multiple of steps_per_round ({steps_per_round})"

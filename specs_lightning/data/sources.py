@@ -26,7 +26,7 @@ from specs_lightning.data.values import (
     read_precision,
     refuse_surrogates,
 )
-from specs_lightning.errors import DataError
+from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import Image, Prompt, image_bytes
 from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.looks import LOOKS, alter
@@ -125,8 +125,9 @@ class PromptSource:
             raise ValueError(f"columns maps {', '.join(sorted(unknown))}; it can map {', '.join(USUAL_COLUMNS)}")
         if self.looks is not None and self.looks not in LOOKS:
             raise ValueError(f"unknown looks {self.looks!r}; there are: {', '.join(LOOKS)}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit must be positive, not {self.limit}")
+        check_positive(limit=self.limit)
+        if not self.path:
+            raise ValueError("path is empty: name a file, a folder, toy:NAME or hf:OWNER/NAME")
 
 
 def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = True) -> list[Prompt]:

@@ -17,8 +17,8 @@ from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.records.record import DRAW_AGAIN, RecordFile, parse
 from specs_lightning.settings.yaml_files import differences
 from specs_lightning.system.digests import fingerprint
-from specs_lightning.system.progress import console
 from specs_lightning.system.ranks import gather, rank
+from specs_lightning.system.terminal import say
 
 CACHE_KEY = RecordFile("drawn_by.json", dict[str, Any], DRAW_AGAIN)
 
@@ -67,7 +67,7 @@ class AnswerCache:
         if others:
             changed = "\n".join(differences(CACHE_KEY.read(others[-1].parent) or {}, self.cache_key))
             told = f"{others[-1].parent} has answers that were drawn otherwise; these are drawn anew:\n{changed}"
-            console.print(told, markup=False, soft_wrap=True)
+            say(told)
 
 
 def _key(set_name: str, prompt: Prompt) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from specs_lightning.evaluation.answer_metrics import powers_of_two
 from specs_lightning.evaluation.paired_scores import PairedDifference
@@ -18,6 +17,7 @@ from specs_lightning.metrics import is_stuck, pass_at_k
 from specs_lightning.metrics.bootstrap import mean_intervals, mean_of_strata
 from specs_lightning.records.answers import MEASURES, Answer, by_prompt, grouped
 from specs_lightning.statistics.intervals import clustered, mean_known
+from specs_lightning.system.terminal import plain
 
 NOTHING = "–"
 PASS_AT = "pass_at_"
@@ -134,7 +134,7 @@ def _table(rows: Mapping[str, Mapping[str, str]], caption: str) -> Table:
     for title in titles:
         table.add_column(title, justify="right", overflow="fold")
     for name, cells in rows.items():
-        table.add_row(Text(name), *(cells.get(title, NOTHING) for title in titles))
+        table.add_row(plain(name), *(cells.get(title, NOTHING) for title in titles))
     return table
 
 

@@ -11,6 +11,7 @@ import email.utils
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 import httpx
 
-from specs_lightning.errors import RewardError, SpecsError
+from specs_lightning.errors import RewardError, SpecsError, check_positive
 from specs_lightning.judge.cache import ReplyCache
 from specs_lightning.judge.questions import Question, messages, read_verdict, response_schema
 from specs_lightning.records.judge_usage import JUDGE, JudgeUsage, Usage
@@ -92,10 +93,12 @@ class JudgeSettings:
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
-        for name in ("concurrency", "timeout_seconds", "max_tokens", "max_requests", "max_total_tokens"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"judge.{name} must be positive, not {value}")
+        numbers = ("concurrency", "timeout_seconds", "max_tokens", "max_requests", "max_total_tokens")
+        check_positive(**{f"judge.{name}": getattr(self, name) for name in numbers})
+        if not self.model:
+            raise ValueError("judge.model is empty: name the model that the endpoint serves")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"judge.temperature must be 0 or a positive number, not {self.temperature}")
         if self.retries < 0:
             raise ValueError(f"judge.retries must not be negative, but is {self.retries}")
         if self.instructions is not None and not Path(self.instructions).is_dir():

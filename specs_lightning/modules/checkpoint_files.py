@@ -58,6 +58,7 @@ MAY_DIFFER = (
 )
 """Settings of a training that may be others when it goes on."""
 
+ANOTHER = "give the path of one, or the folder of its training for its newest that is whole"
 UNREADABLE = (
     *(OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError, EOFError),
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error),
@@ -189,9 +190,7 @@ def find(asked: str | Path, folder: Path, settings: dict[str, Any] | None = None
         place = (folder if str(asked) == LAST else path) / FOLDER
         newest = newest_usable(place, settings)
         if newest is None:
-            raise CheckpointError(
-                f"no checkpoint to use in {place}: give the path of one, or the folder of its training"
-            )
+            raise CheckpointError(f"no checkpoint to use in {place}: {ANOTHER}")
         path = newest
     return path, check(path, settings)
 
@@ -226,13 +225,15 @@ def check(file: Path, settings: dict[str, Any] | None = None) -> dict[str, Any]:
         ForeignCheckpoint: it belongs to another training, or was not written by this package.
     """
     if not file.exists():
-        raise CheckpointError(f"{file} does not exist")
+        raise CheckpointError(f"{file} does not exist: {ANOTHER}")
     try:
         state = _read_sharded(file) if file.is_dir() else _read_file(file)
     except UNREADABLE as error:
-        raise CheckpointError(f"{file} is damaged or no checkpoint ({type(error).__name__}: {error})") from error
+        raise CheckpointError(
+            f"{file} is damaged or no checkpoint ({type(error).__name__}: {error}): {ANOTHER}"
+        ) from error
     if not isinstance(state, dict) or "step_loop" not in state:
-        raise ForeignCheckpoint(f"{file} was not written by a training of this package")
+        raise ForeignCheckpoint(f"{file} was not written by a training of this package: {ANOTHER}")
     if changed := _changes(state.get("settings", {}), settings or {}):
         raise ForeignCheckpoint(
             f"{file} belongs to a training with other settings:\n"

@@ -6,11 +6,13 @@ without a KL term and with "clipping similar to DAPO", read here as 0.2 below an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
+from specs_lightning.errors import check_positive
 from specs_lightning.groups import GroupBatch
 from specs_lightning.objectives.advantages import Advantages, AdvantageScale, GroupRelative, OverRanks, one_rank
 from specs_lightning.objectives.base import LossTerms, Part, token_share
@@ -53,7 +55,8 @@ class GRPO:
     def __post_init__(self) -> None:
         if (self.aggregation == "constant") != (self.constant_length is not None):
             raise ValueError("constant_length goes with aggregation: constant, and only with it")
-        if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
+        check_positive(constant_length=self.constant_length)
+        if not (0 <= self.kl_coefficient < math.inf and 0 <= self.entropy_coefficient < math.inf):
             raise ValueError(f"kl_coefficient and entropy_coefficient must not be negative: {self}")
         if self.surrogate is not None and (self.clip_low, self.clip_high) != (0.2, 0.28):
             raise ValueError("clip_low and clip_high are of the default surrogate: set them within surrogate (Clipped)")

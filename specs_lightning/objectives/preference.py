@@ -7,6 +7,7 @@ RPO, arXiv 2404.19733, whose α is `sft_weight`).
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -34,7 +35,8 @@ class PreferenceObjective(ColdStartObjective):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, int | float) and (value < 0 or (value == 0 and name not in self.may_be_zero)):
+            usable = not isinstance(value, int | float) or 0 < value < math.inf
+            if not usable and not (value == 0 and name in self.may_be_zero):
                 allowed = "0 or more" if name in self.may_be_zero else "positive"
                 raise ValueError(f"{name} must be {allowed}, not {value}")
 

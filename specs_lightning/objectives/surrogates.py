@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from specs_lightning.errors import check_positive
+
 
 class Cut(NamedTuple):
     """Which tokens have no gradient, or a bounded one, because their probability has fallen or risen enough: (N, T)."""
@@ -46,9 +48,9 @@ class Clipped(Surrogate):
     3; TRL's `delta`): without it, one token that has become likely may outweigh all others."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.clip_low < 1 or self.clip_high < 0:
+        if not (0 <= self.clip_low < 1 and self.clip_high >= 0):
             raise ValueError(f"clip_low must be in [0, 1), clip_high not negative: {self}")
-        if self.dual_clip is not None and self.dual_clip <= 1 + self.clip_high:
+        if self.dual_clip is not None and not self.dual_clip > 1 + self.clip_high:
             raise ValueError(f"dual_clip must be above 1 + clip_high: {self}")
 
     def loss(self, ratio_NT: Tensor, advantage_NT: Tensor, logprobs_NT: Tensor) -> Tensor:
@@ -73,7 +75,7 @@ class CISPO(Surrogate):
     """The largest weight (TRL's `epsilon_high`; 5 as in ScaleRL, arXiv 2510.13786)."""
 
     def __post_init__(self) -> None:
-        if self.cap < 1:
+        if not self.cap >= 1:
             raise ValueError(f"cap must be at least 1, the weight of a policy that has not moved: {self}")
 
     def loss(self, ratio_NT: Tensor, advantage_NT: Tensor, logprobs_NT: Tensor) -> Tensor:
@@ -95,8 +97,7 @@ class SAPO(Surrogate):
     """τ where it is not."""
 
     def __post_init__(self) -> None:
-        if self.temperature_positive <= 0 or self.temperature_negative <= 0:
-            raise ValueError(f"temperatures must be positive: {self}")
+        check_positive(temperature_positive=self.temperature_positive, temperature_negative=self.temperature_negative)
 
     def loss(self, ratio_NT: Tensor, advantage_NT: Tensor, logprobs_NT: Tensor) -> Tensor:
         positive, negative = self.temperature_positive, self.temperature_negative

@@ -11,7 +11,7 @@ from specs_lightning.plan.advice import proposals
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
 from specs_lightning.plan.table import stage_table
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import console
 
 
 def plan(args: Sequence[str]) -> bool:

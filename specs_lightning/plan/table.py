@@ -12,6 +12,7 @@ from rich.text import Text
 from specs_lightning.plan.advice import Proposal
 from specs_lightning.plan.memory import GIB, Memory, cache_room
 from specs_lightning.plan.reading import PlannedWork
+from specs_lightning.system.terminal import plain
 
 
 def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> RenderableType:
@@ -28,10 +29,10 @@ def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Propos
     for part in memory.parts:
         table.add_row(part.name, *(_gib(getattr(part, moment)) for moment in moments))
     table.add_section()
-    totals = [f"[{'red' if memory.total(m) > limit else 'green'}]{_gib(memory.total(m))}[/]" for m in moments]
+    totals = [Text(_gib(total), "red" if total > limit else "green") for total in map(memory.total, moments)]
     table.add_row(f"of {limit / GIB:.1f}", *totals, style="bold")
     lines = [Padding(line, (0, 0, 0, 2)) for line in _lines(planned, memory, proposals)]
-    return Group(Text(title, "bold"), table, *lines, "")
+    return Group(plain(title, "bold"), table, *lines, "")
 
 
 def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> list[Text]:
@@ -41,7 +42,7 @@ def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) 
         lines.append(Text(f"in the CPU's memory, for each process: {_gib(memory.offloaded)} GiB"))
     if (room := cache_room(job)) is not None:
         lines.append(Text(f"vLLM's key-value cache holds {room:,} of the longest sequences at once"))
-    lines += [Text(f"note: {note}", "dim") for note in planned.notes]
+    lines += [plain(f"note: {note}", "dim") for note in planned.notes]
     if not job.devices.on_gpu:
         lines.append(Text("note: freed memory is kept on a CPU, so the process will show up to twice as much", "dim"))
     if memory.peak > job.devices.memory:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import SpecsError, check_positive
 from specs_lightning.policy.attention import use_shared_prefix
 from specs_lightning.policy.families import ModelFamily, use_linear_patch_embedding, vision_modules
 from specs_lightning.policy.model_files import check_loaded, usable
@@ -42,6 +42,9 @@ class LoRASettings:
     """The linear layers that get one, by the end of their names (`q_proj`); all of the language model if empty."""
     vision: bool = False
     """Also adapt the vision tower and its projector (with `freeze_vision: false`)."""
+
+    def __post_init__(self) -> None:
+        check_positive(rank=self.rank, alpha=self.alpha)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.records.csv_text import csv_rows, csv_text
 from specs_lightning.records.record import ONLY_SHOWN, DamagedRecord, read_bytes
 from specs_lightning.system.files import keep_lines, naming_what_has_no_room, sync, write_atomically
 
@@ -92,7 +92,7 @@ class MetricsTable:
         if new := [name for name in row if name not in self.columns]:
             self._widen(new)
         with naming_what_has_no_room(self.file), self.file.open("ab") as out:
-            out.write(_lines([[row.get(name, "") for name in self.columns]]).encode())
+            out.write(csv_text([[row.get(name, "") for name in self.columns]]).encode())
         self.rows += 1
 
     def keep(self, rows: int) -> None:
@@ -111,21 +111,15 @@ class MetricsTable:
     def _widen(self, new: list[str]) -> None:
         self.columns += new
         rows = _read(self.file)[1:]
-        write_atomically(self.file, _lines([self.columns, *(row + [""] * len(new) for row in rows)]))
+        write_atomically(self.file, csv_text([self.columns, *(row + [""] * len(new) for row in rows)]))
 
 
 def _read(file: Path) -> list[list[str]]:
     content = read_bytes(file, ONLY_SHOWN)
     try:
-        return [] if content is None else list(csv.reader(io.StringIO(content.decode(), newline="")))
+        return [] if content is None else csv_rows(content.decode())
     except (UnicodeDecodeError, csv.Error) as error:
         raise DamagedRecord(file, f"it is no CSV file: {error}", ONLY_SHOWN) from error
-
-
-def _lines(rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _parse(cell: str) -> float | None:

@@ -59,7 +59,7 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters.update(code=_code, percent=_percent, figure=_figure, fenced=_fenced)
+    made.filters.update(code=_code, literal=_literal, percent=_percent, figure=_figure, fenced=_fenced)
     return made.get_template("model_card.md.j2").render(
         header=yaml.safe_dump(_header(policy.get("model")), sort_keys=False),
         name=stage.stage if stage is not None and stage.stage else folder.resolve().name,
@@ -145,6 +145,11 @@ def _code(text: Any) -> str:
     fence = "`" * (1 + max((len(ticks) for ticks in re.findall(r"`+", plain)), default=0))
     space = " " if len(fence) > 1 else ""
     return f"{fence}{space}{plain}{space}{fence}".replace("|", "\\|")
+
+
+def _literal(text: str) -> str:
+    """Text as it is, outside of code: none of it is a heading, a link or an element; within a line."""
+    return re.sub(r"([\\`*<>\[\]()#!|&~])", r"\\\1", " ".join(text.split()))
 
 
 def _fenced(text: str) -> str:

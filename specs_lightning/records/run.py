@@ -11,6 +11,7 @@ from pydantic import AfterValidator
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.record import REDO_STAGE, RUN_AGAIN, RecordFile
+from specs_lightning.system.files import checked_name
 
 
 class NoRunError(SpecsError, FileNotFoundError):
@@ -24,6 +25,8 @@ def _checked_time(text: str) -> str:
 
 Time = Annotated[str, AfterValidator(_checked_time)]
 """In ISO 8601."""
+FolderName = Annotated[str, AfterValidator(checked_name)]
+"""Below the run's, and nowhere else."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RunRecord:
     name: str
     seed: int | None = None
     version: str = ""
-    stages: tuple[str, ...] = ()
+    stages: tuple[FolderName, ...] = ()
     started: Time | None = None
     finished: Time | None = None
     seconds: float | None = None

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
@@ -29,6 +28,7 @@ from specs_lightning.report.scores import mean_share, title_of, with_interval
 from specs_lightning.settings.nested import NOT_SET, changes
 from specs_lightning.statistics.seeds import mean_over_seeds, paired_by_prompt, paired_by_seed
 from specs_lightning.statistics.set_kinds import kind_weights
+from specs_lightning.system.terminal import plain
 
 GAMMA = "generalization_factor"
 TITLES = {f"{one}_{where}": title_of(one, where) for one in reversed(MEASURES) for where in ("id", "ood")}
@@ -87,7 +87,7 @@ def comparison_table(folder: Path) -> Table:
         for row in rows:
             cells = [with_interval(row.figures.get(name), "({} to {})") for name in TITLES]
             more = f" (+{len(row.alike)})" if row.alike else ""
-            table.add_row(Text(stage), Text(row.experiment + more), str(len(row.seeds)), *cells)
+            table.add_row(plain(stage), plain(row.experiment + more), str(len(row.seeds)), *cells)
     return table
 
 

@@ -8,7 +8,6 @@ imported where it is needed: it takes longer than all else of a command that onl
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from specs_lightning.records.csv_text import csv_text
 from specs_lightning.records.metrics import Series
 from specs_lightning.report.panels import Curves
 from specs_lightning.statistics.intervals import Estimate
@@ -132,9 +132,7 @@ def draw_shares(
 
 def csv_uri(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a CSV file in a data URI."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(text.getvalue().encode()).decode()
+    return "data:text/csv;charset=utf-8;base64," + base64.b64encode(csv_text(rows).encode()).decode()
 
 
 def moving_mean(values: np.ndarray, window: int) -> np.ndarray:

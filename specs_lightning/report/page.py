@@ -23,7 +23,7 @@ from specs_lightning.report.scores import NOTHING, mean_share, percent, results_
 from specs_lightning.report.sentences import gains_sentences, headline, ranking_sentences, show_results
 from specs_lightning.settings.nested import flatten
 from specs_lightning.system.files import write_atomically
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import say
 
 SET_ASIDE_LISTED = 50
 _TAG = re.compile(r"(</?[A-Za-z_]\w*>)")
@@ -36,7 +36,7 @@ def report(run_dir: Path) -> None:
         run_dir: the folder that `specs run` wrote.
     """
     show_results(run_dir)
-    console.print(f"report: {write_report(run_dir)}")
+    say(f"report: {write_report(run_dir)}")
 
 
 def write_report(run_dir: Path) -> Path:

@@ -14,6 +14,7 @@ from specs_lightning.records.answers import MEASURES
 from specs_lightning.records.results import KindGain, ModelScores, Results, read_results
 from specs_lightning.statistics.intervals import Estimate, estimate, mean_estimate
 from specs_lightning.statistics.set_kinds import by_kind, kind_weights
+from specs_lightning.system.terminal import plain
 
 NOTHING = "–"
 Cells = tuple[Estimate | None, ...]
@@ -113,11 +114,10 @@ def results_table(run_dir: Path) -> Table:
     )
     table.add_column("Model", overflow="fold")
     for column in columns:
-        # Text, not str: a name with square brackets must not be read as markup.
         title = column.title.replace(" ", "\n") if results.kinds else column.title  # for many columns to be narrow
-        table.add_column(Text(title), justify="right", overflow="fold")
+        table.add_column(plain(title), justify="right", overflow="fold")
     for row, model in enumerate(results.models):
-        table.add_row(Text(model.name), *(_terminal_cell(column, row) for column in columns))
+        table.add_row(plain(model.name), *(_terminal_cell(column, row) for column in columns))
     return table
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.text import Text
-
 from specs_lightning.records.results import KindGain, ModelScores, Results, read_results
 from specs_lightning.report.scores import mean_share, percent, results_table
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import console, plain
 
 _SUCCEEDS = {"solved": "solves", "correct": "is right on", "format_kept": "keeps the format on"}
 """What a model does with the share of prompts that a measure says."""
@@ -20,7 +18,7 @@ def show_results(run_dir: Path) -> None:
     console.print(results_table(run_dir))
     results = read_results(run_dir)
     for sentence in sentences(results) if results else ():
-        console.print(Text(sentence))
+        console.print(plain(sentence))
 
 
 def sentences(results: Results) -> list[str]:

@@ -23,7 +23,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.records.run import read_run
 from specs_lightning.report.page import report_page
 from specs_lightning.system.addresses import host_in, is_loopback
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import say
 
 HOST = "127.0.0.1"
 LARGEST_SHARE = 0.1
@@ -56,7 +56,7 @@ def watch(run_dir: Path, port: int = 8042) -> None:
     """
     read_run(run_dir)
     with listening(run_dir, port) as server, suppress(KeyboardInterrupt):
-        console.print(f"watching {run_dir} on http://{HOST}:{server.server_port} (Ctrl-C ends it)", soft_wrap=True)
+        say(f"watching {run_dir} on http://{HOST}:{server.server_port} (Ctrl-C ends it)")
         server.serve_forever()
 
 

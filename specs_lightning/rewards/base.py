@@ -53,6 +53,8 @@ class Reward(ABC):
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Scored:
         """The rewards, with the cause of each NaN. A reward that knows its causes overrides this."""
         values_N = self(prompts, completions)
+        if not isinstance(values_N, Tensor):
+            raise TypeError(f"returned {type(values_N).__name__}, not a tensor with a value for each completion")
         if values_N.shape != (len(completions),):
             raise ValueError(f"returned shape {tuple(values_N.shape)} for {len(completions)} completions")
         return Scored(values_N, [None if known else "no score given" for known in values_N.isfinite().tolist()])
@@ -87,9 +89,11 @@ class RewardSum:
     def __init__(
         self, rewards: list[Reward], weights: list[float] | None = None, max_unscored_share: float = 0.5
     ) -> None:
-        names = [reward.name for reward in rewards]
         if not rewards:
             raise ValueError("RewardSum needs at least one reward")
+        if nameless := [type(reward).__name__ for reward in rewards if not hasattr(reward, "name")]:
+            raise ValueError(f'the reward {nameless[0]} has no name to be logged as: give its class one, name = "…"')
+        names = [reward.name for reward in rewards]
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"reward names must be distinct; given more than once: {', '.join(twice)}")
         if weights is not None and len(weights) != len(rewards):

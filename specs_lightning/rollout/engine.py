@@ -7,11 +7,13 @@ The contract, tested for every engine: the log-probability that an engine report
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from specs_lightning.errors import check_positive
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 
@@ -28,8 +30,9 @@ class SamplingSettings:
     """0 takes the most likely token each time."""
 
     def __post_init__(self) -> None:
-        if self.completions_per_prompt < 1 or self.max_tokens < 1 or self.temperature < 0:
-            raise ValueError(f"completions and tokens must be at least 1, the temperature not negative: {self}")
+        check_positive(completions_per_prompt=self.completions_per_prompt, max_tokens=self.max_tokens)
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be 0 or a positive number, not {self.temperature}")
 
 
 class RolloutEngine(ABC):

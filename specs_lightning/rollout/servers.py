@@ -28,6 +28,7 @@ from specs_lightning.rollout.tokens import TOKEN_ENV
 from specs_lightning.rollout.vllm import sample_request
 from specs_lightning.rollout.wire import request_to_json
 from specs_lightning.system.progress import progress_bar
+from specs_lightning.system.terminal import pasted
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +235,7 @@ class VLLMServers(RolloutEngine):
         causes = "".join(f"\n  {server.url}: {server.lost}" for server in self.servers)
         return EngineError(
             f"no rollout server is left:{causes}\n"
-            f"Start one with: specs serve --model {self._model} --port PORT (--help tells more)"
+            f"Start one with: {pasted('specs', 'serve', '--model', self._model)} --port PORT (--help tells more)"
         )
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from specs_lightning.rollout.sampler import EngineError
 from specs_lightning.system.addresses import is_loopback
 from specs_lightning.system.files import cache_folder
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import say
 
 TOKEN_ENV = "SPECS_SERVER_TOKEN"
 
@@ -46,8 +46,8 @@ def server_token(variable: str, port: int) -> Iterator[str]:
             f"the server's token cannot be left in {file} ({error.strerror}): put a secret into the environment "
             f"variable {variable}, here and for the trainer"
         ) from error
-    console.print("trainings of yours on this machine find the server's token; for others:")
-    console.print(f"export {variable}={token}", markup=False, highlight=False, soft_wrap=True)
+    say("trainings of yours on this machine find the server's token; for others:")
+    say(f"export {variable}={token}")
     try:
         yield token
     finally:

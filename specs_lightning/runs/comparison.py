@@ -19,7 +19,8 @@ from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
-from specs_lightning.system.progress import console
+from specs_lightning.system.files import checked_name
+from specs_lightning.system.terminal import console, plain, say
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def compare(
         for name, experiment in experiments.items():
             if experiment.settings is None:
                 continue
-            console.rule(f"{name}, seed {seed}")
+            console.rule(plain(f"{name}, seed {seed}"))
             place = folder / name / f"seed-{seed}"
             wanted = {**experiment.settings, "name": name, "folder": place, "seed": seed}
             try:
@@ -81,13 +82,13 @@ def compare(
                 experiment.folders[seed] = place
             except SpecsError as error:  # noted: it does not keep others from being done
                 failures[f"{name}, seed {seed}"] = str(error)
-                console.print(f"failed: {error}", style="red", markup=False)
+                say(f"failed: {error}", "red")
             _write(folder, experiments, failures)
 
     run_jobs({str(seed): go_through(seed) for seed in chosen}, at_once=at_once)
     page = _write(folder, experiments, failures)
     console.print(comparison_table(folder))
-    console.print(f"comparison: {page}", soft_wrap=True)
+    say(f"comparison: {page}")
     if failures:
         raise ComparisonError("\n".join(["these runs failed:", *(f"  {run}: {why}" for run, why in failures.items())]))
     return page
@@ -109,7 +110,7 @@ def _experiments(runs: Sequence[str], until: str | None) -> dict[str, Experiment
             _add_configured(path, found)
     for name, experiment in list(found.items()):
         if until and experiment.settings is not None and until not in experiment.settings["stages"]:
-            console.print(f"left out, since it has no stage {until}: {name}")
+            say(f"left out, since it has no stage {until}: {name}")
             del found[name]
     return found
 
@@ -128,7 +129,7 @@ def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
     from specs_lightning.runs.pipeline import run  # heavy, and not needed to compare finished runs
 
     settings = function_settings(run, [f"--config={file}"])
-    name = settings["name"]
+    name = checked_name(settings["name"])
     if name in found:
         raise ComparisonError(f"{file}: there is another run of the name {name}; give each a `name` of its own")
     for other in found.values():

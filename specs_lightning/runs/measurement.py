@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from specs_lightning.data.sources import PromptSource
+from specs_lightning.errors import check_positive
 from specs_lightning.evaluation.generalization import generalization
 from specs_lightning.evaluation.scores import score_sets
 from specs_lightning.judge import JudgeSettings
@@ -34,6 +35,11 @@ class EvaluationSettings:
     """What a gain over the base is: the difference, relative to it, or the raw score."""
     judge: JudgeSettings | None = None
     """A language model for answers that rules cannot compare; without one, other words than the gold's are wrong."""
+
+    def __post_init__(self) -> None:
+        check_positive(beta=self.beta)
+        if "id" in self.out_of_distribution:
+            raise ValueError("`id` is the name of the set in distribution: give the other set another name")
 
     @property
     def sets(self) -> dict[str, PromptSource]:

@@ -37,9 +37,9 @@ from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.yaml_files import differences, locate, read_settings
 from specs_lightning.system.digests import fingerprint
-from specs_lightning.system.files import keep_beside
+from specs_lightning.system.files import checked_name, keep_beside
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import pasted, say
 
 OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": ANSWERS}
 """What a stage hands on, by the name it is asked for with."""
@@ -104,12 +104,12 @@ def run(
     Raises:
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
-    folder = Path(run_dir or f"runs/{name}")
+    folder = Path(run_dir or f"runs/{checked_name(name)}")
     with stages_of(stages, evaluation, name, folder, seed, until, redo, engine) as (jobs, needs):
         run_jobs(jobs, needs, at_once)
     report = write_report(folder)
     show_results(folder)
-    console.print(f"report: {report}", soft_wrap=True)
+    say(f"report: {report}")
     return report
 
 
@@ -287,9 +287,11 @@ def plan_stages(
 
     Raises:
         PipelineError: a configuration file does not exist, or a reference leads nowhere.
+        SettingsError: a stage's name cannot be that of its folder.
     """
     plan: dict[str, PlannedStage] = {}
     for name, stage in stages.items():
+        checked_name(name)
         config = str(locate(stage.config)) if stage.config else None
         if config and not Path(config).is_file():
             raise PipelineError(
@@ -355,7 +357,8 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
             raise PipelineError(
                 f"stage {planned.name} was {state} with other settings:\n"
                 + "\n".join(differences(record.settings, now))
-                + f"\ngive --redo '[{planned.name}]' to do it and what depends on it again, or another --run_dir"
+                + f"\ngive {pasted('--redo', f'[{planned.name}]')} to do it and what depends on it again, or another "
+                "--run_dir"
             )
     for planned in to_move:  # once nothing is refused any more
         keep_beside(planned.folder)
@@ -370,7 +373,7 @@ def _make(planned: PlannedStage, title: str, seed: int, engine: EngineSettings |
     """Do what is left to do of a stage but its evaluation."""
     status = planned.status
     if status == "finished":
-        console.print(f"{title}: finished before")
+        say(f"{title}: finished before")
         return
     planned.write(status or "running", begins=True)
     if status == "trained" or planned.stage.kind == "model":
@@ -407,7 +410,7 @@ def _evaluate(
     seconds = (record.seconds or 0) + time.monotonic() - start
     planned.write("finished", seconds, (record.cpu_seconds or 0) + cpu_seconds)
     note()
-    console.print(f"{title}: done in {seconds:.0f} s")
+    say(f"{title}: done in {seconds:.0f} s")
 
 
 def _overrides(planned: PlannedStage) -> list[str]:

@@ -228,7 +228,7 @@ FORMATS: dict[str, AnswerFormat] = {
 """Those with a name of their own. Others are named by their kind and their words (`answer_format`)."""
 
 KINDS: dict[str, Callable[..., AnswerFormat]] = {
-    "tags": TagFormat,
+    "tags": partial(TagFormat, brackets="<>"),
     "brackets": partial(TagFormat, brackets="[]"),
     "json": JsonFormat,
     "line": LineFormat,
@@ -255,9 +255,11 @@ def answer_format(name: str) -> AnswerFormat:
     kind, _, words = name.partition(":")
     if kind in KINDS and re.fullmatch(r"(?:[A-Za-z][\w ]*(?:,|$))*", words):
         with suppress(TypeError):  # too many words
-            return KINDS[kind](*filter(None, words.split(",")))
+            form = KINDS[kind](*filter(None, words.split(",")))
+            if len(set(vars(form).values())) == len(vars(form)):  # parts of one name could not be told apart
+                return form
     raise ValueError(
-        f"unknown answer format {name!r}; there are: {', '.join(FORMATS)}, or a kind with words of your own: "
+        f"unknown answer format {name!r}; there are: {', '.join(FORMATS)}, or a kind with different words of your own: "
         f"tags:WORD,WORD, brackets:WORD,WORD, json:KEY,KEY, line:WORD, headings:WORD,WORD"
     )
 

@@ -22,6 +22,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
+from specs_lightning.errors import check_positive
+
 TIMED_OUT = "timed out"
 KILLED = "the math-verify process was killed ({})"
 """By whom is not known: a system that is out of memory sends SIGKILL."""
@@ -66,10 +68,7 @@ class MathVerifier:
     """
 
     def __init__(self, timeout_seconds: float = 1.0, workers: int = 1) -> None:
-        if timeout_seconds <= 0:
-            raise ValueError(f"timeout_seconds must be positive, not {timeout_seconds}")
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, not {workers}")
+        check_positive(timeout_seconds=timeout_seconds, workers=workers)
         self.timeout_seconds = timeout_seconds
         self.workers = workers
         self._reset()

@@ -15,6 +15,7 @@ from specs_lightning.errors import SettingsError
 from specs_lightning.settings.causes import hint, innermost
 from specs_lightning.settings.nested import dotted
 from specs_lightning.settings.yaml_files import kind_of, read_settings
+from specs_lightning.system.terminal import pasted
 
 NO_SETTINGS = ("help", "print_config", "print_shtab", "subcommand")
 
@@ -43,7 +44,7 @@ class HintingParser(ArgumentParser):
             self.error(str(error), error)
         kind = kind_of(settings)
         if kind and kind_of(_keys(self)) not in (None, kind):
-            self.error(f"{path} holds the settings of another command: specs {kind} --config {path}")
+            self.error(f"{path} holds the settings of another command: {pasted('specs', kind, '--config', path)}")
         parsed: Namespace = self.parse_string(yaml.safe_dump(settings, sort_keys=False), **kwargs)
         return parsed
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from specs_lightning.errors import SpecsError
+from specs_lightning.errors import SettingsError, SpecsError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a write fails with where there is no room left, or no more allowed."""
@@ -20,6 +20,11 @@ PARTIAL = ".partial"
 """The ending of what is still being written."""
 REPLACED = ".replaced"
 """The ending of a folder whose place a new one is about to take."""
+
+
+LONGEST_NAME = 200
+"""Bytes of a name, to which an ending is added: systems take 255."""
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 
 
 class NotWritable(SpecsError, RuntimeError):
@@ -59,6 +64,20 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def checked_name(name: str) -> str:
+    """A name of the user's that becomes that of a folder, if it stays one: no path, and none that no system takes.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    if name in ("", ".", "..") or _NO_NAME.search(name) or len(name.encode()) > LONGEST_NAME:
+        raise SettingsError(
+            f"the name {name[:100]!r} cannot be that of a folder: give one without slashes and control characters, of "
+            f"at most {LONGEST_NAME} bytes"
+        )
+    return name
 
 
 def full_disk(error: BaseException) -> OSError | None:

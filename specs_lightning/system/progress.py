@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from specs_lightning.system.files import partial_path
+from specs_lightning.system.terminal import console, say, visible
 
 TITLE = "SPECS_PROGRESS_TITLE"
 """The environment variable that tells a training or an evaluation the title of its bar."""
@@ -49,7 +48,6 @@ class ProgressRecord:
     seconds_left: float | None = None
 
 
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
 _open: list[Progress] = []
 
 
@@ -64,12 +62,12 @@ def progress_display() -> Iterator[Progress]:
         yield _open[0]
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True, disable=not _has_bars()) as progress:
         _open.append(progress)
@@ -100,7 +98,7 @@ class _Bar:
     def __init__(self, progress: Progress, title: str, total: int, done: int) -> None:
         self.progress, self.title, self.total, self.before = progress, title, total, done
         self.file = told_in / FILE if told_in and not progress.tasks else None
-        self.id = progress.add_task(title, total=total, completed=done, note="")
+        self.id = progress.add_task(visible(title), total=total, completed=done, note="")
         self.task = next(task for task in progress.tasks if task.id == self.id)
         self.started = self.told = self.written = time.monotonic()
         self.write()
@@ -131,7 +129,7 @@ class _Bar:
         if not _has_bars():
             passed = timedelta(seconds=round(self.seconds))
             line = f"{self.title}: {self.task.completed:.0f} of {self.total} in {passed} {self.task.fields['note']}"
-            console.print(line.rstrip(), markup=False, soft_wrap=True)
+            say(line.rstrip())
 
     def write(self) -> None:
         """The file. Not by `write_atomically`: it need not outlast the machine, and is written often."""

@@ -148,6 +148,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ROWS)
+@pytest.mark.bad_input("data rows")
 def test_a_bad_row_is_set_aside_with_its_reason(folder: Path, name: str) -> None:
     bad, reason = ROWS[name]
     if isinstance(bad, dict):
@@ -215,6 +216,7 @@ FILES: dict[str, tuple[Callable[[Path], PromptSource], str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.bad_input("sources")
 def test_a_bad_file_is_refused(folder: Path, name: str) -> None:
     make, problem = FILES[name]
     with pytest.raises(SpecsError) as refused:
@@ -235,6 +237,7 @@ SETTINGS: dict[str, tuple[Callable[[], object], str]] = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.bad_input("settings")
 def test_a_bad_setting_is_refused(name: str) -> None:
     make, problem = SETTINGS[name]
     with pytest.raises(ValueError, match=re.escape(problem)):
@@ -245,6 +248,7 @@ def test_a_bad_setting_is_refused(name: str) -> None:
     ("text", "problem"),
     [("", "no data set in"), ("a: {path: x.jsonl, limits: 3}", "no setting 'limits'"), ("a: [1", "line 1: not YAML")],
 )
+@pytest.mark.bad_input("settings")
 def test_a_bad_configuration_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(SpecsError, match=problem):
@@ -328,6 +332,7 @@ MODELS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.bad_input("model folders")
 def test_a_bad_model_folder_is_named_with_a_remedy(tiny_model_path: Path, tmp_path: Path, name: str) -> None:
     change, said = MODELS[name]
     model = shutil.copytree(tiny_model_path, tmp_path / "m")
@@ -352,7 +357,3 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_named_with_a_remedy(monkeypatc
 @pytest.mark.parametrize("answer", ["", " ", r"\boxed{", "about half", "?!", r"\frac{1}{2"])
 def test_a_bad_gold_answer_is_named(answer: str) -> None:
     assert "the gold answer" in str(check_gold(answer, "number"))
-
-
-def test_there_are_ninety_of_them() -> None:
-    assert len(ROWS) + len(FILES) + len(SETTINGS) + len(MODELS) >= 90

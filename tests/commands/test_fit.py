@@ -304,6 +304,7 @@ class TestErrors:
             ("--trainer.logger=lightning.pytorch.loggers.CometLogger", "comet"),
         ],
     )
+    @pytest.mark.bad_input("command lines")
     def test_they_name_what_is_wrong(
         self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str], argument: str, named: str
     ) -> None:
@@ -407,6 +408,7 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("command", "asked"), [("test", "last"), ("validate", "best"), ("predict", "no/such.ckpt")]
     )
+    @pytest.mark.bad_input("checkpoints")
     def test_a_checkpoint_that_is_not_there_is_refused(
         self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str, asked: str
     ) -> None:
@@ -461,6 +463,7 @@ class TestEvaluation:
         ]
 
     @pytest.mark.parametrize("command", ["validate", "test", "predict"])
+    @pytest.mark.bad_input("evaluation sets")
     def test_without_sets_the_error_says_what_to_give(
         self, evaluated: tuple[str, ...], capsys: pytest.CaptureFixture[str], command: str
     ) -> None:

@@ -78,6 +78,13 @@ def test_it_goes_through_the_whole_method(project: Path) -> None:
     assert (project / "runs" / "first" / "report.html").is_file()
 
 
+def test_what_it_says_to_do_next_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "it's [/mine] $(touch owned)"
+    specs("init", place)
+    told = capsys.readouterr().out.splitlines()
+    assert shlex.split(told[1]) == ["cd", str(place)]
+
+
 def test_a_folder_with_content_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     assert "is not empty" in refused(capsys, "init", tmp_path)

@@ -30,6 +30,13 @@ HARMLESS = (
 )
 
 
+def test_a_terminal_that_lacks_a_character_is_no_error() -> None:
+    code = "from specs_lightning.commands.process import prepare_process; prepare_process(); print('Γ – \\udcff')"
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=ascii_alone, capture_output=True, text=True, check=True)
+    assert done.stdout == "\\u0393 \\u2013 \\udcff\n"
+
+
 def prepared(*warned: str, **environment: str) -> tuple[dict[str, Any], str]:
     """What a new process has after its preparation, and what it said as something warned."""
     left = {name: value for name, value in os.environ.items() if name not in QUIET} | environment

@@ -303,22 +303,22 @@ def judged(number: int, correct: float, text: str = "<answer>1</answer>", cause:
     return Answer("vision", f"p{number}", text, 9, number > 1, 1.0, correct, correct, "1", task=task, cause=cause)
 
 
-def write_evaluated(file: Path, with_base: bool = True) -> Path:
+def write_evaluated(file: Path, with_base: bool = True, name: str = "vision") -> Path:
     """The page of `specs test`: one benchmark with two tasks, a model and its base."""
     picture = scenes.png(scenes.examples(13, 1)[0][0])
     prompts = [Prompt(f"p{i}", build_messages("How many?", 1), (picture,), "1") for i in range(40)]
     mine = [judged(i, float(i < 30)) for i in range(40)]
     mine[0] = judged(0, math.nan, ATTACK, "no rule for the metric gpt_4o_as_judge")
     other = [judged(i, float(i < 20)) for i in range(40)]
-    models = [EvaluatedModel("runs/final/model", {"vision": mine}), EvaluatedModel("org/base", {"vision": other})]
+    models = [EvaluatedModel("runs/final/model", {name: mine}), EvaluatedModel("org/base", {name: other})]
     set_aside = SetAside()
-    set_aside.add("data/MathVision", 3, "truncated image: 3.png")
-    apart = {"vision": paired_differences(mine, other)} if with_base else {}
+    set_aside.add(f"data/{name}", 3, "truncated image: 3.png")
+    apart = {name: paired_differences(mine, other)} if with_base else {}
     models = models if with_base else models[:1]
     gains = dict.fromkeys(("gain_id", "gain_ood", "generalization_factor"), Interval(0.1, 0.4))
     found = Generalization("solved", 2.0, "difference", 0.25, 0.2, 0.208, gains, {}) if with_base else None
     settings = {"seed": 0, "sampling": {"max_tokens": 7}}
-    write_evaluation(file, models, apart, {"vision": prompts}, settings, set_aside, found)
+    write_evaluation(file, models, apart, {name: prompts}, settings, set_aside, found)
     return file
 
 

@@ -98,6 +98,7 @@ FAULTS: dict[str, tuple[Reply | dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize(("fault", "requests", "cause"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.bad_input("judges' replies")
 def test_a_fault_leaves_the_completion_unscored_with_its_cause(
     fault: Any, requests: int, cause: str, ask_prompt: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def code(file: Path) -> None:
 
 class TestTorn:
     @pytest.mark.parametrize("damage", [cut, empty, flip, code])
+    @pytest.mark.bad_input("checkpoints")
     def test_it_is_reported_and_the_one_before_it_used(
         self, tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -117,6 +118,7 @@ class TestTorn:
             check(folder, SETTINGS)
 
     @pytest.mark.parametrize("missing", [".metadata", "meta.pt"])
+    @pytest.mark.bad_input("checkpoints")
     def test_and_without_what_belongs_to_it(self, tmp_path: Path, missing: str) -> None:
         (write_sharded(tmp_path / "step=1.ckpt") / missing).unlink()
         with pytest.raises(CheckpointError, match="is damaged"):
@@ -132,6 +134,7 @@ class TestForeign:
             ({**SETTINGS, "seed_everything": 1}, r"seed_everything: 0 -> 1"),
         ],
     )
+    @pytest.mark.bad_input("checkpoints")
     def test_one_of_other_settings_is_refused_with_the_difference(
         self, tmp_path: Path, settings: dict[str, Any], line: str
     ) -> None:

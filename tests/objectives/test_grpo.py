@@ -310,6 +310,7 @@ class TestErrors:
             {"advantages": BatchScaled(), "advantage_scale": "none"},
         ],
     )
+    @pytest.mark.bad_input("settings")
     def test_settings_that_make_no_sense(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"constant_length|clip_low|coefficient|advantage_scale"):
             GRPO(**wrong)

@@ -104,6 +104,7 @@ def commands(
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.bad_input("run folders")
 def test_a_damaged_file_is_named_with_what_to_do(
     whole: dict[str, dict[int, Path]], commands: list[Callable[[], object]], name: str
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def test_a_name_cannot_break_out_of_its_place(tmp_path: Path) -> None:
     card = model_card(tmp_path, settings("a`b|c\n# d", "```"))
     assert "\n# d" not in card.replace(card[card.index("## Settings") :], "")
     assert "`` a`b\\|c # d ``" in card and "````yaml\n" in card
+
+
+@pytest.mark.parametrize("name", ["# b", "[a](http://host.invalid)", "<img src=x>", "a|b", "**a**", "`a", "a\nb"])
+def test_a_stages_name_is_no_markup_of_the_card(tmp_path: Path, name: str) -> None:
+    STAGE.write(tmp_path, stage(name, name, None))
+    heading = next(line for line in model_card(tmp_path, {}).splitlines() if line.startswith("# "))
+    unescaped = re.sub(r"\\(.)", "", heading[2:])
+    assert not set("#[]()<>|*`") & set(unescaped)
+    assert re.sub(r"\\(.)", r"\1", heading[2:]) == name.replace("\n", " ")
 
 
 def test_that_of_a_stage_is_written_again_with_what_its_run_found_out(run: Path) -> None:

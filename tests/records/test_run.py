@@ -33,6 +33,13 @@ def test_a_folder_without_a_run_is_none(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
+def test_a_stage_that_would_lie_elsewhere_is_damage(tmp_path: Path) -> None:
+    """Of a run of somebody else's, a report reads the run's folder alone."""
+    (tmp_path / RUN.name).write_text('{"name": "toy", "stages": ["base", "../../secret"]}')
+    with pytest.raises(DamagedRecord, match=r"stages\.1: .*'\.\./\.\./secret' cannot be that of a folder"):
+        read_run(tmp_path)
+
+
 def test_a_time_that_is_none_is_damage(tmp_path: Path) -> None:
     (tmp_path / RUN.name).write_text('{"name": "toy", "started": "yesterday"}')
     with pytest.raises(DamagedRecord, match=r"started: .*yesterday.*give the same `specs run` again"):

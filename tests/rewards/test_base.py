@@ -139,6 +139,7 @@ def test_prompts_and_completions_must_pair_up(ask):
         ({"rewards": [Length()], "max_unscored_share": 1.5}, "between 0 and 1"),
     ],
 )
+@pytest.mark.bad_input("rewards")
 def test_settings_are_checked(settings, message):
     with pytest.raises(ValueError, match=message):
         RewardSum(**settings)

@@ -23,7 +23,7 @@ def test_seeds_are_the_same_on_every_machine() -> None:
 
 @pytest.mark.parametrize("wrong", [(0, 1, 1.0), (1, 0, 1.0), (1, 1, -0.1)])
 def test_settings_out_of_range(wrong: tuple[int, int, float]) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="must be"):
         SamplingSettings(*wrong)
     with pytest.raises(ValueError, match="max_sequences"):
         HFEngine(max_sequences=0)

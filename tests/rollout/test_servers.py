@@ -242,6 +242,7 @@ class TestSettings:
             ({"urls": ["http://a:1"], "prompts_per_request": 0}, "prompts_per_request"),
         ],
     )
+    @pytest.mark.bad_input("settings")
     def test_what_cannot_work_is_refused(self, settings: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
             VLLMServers(**settings)

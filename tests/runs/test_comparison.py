@@ -169,12 +169,15 @@ def test_a_run_that_fails_is_told_and_keeps_no_other_from_being_done(
     ("runs", "problem"),
     [
         (["specs.yaml", "specs.yaml"], "another run of the name specs"),
+        (["slash.yaml"], "the name 'a/../../b' cannot be that of a folder"),
         (["."], r"run\.json is missing, so \. is not the folder of a run"),
     ],
 )
+@pytest.mark.bad_input("run folders")
 def test_runs_that_cannot_be_told_apart_or_are_none_are_refused(
     shared: SharedWork, runs: list[str], problem: str
 ) -> None:
+    Path("slash.yaml").write_text(yaml.safe_dump({"extends": "specs.yaml", "name": "a/../../b"}))
     with pytest.raises(SpecsError, match=problem):
         compare(*runs)
     assert not shared.done

@@ -14,6 +14,7 @@ import yaml
 from helpers.stand_in_work import Stopped, Work
 
 from specs_lightning.data.sources import PromptSource
+from specs_lightning.errors import SettingsError
 from specs_lightning.judge import JudgeSettings
 from specs_lightning.rollout import EngineError, SamplingSettings
 from specs_lightning.runs import pipeline
@@ -155,6 +156,25 @@ class TestOrder:
         with pytest.raises(PipelineError, match=r"stage zero asks for \$\{.*the stages before it are base"):
             run(stages(zero={"overrides": {"x": [wrong]}}), EVALUATION, run_dir="r")
         assert work.done == []
+
+    @pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", "a\0", "a" * 201, "r\udcff"])
+    def test_a_name_that_would_lead_out_of_the_runs_folder_is_refused(self, work: Work, name: str) -> None:
+        with pytest.raises(SettingsError, match="cannot be that of a folder: give one without slashes"):
+            run({name: Stage("model", model="toy:base")}, EVALUATION, run_dir="r")
+        with pytest.raises(SettingsError, match="cannot be that of a folder: give one without slashes"):
+            run(stages(), EVALUATION, name=name)
+        assert work.done == [] and not Path("r").exists()
+
+    @pytest.mark.parametrize("name", ["r[lr=0.1]", "[red]r", "it's a run", "=r"])
+    def test_a_run_of_any_other_name_says_a_path_that_is_there(
+        self, work: Work, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        work.solved[name] = work.solved["base"]
+        base = {name: Stage("model", model="toy:base")}
+        assert run(base, EVALUATION, name=name) == Path(f"runs/{name}/report.html")
+        said = capsys.readouterr().out
+        assert f"report: runs/{name}/report.html\n" in said and f"[1/1] {name}: done in" in said
+        assert Path(f"runs/{name}/{name}/stage.json").is_file()
 
     def test_a_missing_file_is_named(self, work: Work) -> None:
         with pytest.raises(PipelineError, match=r"no such configuration file: missing\.yaml"):

@@ -92,6 +92,7 @@ ON_THE_COMMAND_LINE = {
 
 
 @pytest.mark.parametrize(("args", "cause"), ON_THE_COMMAND_LINE.values(), ids=ON_THE_COMMAND_LINE.keys())
+@pytest.mark.bad_input("command lines")
 def test_one_on_the_command_line(capsys: pytest.CaptureFixture[str], args: list[str], cause: str) -> None:
     assert said(capsys, *args) == f"specs draw: {cause}"
 
@@ -119,6 +120,7 @@ IN_A_FILE = {
 
 
 @pytest.mark.parametrize(("text", "cause"), IN_A_FILE.values(), ids=IN_A_FILE.keys())
+@pytest.mark.bad_input("settings")
 def test_one_in_a_file(capsys: pytest.CaptureFixture[str], text: str, cause: str) -> None:
     Path("a.yaml").write_text(text)
     assert said(capsys, "--config=a.yaml") == f"specs draw: {cause}"

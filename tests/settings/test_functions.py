@@ -73,6 +73,7 @@ def test_null_removes_one(tmp_path: Path) -> None:
         ("--stages.zero.overrides.a=[1", r"stages\.zero\.overrides\.a: not YAML: \[1"),
     ],
 )
+@pytest.mark.bad_input("command lines")
 def test_wrong_ones_are_named(tmp_path: Path, arg: str, problem: str) -> None:
     with pytest.raises(SettingsError, match=problem):
         overrides(tmp_path, [arg])

@@ -82,6 +82,7 @@ def test_a_runs_too(capsys: pytest.CaptureFixture[str]) -> None:
         ("compare", GRPO, f"specs fit --config {GRPO}"),
     ],
 )
+@pytest.mark.bad_input("command lines")
 def test_a_file_of_another_command_is_told(
     capsys: pytest.CaptureFixture[str], command: str, file: str, meant: str
 ) -> None:
@@ -90,6 +91,7 @@ def test_a_file_of_another_command_is_told(
 
 
 @pytest.mark.parametrize("command", ["fit", "run", "distill", "plan", "serve"])
+@pytest.mark.bad_input("command lines")
 def test_a_file_without_config_is_told(capsys: pytest.CaptureFixture[str], command: str) -> None:
     told = refused(capsys, command, "configs/x.yaml")
     assert told.startswith(f"specs {command}: ") and "Did you mean --config configs/x.yaml?" in told

@@ -76,6 +76,7 @@ def test_the_files_of_a_command_line() -> None:
         ("- a list\n", r"b\.yaml does not hold settings by name"),
     ],
 )
+@pytest.mark.bad_input("settings")
 def test_what_cannot_be_read_is_named(text: str, problem: str) -> None:
     Path("b.yaml").write_text(text)
     with pytest.raises(SettingsError, match=problem):

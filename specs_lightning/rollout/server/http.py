@@ -35,7 +35,7 @@ from specs_lightning.rollout.server.served import FolderRule, Message, Refused, 
 from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
 from specs_lightning.rollout.wire import MAX_REQUEST_BYTES
 from specs_lightning.system.addresses import host_in, is_loopback, is_same
-from specs_lightning.system.progress import console
+from specs_lightning.system.terminal import pasted, say
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -81,7 +81,7 @@ def serve(
         with server_token(token_env, port) as token:
             listener.listen()
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            console.print(f"serving {source} on {address} with vLLM {installed_vllm()}", markup=False, soft_wrap=True)
+            say(f"serving {source} on {address} with vLLM {installed_vllm()}")
             _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
 
@@ -158,7 +158,8 @@ class Guard:
         headers = dict(scope["headers"])
         called = host_in(headers.get(b"host", b"").decode("latin-1"))
         if not self._answers_to(called, scope):
-            return 403, f"this server is not called {called!r}: start it with --names '[{called}]' if it is to be"
+            option = pasted("--names", f"[{called}]")
+            return 403, f"this server is not called {called!r}: start it with {option} if it is to be"
         if scope["path"] == "/health":
             return None
         shown = headers.get(b"authorization", b"")

@@ -38,6 +38,7 @@ def asking(served: ServedSampler, url: str = "http://127.0.0.1:8000", **settings
 
 
 @pytest.mark.parametrize("name", ["evil.com", "127.0.0.1.nip.io", "localhost.evil.com", "127.0.0.1@evil.com", ""])
+@pytest.mark.bad_input("servers' requests")
 def test_a_name_that_is_not_the_servers_gets_no_answer_with_the_token_either(served: ServedSampler, name: str) -> None:
     """A page at `evil.com` that has its name mean this machine is of one origin with what it asks then."""
     client = asking(served, names=["node7"])
@@ -119,6 +120,7 @@ def test_what_is_no_request_is_refused_unread(served: ServedSampler, monkeypatch
         ("/weights/broadcast", "{}", "'layout'"),
     ],
 )
+@pytest.mark.bad_input("servers' requests")
 def test_what_cannot_be_read_is_the_requests_fault(served: ServedSampler, path: str, body: str, said: str) -> None:
     client = asking(served)
     answer = client.post(path, content=body.encode(), headers={"Content-Type": "application/json"})
