@@ -18,6 +18,7 @@ from specs_lightning.report.comparison import ComparisonError, comparison_table,
 from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
+from specs_lightning.settings.yaml_files import locate
 from specs_lightning.system.progress import console
 
 
@@ -72,7 +73,7 @@ def compare(
                     console.print(f"failed: {error}", style="red", markup=False)
         page = write_comparison(folder, {e.name: e.folders for e in experiments if e.folders}, failures)
     console.print(comparison_table(folder))
-    console.print(f"comparison: {page}", soft_wrap=True)
+    console.print(f"comparison: {page} (open it in a browser)", soft_wrap=True)
     if failures:
         raise ComparisonError("\n".join(["these runs failed:", *(f"  {run}: {why}" for run, why in failures.items())]))
     return page
@@ -95,7 +96,7 @@ def _experiments(runs: Sequence[str], until: str | None) -> list[Experiment]:
         if path.is_dir():
             _add_finished(path, found)
         else:
-            _add_configured(path, found)
+            _add_configured(locate(path), found)
     for name, experiment in list(found.items()):
         if until and experiment.settings is not None and until not in experiment.settings["stages"]:
             console.print(f"left out, since it has no stage {until}: {name}")

@@ -64,7 +64,7 @@ def progress_bar(title: str, total: int) -> Iterator[Any]:
         def advance(units: int, note: str = "") -> None:
             nonlocal told
             progress.update(task, advance=units, note=note)
-            if time.monotonic() - told > A_LINE_EVERY and not bar.finished:
+            if bar.completed and time.monotonic() - told > A_LINE_EVERY and not bar.finished:
                 told = time.monotonic()
                 tell()
 

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SERVERS = "specs_lightning.rollout.VLLMServers"
+"""The engine that asks what is served here."""
+
 
 def serve(
     model: str,
@@ -82,8 +85,11 @@ def serve(
             listener.listen()
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             console.print(f"serving {source} on {address} with vLLM {installed_vllm()}", markup=False, soft_wrap=True)
+            told = f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it'
+            console.print(told, markup=False, soft_wrap=True)
             _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
+    console.print("stopped; the same command serves again")
 
 
 def application(served: ServedSampler, token: str, may_read: FolderRule, names: Collection[str] = ()) -> ASGIApp:
