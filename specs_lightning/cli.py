@@ -122,6 +122,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
         print(f"specs-lightning {__version__}")
         return
+    if args[0] == "--completion":
+        from specs_lightning.commands.completion import bash  # for this alone
+
+        print(bash(COMMANDS))
+        return
     if args[0] == "data" and args[1:]:
         args = [" ".join(args[:2]), *args[2:]]
     name = args[0]
@@ -187,5 +192,6 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
     return (
         f"usage: specs COMMAND [--config FILE …] [--setting.name=value …]\n\n{lines}\n\n"
-        "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class."
+        "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class.\n"
+        'eval "$(specs --completion)" has bash complete commands and configurations.'
     )
