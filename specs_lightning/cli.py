@@ -22,6 +22,7 @@ from specs_lightning.system.files import full_disk
 from specs_lightning.system.signals import INTERRUPTED, STOPPED, Stopped, raising_on_sigterm
 
 GOES_ON = "The same command goes on from there."
+BEGINS_ANEW = "The same command begins anew."
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,9 @@ COMMANDS = {
         "The same command with --ckpt_path last goes on from there.",
         names_classes=True,
     ),
-    "validate": Command("score a model on its evaluation sets", LIGHTNING, None, names_classes=True),
-    "test": Command("the same, as a final test", LIGHTNING, None, names_classes=True),
-    "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None, names_classes=True),
+    "validate": Command("score a model on its evaluation sets", LIGHTNING, None, GOES_ON, names_classes=True),
+    "test": Command("the same, as a final test", LIGHTNING, None, GOES_ON, names_classes=True),
+    "predict": Command("answer the evaluation sets' prompts", LIGHTNING, None, GOES_ON, names_classes=True),
     "export": Command(
         "write the model of a checkpoint as a Hugging Face folder",
         "commands.export:export",
@@ -124,6 +125,11 @@ def main(args: Sequence[str] | None = None) -> None:
 
         print(f"specs-lightning {__version__}")
         return
+    if args[0] == "--completion":
+        from specs_lightning.commands.completion import bash  # for this alone
+
+        print(bash(COMMANDS))
+        return
     if args[0] == "data" and args[1:]:
         args = [" ".join(args[:2]), *args[2:]]
     name = args[0]
@@ -139,12 +145,12 @@ def main(args: Sequence[str] | None = None) -> None:
             if _run(name, command, args) is False:
                 sys.exit(1)
     except Stopped as stop:
-        print(f"specs {name}: stopped by {stop.by}. {command.goes_on}", file=sys.stderr)
+        _tell_ending(name, f"stopped by {stop.by}", command)
         sys.exit(STOPPED)
     except KeyboardInterrupt:
         if os.environ.get("SPECS_TRACEBACK"):
             raise
-        print(f"specs {name}: interrupted. {command.goes_on}".rstrip(), file=sys.stderr)
+        _tell_ending(name, "interrupted", command)
         sys.exit(INTERRUPTED)
     except SpecsError as error:
         if os.environ.get("SPECS_TRACEBACK"):
@@ -155,7 +161,15 @@ def main(args: Sequence[str] | None = None) -> None:
             raise
         file = Path(full.filename).absolute() if full.filename else None
         place = f" for {file.name} in {file.parent}" if file else ""
-        sys.exit(f"specs {name}: {full.strerror}{place}. Make room. {command.goes_on}")
+        sys.exit(f"specs {name}: {full.strerror}{place}. Make room. {command.goes_on or BEGINS_ANEW}")
+
+
+def _tell_ending(name: str, ending: str, command: Command) -> None:
+    """What ended a command before it was done, and how it goes on; of a stage, its run says it."""
+    from specs_lightning.system.progress import TITLE  # not for those that end well
+
+    if TITLE not in os.environ:
+        print(f"specs {name}: {ending}. {command.goes_on or BEGINS_ANEW}", file=sys.stderr)
 
 
 def _run(name: str, command: Command, args: Sequence[str]) -> Any:
@@ -181,5 +195,6 @@ def usage() -> str:
     lines = "\n".join(f"  {name:<{width}}  {command.does}" for name, command in COMMANDS.items())
     return (
         f"usage: specs COMMAND [--config FILE …] [--setting.name=value …]\n\n{lines}\n\n"
-        "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class."
+        "'specs COMMAND --help' explains the settings; 'specs fit --model.help CLASS' those of a class.\n"
+        'eval "$(specs --completion)" has bash complete commands and configurations.'
     )

@@ -16,6 +16,7 @@ from helpers.command_line import refused, specs
 from specs_lightning import __version__
 from specs_lightning.cli import COMMANDS
 from specs_lightning.errors import SpecsError
+from specs_lightning.system.progress import TITLE
 from specs_lightning.system.signals import INTERRUPTED, STOPPED, Stopped
 
 
@@ -117,7 +118,15 @@ class TestEndings:
         with pytest.raises(SystemExit) as exit:
             specs("report", "run")
         assert exit.value.code == INTERRUPTED == 130
-        assert capsys.readouterr().err == "specs report: interrupted.\n"
+        assert capsys.readouterr().err == "specs report: interrupted. The same command begins anew.\n"
+
+    @pytest.mark.parametrize("ending", [KeyboardInterrupt(), Stopped()])
+    def test_of_a_stage_that_ends_so_its_run_tells(
+        self, ends: Any, ending: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ends(ending)
+        monkeypatch.setenv(TITLE, "[1/6] base")
+        assert refused(capsys, "report", "run") == ""
 
     def test_ctrl_c_in_making_pairs_says_how_to_go_on(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -43,6 +43,7 @@ def specs(installed: Path, cwd: Path, *commands: list[str]) -> str:
     command = [sys.executable, "-c", PROGRAM, json.dumps(commands)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # no library's warning, bar or advertisement
     return done.stdout
 
 
@@ -64,5 +65,5 @@ def test_configurations_are_found_in_an_empty_folder_and_a_new_project_is_made(i
         ["run", "--config=ablations/beta_low.yaml", "--print_config"],
         ["fit", "--config=toy/grpo.yaml", *small],
     )
-    assert "cd mine" in told and "beta: 0.02" in told
+    assert "cd mine" in told and "beta: 0.02" in told and "litlogger" not in told
     assert (tmp_path / "runs" / "toy-grpo" / "model" / "model.safetensors").is_file()

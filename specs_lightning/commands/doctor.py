@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from specs_lightning.system.terminal import plain
+from specs_lightning.system.terminal import plain, say
 
 GIB = 2**30
 DISTRIBUTION = "specs-lightning"
@@ -56,14 +56,24 @@ def doctor(model: str = "toy:base") -> bool:
     checks: dict[str, Check] = {
         "packages": packages,
         "torch": devices,
+        "torchvision": vision,
         "vLLM": vllm,
         "memory": memory,
         "disk": disk,
         "model": lambda: model_folder(model),
     }
     findings = [finding for subject, check in checks.items() for finding in examined(subject, check)]
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False).print(_table(findings))
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
+    console.print(_table(findings))
+    say(last_line(findings))
     return all(finding.verdict != "broken" for finding in findings)
+
+
+def last_line(findings: Sequence[Finding]) -> str:
+    """Whether one can begin, and with what."""
+    if broken := [finding.subject for finding in findings if finding.verdict == "broken"]:
+        return f"broken: {', '.join(broken)}. Do what the table says, and ask again"
+    return "nothing is broken. To try all parts in small: specs run --config toy/smoke.yaml"
 
 
 def examined(subject: str, check: Check) -> Iterator[Finding]:
@@ -118,6 +128,17 @@ def devices() -> Iterator[Finding]:
         built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
         remedy = "install a torch for this driver's CUDA (nvidia-smi shows it), and look at CUDA_VISIBLE_DEVICES"
         yield Finding("CUDA", "broken", f"there is a driver, but torch ({built}) finds no GPU", remedy)
+
+
+def vision() -> Iterator[Finding]:
+    """Whether torchvision goes with torch: it holds compiled code for one build of it."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError, OSError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Finding("torchvision", "broken", said, "install torch and torchvision again, both from the same place")
+        return
+    yield Finding("torchvision", "ok", torchvision.__version__)
 
 
 def _gpu(number: int) -> Finding:

@@ -8,6 +8,7 @@ from httpx import HTTPError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from specs_lightning.commands.endings import scored_by
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.checkpoint_files import FOLDER, by_step, find
 from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint, read_policy
@@ -52,7 +53,7 @@ def export(
     settings = state.get("settings", {})
     policy = read_policy(file, policy_of_checkpoint(file, state, None, model))
     policy.save(folder, model_card(training, settings, file, _run_of(file, training)))
-    say(f"model: {folder}")
+    say(scored_by(folder))
     if push_to_hub is not None:
         push(folder, push_to_hub, private)
     return folder

@@ -18,10 +18,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 
 from specs_lightning.callbacks import Checkpoints, ExportHF
 from specs_lightning.callbacks.stage_progress import StageProgress
+from specs_lightning.commands.endings import scored_by
 from specs_lightning.commands.process import quiet_lightning
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.errors import SettingsError, finished_or_failed, refused_settings
 from specs_lightning.evaluation.generalization import Generalization, generalization
+from specs_lightning.evaluation.outcome import PREDICTIONS
 from specs_lightning.evaluation.paired_scores import PairedDifference, paired_differences
 from specs_lightning.evaluation.scores import differences_table, scores_table
 from specs_lightning.modules import PolicyModule
@@ -38,7 +40,7 @@ from specs_lightning.system.folder_lock import only_writer
 from specs_lightning.system.progress import TITLE
 from specs_lightning.system.ranks import rank
 from specs_lightning.system.signals import Stopped
-from specs_lightning.system.terminal import console, pasted, say
+from specs_lightning.system.terminal import console, say
 
 
 def lightning(args: Sequence[str]) -> None:
@@ -47,6 +49,10 @@ def lightning(args: Sequence[str]) -> None:
         SpecsCLI.launch(args)
     except SIGTERMException as error:
         raise Stopped from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's end of a command after Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
     except MisconfigurationException as error:  # what Lightning says of settings that do not go together
         said = " ".join(str(error).split())
         remedy = next((remedy for part, remedy in REMEDIES.items() if part in said), "")
@@ -217,9 +223,12 @@ class SpecsCLI(LightningCLI):
         """Where the model is, and the command that scores it."""
         exports = [callback for callback in self.trainer.callbacks if isinstance(callback, ExportHF)]  # type: ignore[attr-defined]
         model = Path(self.trainer.default_root_dir) / exports[0].folder if exports else None
-        if rank() == 0 and model is not None and model.is_dir():
-            next_one = pasted("specs", "test", "--config", "YOUR_SETS.yaml", "--model.policy.model", model)
-            say(f"model: {model}\nto score it: {next_one}")
+        if rank() != 0:
+            return
+        if self._get(self.config_init, "trainer").fast_dev_run:
+            say("it runs; nothing of it was kept: the same without trainer.fast_dev_run trains")
+        elif model is not None and model.is_dir():
+            say(scored_by(model))
 
     def _evaluate(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Run the command on the model that the settings name, or on the policy of a checkpoint (`find`)."""
@@ -233,7 +242,12 @@ class SpecsCLI(LightningCLI):
             with finished_or_failed():
                 getattr(self.trainer, str(self.subcommand))(ckpt_path=ckpt_path, **kwargs)
 
-    predict = _evaluate
+    def predict(self, **kwargs: Any) -> None:
+        """Answer the evaluation sets' prompts, and say where the answers are."""
+        self._evaluate(**kwargs)
+        if rank() == 0:
+            answers = sum(map(len, self.model.outcome.answers.values()))
+            say(f"{answers} answers: {Path(self.trainer.default_root_dir) / PREDICTIONS}")
 
     def test(self, **kwargs: Any) -> None:
         """Answer the evaluation sets, with the base beside, and write the page; all but what is answered already."""
@@ -259,8 +273,9 @@ class SpecsCLI(LightningCLI):
             _add_to_scores(folder / f"{command}.json", base, apart, found)
             page, sets = folder / f"{command}.html", self.model.evaluation_sets
             write_evaluation(page, models, apart, sets.prompts, sets.cache.cache_key, self.datamodule.set_aside, found)
-            if not of_a_run:
-                say(f"page: {page}")
+            if not of_a_run and not self.is_base:
+                beside = "" if base else "\nto compare it with another: the same command with --base MODEL"
+                say(f"page: {page}{beside}")
 
     validate = test
 

@@ -155,6 +155,9 @@ def check(
     if hold_out:
         usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))
         say(f"{usable - held_out} rows in train, {held_out} held out; no image is in both")
+    say(verdict(findings, set_aside))
+    if freeze:
+        say(f"to train on them: data.train: {{path: {folder / 'train' if hold_out else folder}, schema: frozen}}")
 
 
 @contextmanager
@@ -242,6 +245,15 @@ def _hold_out(share: float, findings: Mapping[str, Findings], frozen: Path, fold
     for name, held_out in flags.items():
         file = f"{name}.parquet"
         split(frozen / file, held_out, folder / "train" / file, folder / "held_out" / file)
+
+
+def verdict(findings: Mapping[str, Findings], set_aside: SetAside) -> str:
+    """Whether all rows can be used, and what becomes of the others."""
+    if not set_aside.rows:
+        return f"all {sum(found.usable for found in findings.values())} rows can be used"
+    rows = sum(found.rows for found in findings.values())
+    left_out = "cannot be used: a training leaves them out. Mend them, or go on without"
+    return f"{len(set_aside.rows)} of {rows} rows {left_out}"
 
 
 def _tell(findings: Mapping[str, Findings], shared: Sequence[Overlap], set_aside: SetAside) -> None:

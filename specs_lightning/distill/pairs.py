@@ -15,6 +15,7 @@ pair whose reasoning has most words in common.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,12 +35,14 @@ from specs_lightning.prompts.images import preview
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.distillation import PAIRS_PREVIEW, STATISTICS, PairPreview
 from specs_lightning.records.pairs import PreferencePair, write_pairs
+from specs_lightning.records.set_aside import SET_ASIDE
 from specs_lightning.rewards import AccuracyReward, Judge, JudgeSettings, RewardError
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.scoring.answer_formats import TagFormat, answer_format
 from specs_lightning.system.files import check_writable
 from specs_lightning.system.folder_lock import only_writer
-from specs_lightning.system.progress import progress_bar
+from specs_lightning.system.progress import TITLE, progress_bar
+from specs_lightning.system.terminal import pasted, say
 
 PREVIEWED_PAIRS = 12
 MAX_UNJUDGED_SHARE = 0.5
@@ -114,7 +117,13 @@ def distill(
         reasons = ", ".join(f"{n} x {reason}" for reason, n in made.dropped.most_common())
         raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
     _write(made, pairs, folder)
-    return folder / "pairs.parquet"
+    file = folder / "pairs.parquet"
+    told = [outcome(made, len(questions), len(set_aside.rows))]
+    if TITLE not in os.environ:  # of a stage, its run goes on by itself
+        command = pasted("specs", "fit", "--config", "YOUR_COLD_START.yaml", "--data.train", file)
+        told += [f"pairs: {file}", f"to train on them: {command}"]
+    say("\n".join(told))
+    return file
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,17 @@ def _write(made: _Made, settings: PairSettings, folder: Path) -> None:
     write_pairs(made.pairs, folder / "pairs.parquet")
     STATISTICS.write(folder, statistics)
     PAIRS_PREVIEW.write(folder, map(_preview, made.pairs[:PREVIEWED_PAIRS]))
+
+
+def outcome(made: _Made, questions: int, set_aside: int) -> str:
+    """How many pairs there are, of how many prompts, and why the others gave none, the most frequent reason first."""
+    tried = made.counts["prompts"]
+    told = f"{len(made.pairs)} pairs from {tried} prompts"
+    if made.dropped:
+        told += f"; none from {', '.join(f'{n} ({reason})' for reason, n in made.dropped.most_common())}"
+    if tried < questions:
+        told += f"; {questions - tried} more prompts were not needed"
+    return told + (f"; {set_aside} rows set aside, in {SET_ASIDE.name}" if set_aside else "")
 
 
 def _can_be_corrupted(prompt: Prompt, set_aside: SetAside) -> bool:

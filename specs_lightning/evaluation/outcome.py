@@ -16,6 +16,8 @@ from specs_lightning.records.samples import SAMPLES, Sample, SampledText
 from specs_lightning.system.files import write_atomically
 
 SAMPLES_OF_A_SET = 3
+PREDICTIONS = "predictions.jsonl"
+"""What `predict` writes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class EvaluationOutcome:
         folder.mkdir(parents=True, exist_ok=True)
         answers = [answer for of_set in self.answers.values() for answer in of_set]
         if self.command == "predict":
-            write_answers(answers, folder / "predictions.jsonl")
+            write_answers(answers, folder / PREDICTIONS)
             return
         origin = {"model": self.model, "checkpoint": self.checkpoint}
         write_answers(answers, folder / f"{self.command}_answers.jsonl")

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from specs_lightning.plan.advice import proposals
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
-from specs_lightning.plan.table import stage_table
-from specs_lightning.system.terminal import console
+from specs_lightning.plan.table import Verdict, last_line, stage_table
+from specs_lightning.system.terminal import console, say
 
 
 def plan(args: Sequence[str]) -> bool:
     """Print the plan of the configuration that the arguments name, after the command; whether all of it fits."""
-    fits = True
+    verdicts = []
     for planned in read(args[1:]):
-        memory = memory_of(planned.job)
-        too_much = memory.peak > planned.job.devices.memory
-        console.print(stage_table(planned, memory, proposals(planned.job) if too_much else ()))
-        fits = fits and not too_much
-    return fits
+        memory, limit = memory_of(planned.job), planned.job.devices.memory
+        changes = proposals(planned.job) if memory.peak > limit else []
+        console.print(stage_table(planned, memory, changes))
+        verdicts.append(Verdict(planned.name, memory.peak, limit, tuple(changes)))
+    say(last_line(verdicts))
+    return all(verdict.fits for verdict in verdicts)

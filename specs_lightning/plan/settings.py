@@ -18,7 +18,7 @@ class PlanSettings:
     """What a GPU's libraries take for themselves (context, workspaces, buffers of NCCL, fragmentation), in GiB."""
     shape: str | None = None
     """Where the model's shape is found if its folder does not exist yet: a folder with a config.json, a name on the
-    hub, or one of Qwen2.5-VL-3B, -7B, -32B, -72B, Qwen3-VL-8B and SmolVLM2-2.2B."""
+    hub, or one of Qwen2.5-VL-3B, -7B, -32B, -72B, Qwen3-VL-8B, SmolVLM-256M and SmolVLM2-2.2B."""
     rows: int | None = None
     """How many prompts or pairs the data has, where it does not exist yet."""
     prompt_tokens: int | None = None

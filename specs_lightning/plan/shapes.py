@@ -42,6 +42,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vision_config": _tower(1152, 4304, depth=27, num_heads=16, out_hidden_size=4096, patch_size=16)
         | {"num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24]},
     },
+    "SmolVLM-256M": {
+        "model_type": "idefics3",
+        "text_config": _text(576, 1536, 30, 9, 3, vocab_size=49280, model_type="llama", pad_token_id=2)
+        | {"max_position_embeddings": 8192},
+        "vision_config": _tower(768, 3072, num_hidden_layers=12, num_attention_heads=12)
+        | {"image_size": 512, "patch_size": 16},
+        "scale_factor": 4,
+        "image_token_id": 49190,
+        "pad_token_id": 2,
+    },
     "SmolVLM2-2.2B": {
         "model_type": "smolvlm",
         "text_config": _text(2048, 8192, 24, 32, 32, vocab_size=49280, model_type="llama", pad_token_id=2)

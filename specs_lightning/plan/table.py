@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -13,6 +14,38 @@ from specs_lightning.plan.advice import Proposal
 from specs_lightning.plan.memory import GIB, Memory, cache_room
 from specs_lightning.plan.reading import PlannedWork
 from specs_lightning.system.terminal import plain
+
+LARGER = "take more devices, or a smaller model"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a stage fits: bytes of its fullest moment and of a device, and what can be changed where it does not."""
+
+    stage: str
+    peak: int
+    limit: int
+    changes: tuple[Proposal, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.peak <= self.limit
+
+    @property
+    def change(self) -> str:
+        """The first that is enough."""
+        enough = (change for change in self.changes if change.peak <= self.limit)
+        return next((" and ".join(change.settings) for change in enough), LARGER)
+
+
+def last_line(verdicts: Sequence[Verdict]) -> Text:
+    """Whether all stages fit, and by how much; or what to change in each that does not."""
+    if too_large := [verdict for verdict in verdicts if not verdict.fits]:
+        changes = "; ".join(f"{verdict.stage}: {verdict.change}" for verdict in too_large)
+        return Text(f"does not fit. Change this: {changes}", "red")
+    fullest = max(verdicts, key=lambda verdict: verdict.peak / verdict.limit)
+    needed = f"{_gib(fullest.peak)} of {_gib(fullest.limit)} GiB"
+    return Text(f"fits: {fullest.stage} needs most, {needed}", "green")
 
 
 def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> RenderableType:
@@ -50,7 +83,7 @@ def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) 
         lines.append(Text(f"does not fit: {memory.fullest} needs {needed} GiB of {limit}", "red"))
         for proposal in proposals:
             fits = proposal.peak <= job.devices.memory
-            verdict = "fits" if fits else "still too much: take more devices, or a smaller model"
+            verdict = "fits" if fits else f"still too much: {LARGER}"
             lines.append(Text(f"-> {' and '.join(proposal.settings)}: {_gib(proposal.peak)} GiB, {verdict}"))
         if not proposals:
             lines.append(Text("no setting makes it smaller: take a device with more memory, or a smaller model"))

@@ -36,7 +36,7 @@ def report(run_dir: Path) -> None:
         run_dir: the folder that `specs run` wrote.
     """
     show_results(run_dir)
-    say(f"report: {write_report(run_dir)}")
+    say(f"report: {write_report(run_dir)} (open it in a browser)")
 
 
 def write_report(run_dir: Path) -> Path:

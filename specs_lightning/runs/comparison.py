@@ -19,6 +19,7 @@ from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.processes import warm_up
 from specs_lightning.settings.engines import EngineSettings
 from specs_lightning.settings.functions import function_settings
+from specs_lightning.settings.yaml_files import locate
 from specs_lightning.system.files import checked_name
 from specs_lightning.system.terminal import console, plain, say
 
@@ -88,7 +89,7 @@ def compare(
     run_jobs({str(seed): go_through(seed) for seed in chosen}, at_once=at_once)
     page = _write(folder, experiments, failures)
     console.print(comparison_table(folder))
-    say(f"comparison: {page}")
+    say(f"comparison: {page} (open it in a browser)")
     if failures:
         raise ComparisonError("\n".join(["these runs failed:", *(f"  {run}: {why}" for run, why in failures.items())]))
     return page
@@ -107,7 +108,7 @@ def _experiments(runs: Sequence[str], until: str | None) -> dict[str, Experiment
         if path.is_dir():
             _add_finished(path, found)
         else:
-            _add_configured(path, found)
+            _add_configured(locate(path), found)
     for name, experiment in list(found.items()):
         if until and experiment.settings is not None and until not in experiment.settings["stages"]:
             say(f"left out, since it has no stage {until}: {name}")

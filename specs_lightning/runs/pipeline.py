@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from specs_lightning import __version__
+from specs_lightning.commands.endings import scored_by
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import Answer, read_answers, seal_answers
@@ -109,8 +110,17 @@ def run(
         run_jobs(jobs, needs, at_once)
     report = write_report(folder)
     show_results(folder)
-    say(f"report: {report}")
+    say(f"report: {report} (open it in a browser)")
+    say(what_is_next(folder, first_stages(stages, until), until))
     return report
+
+
+def what_is_next(folder: Path, stages: dict[str, Stage], until: str | None) -> str:
+    """After a whole run, the command that scores its last model; after a part of one, how it goes on."""
+    if until is not None:
+        return f"done until {until}: the same command without --until goes on from there"
+    trained = [name for name, stage in stages.items() if stage.kind == "fit"]
+    return scored_by(folder / trained[-1] / OUTPUTS["model"]) if trained else "no stage trains: there is no model"
 
 
 @contextmanager

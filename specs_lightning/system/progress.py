@@ -109,7 +109,7 @@ class _Bar:
         if now - self.written > WRITTEN_EVERY:
             self.written = now
             self.write()
-        if now - self.told > A_LINE_EVERY and not self.task.finished:
+        if self.task.completed > self.before and now - self.told > A_LINE_EVERY and not self.task.finished:
             self.told = now
             self.tell()
 

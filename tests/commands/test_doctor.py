@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,17 @@ from helpers.command_line import specs
 from packaging.version import Version
 
 from specs_lightning.commands import doctor as module
-from specs_lightning.commands.doctor import GIB, Finding, devices, disk, examined, memory, model_folder, packages
+from specs_lightning.commands.doctor import (
+    GIB,
+    Finding,
+    devices,
+    disk,
+    examined,
+    memory,
+    model_folder,
+    packages,
+    vision,
+)
 from specs_lightning.policy import families
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import sampler
@@ -48,12 +59,17 @@ class TestExitStatus:
 
     def test_it_is_0_where_nothing_is_broken(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.status("--model", model) == 0
-        assert "shared-prefix rows" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "shared-prefix rows" in said
+        last = said.splitlines()[-1]
+        assert last == "nothing is broken. To try all parts in small: specs run --config toy/smoke.yaml"
 
     def test_it_is_1_where_something_is(self, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (model / "model.safetensors").write_bytes(b"half a file")
         assert self.status("--model", model) == 1
-        assert "model.safetensors" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "model.safetensors" in said
+        assert said.splitlines()[-1] == "broken: weights. Do what the table says, and ask again"
 
 
 class TestModel:
@@ -124,6 +140,20 @@ class TestModel:
 
 
 class TestMachine:
+    def test_a_torchvision_that_was_built_for_another_torch_is_broken(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """Its compiled part is refused, and so it ends as it is imported."""
+        (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+        monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        found = worst(vision())
+        assert found.found == "RuntimeError: operator torchvision::nms does not exist"
+        assert found.verdict == "broken" and found.remedy.endswith("both from the same place")
+
+    def test_torchvision_goes_with_torch_here(self) -> None:
+        assert worst(vision()).verdict == "ok"
+
     def test_packages_are_well_here(self) -> None:
         assert worst(packages()).verdict == "ok"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from transformers import AutoModelForImageTextToText
 
 from specs_lightning.records.answers import read_answers
 from specs_lightning.system.folder_lock import LOCK_FILE
-from specs_lightning.system.signals import STOPPED
+from specs_lightning.system.signals import INTERRUPTED, STOPPED
 
 COLD_START, GRPO = "configs/toy/cold_start.yaml", "configs/toy/grpo.yaml"
 
@@ -178,6 +179,12 @@ class Terminated(Callback):
         if batch_idx == 1 and not Path("terminated").exists():
             Path("terminated").touch()
             os.kill(os.getpid(), signal.SIGTERM)
+
+class Interrupted(Terminated):
+    def on_train_batch_start(self, *args):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    on_test_batch_start = on_train_batch_start
 """
 WRITER = """
 import fcntl, sys
@@ -207,6 +214,26 @@ class TestGoingOn:
         assert metrics(tmp_path / "run")[0] == first
         specs(*command, cwd=tmp_path)
         assert "step=2.ckpt is at the end of its training" in " ".join(capsys.readouterr().out.split())
+
+    @pytest.mark.parametrize("command", ["fit", "test"])
+    def test_ctrl_c_says_how_to_go_on(
+        self, cold_start: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        """Lightning ends by an exit of its own, and has further ones ignored."""
+        (tmp_path / "ends.py").write_text(TERMINATED)
+        further = ("--trainer.callbacks=[{class_path: ends.Interrupted}]",)
+        args = [arg.replace(COLD_START, str(ROOT / COLD_START)) for arg in cold_start[:-1]]
+        if command == "test":
+            args = ["test", f"--config={ROOT / 'configs/toy/evaluate.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as exit:
+                specs(*args, *further, cwd=tmp_path)
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert exit.value.code == INTERRUPTED
+        how = "The same command with --ckpt_path last goes" if command == "fit" else "The same command goes"
+        assert capsys.readouterr().err.splitlines()[-1] == f"specs {command}: interrupted. {how} on from there."
 
     def test_with_other_settings_it_is_refused(
         self, cold_start: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -455,9 +482,12 @@ class TestEvaluation:
         specs(*args, folder, *few)
         assert json.loads((tmp_path / "run" / "test.json").read_text())["sets"]["id"]["n"] == 4
 
-    def test_answers_are_written_and_can_be_a_baseline(self, evaluated: tuple[str, ...], tmp_path: Path) -> None:
+    def test_answers_are_written_and_can_be_a_baseline(
+        self, evaluated: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         specs("predict", *evaluated)
         answers = read_answers(tmp_path / "run" / "predictions.jsonl")
+        assert f"{len(answers)} answers: {tmp_path / 'run' / 'predictions.jsonl'}" in capsys.readouterr().out
         assert [(a.set, a.prompt_id) for a in answers] == [("id", f"p{i}") for i in range(4)] + [
             ("ood", f"p{i}") for i in range(3)
         ]

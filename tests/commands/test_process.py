@@ -62,6 +62,16 @@ def test_harmless_warnings_are_not_shown_and_others_are() -> None:
     assert said.count("UserWarning") == 1
 
 
+def test_what_bitsandbytes_lacks_on_some_cpus_is_not_told() -> None:
+    """It says so as it is imported, if the processor could make use of it."""
+    pytest.importorskip("bitsandbytes")
+    said = "Failed to load CPU gemm_4bit_forward from kernels-community"
+    asked = f"from bitsandbytes.backends.cpu.ops import logger\nlogger.warning({said!r})\nlogger.error('another')\n"
+    command = [sys.executable, "-c", PREPARED + asked, "[]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said not in done.stderr and "another" in done.stderr
+
+
 @pytest.fixture
 def loggers() -> Iterator[list[logging.Logger]]:
     """Lightning's, as talkative as importing it leaves them."""

@@ -80,6 +80,10 @@ def test_every_row_is_counted_and_every_bad_one_listed(config: Path, tmp_path: P
     assert [row["row"] for row in listed] == [2, 3, 4, 7]
     said = capsys.readouterr().out
     assert "row 3: truncated image" in said.replace("\n", "")
+    assert said.splitlines()[-2:] == [
+        "4 of 7 rows cannot be used: a training leaves them out. Mend them, or go on without",
+        f"to train on them: data.train: {{path: {tmp_path / 'out'}, schema: frozen}}",
+    ]
 
 
 def test_frozen_rows_are_the_same_prompts_and_hold_their_images(config: Path, tmp_path: Path) -> None:

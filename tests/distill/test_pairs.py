@@ -19,6 +19,7 @@ from specs_lightning.rewards import AccuracyReward, BudgetSpent, RewardError
 from specs_lightning.scoring.answer_formats import FORMATS, answer_format
 from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.corruptions import CORRUPTIONS
+from specs_lightning.system.progress import TITLE
 
 CONTRADICTS = THINK.write("one and two, so 3", "2")
 ANSWER_ALONE = "2"
@@ -182,6 +183,35 @@ class TestStatistics:
         assert statistics["rejected_candidates"] == 15
         assert statistics["rejected_fitting"] == 14
         assert statistics["settings"]["pairing"] == "decoupled"
+
+    def test_it_ends_with_how_many_pairs_why_no_more_and_the_next_command(
+        self, make: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        make(self.ZERO, self.BASE)
+        file = tmp_path / "out" / "pairs.parquet"
+        first, *others = capsys.readouterr().out.splitlines()[-3:]
+        told, _, reasons = first.partition("; none from ")
+        assert told == "4 pairs from 8 prompts"
+        assert sorted(reasons.split(", ")) == [
+            "1 (no complete sample of zero)",
+            "1 (no consistent sample of zero)",
+            "1 (no right sample of base)",
+            "1 (no right sample of zero)",
+        ]
+        train = f"to train on them: specs fit --config YOUR_COLD_START.yaml --data.train {file}"
+        assert others == [f"pairs: {file}", train]
+
+    def test_prompts_that_are_not_needed_are_no_failures(self, make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        _, statistics = make([SAYS_2], [SAYS_2], max_pairs=3)
+        left = 8 - statistics["prompts"]
+        assert f"3 pairs from 3 prompts; {left} more prompts were not needed\n" in capsys.readouterr().out
+
+    def test_in_a_run_it_says_no_next_command(
+        self, make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv(TITLE, "[3/6] distill")
+        make([SAYS_2], [SAYS_2])
+        assert capsys.readouterr().out.splitlines()[-1] == "8 pairs from 8 prompts"
 
     def test_a_preview_shows_the_pairs(self, make: Any, tmp_path: Path) -> None:
         pairs, _ = make(self.ZERO, self.BASE)

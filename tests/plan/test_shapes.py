@@ -14,6 +14,7 @@ PUBLISHED = {
     "Qwen2.5-VL-32B": 33_452_718_336,
     "Qwen2.5-VL-72B": 73_410_777_344,
     "Qwen3-VL-8B": 8_767_123_696,
+    "SmolVLM-256M": 256_484_928,
     "SmolVLM2-2.2B": 2_246_784_880,
 }
 """Weights in the files on the hub."""

@@ -6,10 +6,10 @@ import pytest
 from helpers.planned_jobs import small_job
 from rich.console import Console
 
-from specs_lightning.plan.advice import proposals
-from specs_lightning.plan.memory import memory_of
+from specs_lightning.plan.advice import Proposal, proposals
+from specs_lightning.plan.memory import GIB, memory_of
 from specs_lightning.plan.reading import PlannedWork
-from specs_lightning.plan.table import stage_table
+from specs_lightning.plan.table import Verdict, last_line, stage_table
 
 
 @pytest.mark.parametrize("fits", [True, False])
@@ -25,3 +25,19 @@ def test_a_stage_that_does_not_fit_is_followed_by_proposals(fits: bool) -> None:
     assert "12,800 completions" in said and "note: lengths are made up" in said
     assert ("does not fit: " in said) is not fits
     assert ("-> model.policy.gradient_checkpointing: true: " in said and ", fits" in said) is not fits
+
+
+def test_the_last_line_says_that_all_fits_and_how_much_the_fullest_needs() -> None:
+    verdicts = [Verdict("zero", 2 * GIB, 8 * GIB), Verdict("final", 6 * GIB, 8 * GIB)]
+    assert str(last_line(verdicts)) == "fits: final needs most, 6.0 of 8.0 GiB"
+
+
+def test_the_last_line_names_for_each_stage_that_does_not_fit_what_is_enough() -> None:
+    halved, lora = Proposal(("tokens: 1",), 9 * GIB), Proposal(("lora: {}", "dtype: bfloat16"), 7 * GIB)
+    verdicts = [
+        Verdict("base", 2 * GIB, 8 * GIB),
+        Verdict("zero", 10 * GIB, 8 * GIB, (halved, lora)),
+        Verdict("final", 11 * GIB, 8 * GIB, (halved,)),
+    ]
+    said = "does not fit. Change this: zero: lora: {} and dtype: bfloat16; final: take more devices, or a smaller model"
+    assert str(last_line(verdicts)) == said

@@ -15,6 +15,7 @@ from scipy import stats
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import Answer, write_answers
+from specs_lightning.runs import comparison
 from specs_lightning.runs.comparison import ComparisonError
 from specs_lightning.runs.comparison import compare as compare_runs
 from specs_lightning.settings.functions import function_settings
@@ -193,3 +194,8 @@ def test_runs_that_were_measured_otherwise_are_refused(shared: SharedWork) -> No
     compare_runs(**function_settings(compare_runs, ["other.yaml", "--seeds=1", "--output=elsewhere"], listed="runs"))
     with pytest.raises(ComparisonError, match=r"measured otherwise .*: measure is correct, not solved"):
         compare("out/specs/seed-0", "elsewhere/other/seed-0")
+
+
+def test_configurations_that_come_with_the_package_are_found_by_their_short_names() -> None:
+    (found,) = comparison._experiments(["toy/smoke.yaml"], None).values()
+    assert found.name == "smoke" and found.settings is not None

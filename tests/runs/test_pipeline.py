@@ -20,7 +20,7 @@ from specs_lightning.rollout import EngineError, SamplingSettings
 from specs_lightning.runs import pipeline
 from specs_lightning.runs.jobs import run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of
+from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of, what_is_next
 from specs_lightning.system.digests import fingerprint
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
@@ -356,3 +356,11 @@ class TestRedo:
             run(planned, EVALUATION, run_dir="r")
             run({**planned, "extra": Stage("model", model="b")}, EVALUATION, run_dir="r", redo=["zero"])
         assert Path("r/zero/model").is_dir() and not Path("r/zero.1").exists()
+
+
+def test_a_whole_run_ends_with_its_last_model_and_a_part_of_one_with_how_it_goes_on() -> None:
+    whole = what_is_next(Path("r"), stages(), None)
+    assert whole.startswith("model: r/final/model\n") and "specs test" in whole
+    assert what_is_next(Path("r"), stages(), "zero") == (
+        "done until zero: the same command without --until goes on from there"
+    )

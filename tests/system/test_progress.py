@@ -33,6 +33,16 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
     assert list(filter(None, lines)) == [f"training: {i + 1} of 3 in 0:00:00 loss 0.{i}" for i in range(3)]
 
 
+def test_a_log_has_no_line_of_what_has_not_begun(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "A_LINE_EVERY", -1.0)
+    with progress_bar("training", 3) as advance:
+        advance(0)  # as a training begins that goes on from no checkpoint
+        advance(2)
+    assert capsys.readouterr().out.split("\n")[0] == "training: 2 of 3 in 0:00:00"
+
+
 def test_a_log_is_not_told_of_what_is_done_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("training", 3) as advance:
         advance(3)

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SERVERS = "specs_lightning.rollout.VLLMServers"
+"""The engine that asks what is served here."""
+
 
 def serve(
     model: str,
@@ -82,8 +85,10 @@ def serve(
             listener.listen()
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             say(f"serving {source} on {address} with vLLM {installed_vllm()}")
+            say(f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it')
             _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
+    say("stopped; the same command serves again")
 
 
 def application(served: ServedSampler, token: str, may_read: FolderRule, names: Collection[str] = ()) -> ASGIApp:
