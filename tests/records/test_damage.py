@@ -94,7 +94,7 @@ def commands(
 ) -> list[Callable[[], object]]:
     """What reads a run; without figures and tests, which take most of the time."""
     monkeypatch.setattr("specs_lightning.report.page._stage_figures", lambda stage: None)
-    monkeypatch.setattr("specs_lightning.report.page._shares_figure", lambda results: None)
+    monkeypatch.setattr("specs_lightning.report.page._shares_figure", lambda *_: None)
     monkeypatch.setattr("specs_lightning.report.comparison._curves", lambda *_: None)
     monkeypatch.setattr("specs_lightning.report.comparison.draw_shares", lambda *_: None)
     monkeypatch.setattr("specs_lightning.report.comparison.paired_by_prompt", lambda differences: None)

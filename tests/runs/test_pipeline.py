@@ -173,7 +173,7 @@ class TestOrder:
         base = {name: Stage("model", model="toy:base")}
         assert run(base, EVALUATION, name=name) == Path(f"runs/{name}/report.html")
         said = capsys.readouterr().out
-        assert f"report: runs/{name}/report.html\n" in said and f"[1/1] {name}: done in" in said
+        assert f"report: runs/{name}/report.html (open it in a browser)\n" in said and f"[1/1] {name}: done in" in said
         assert Path(f"runs/{name}/{name}/stage.json").is_file()
 
     def test_a_missing_file_is_named(self, work: Work) -> None:
