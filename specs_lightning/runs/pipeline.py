@@ -34,6 +34,7 @@ from specs_lightning.rollout import make_engine
 from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
+from specs_lightning.settings.trackers import Tracker, TrackerSettings, trackers_in
 from specs_lightning.settings.yaml_files import differences, locate, read_settings
 from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.files import keep_beside
@@ -80,6 +81,7 @@ def run(
     until: str | None = None,
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
+    logger: TrackerSettings = None,
 ) -> Path:
     """Run the whole method, stage by stage, to a table and a report.
 
@@ -93,6 +95,8 @@ def run(
         redo: stages to do again, with all that depend on them. What they wrote is kept beside.
         engine: what samples, in every stage: `hf`, `vllm`, or the class path of a rollout engine with its `init_args`;
             what each stage's own file says if not given.
+        logger: what follows the trainings beside their `metrics.csv`, one or several of `mlflow`, `tensorboard`,
+            `trackio` and `wandb`; each training is a run of its own there, all in one group.
 
     Returns:
         the report's path.
@@ -101,7 +105,7 @@ def run(
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
     folder = Path(run_dir or f"runs/{name}")
-    run_stages(stages, evaluation, name, folder, seed, until, redo, engine)
+    run_stages(stages, evaluation, name, folder, seed, until, redo, engine, trackers=trackers_in(logger))
     report = write_report(folder)
     show_results(folder)
     console.print(f"report: {report}", soft_wrap=True)
@@ -118,6 +122,7 @@ def run_stages(
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
     store: Path | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> None:
     """A run without its report; the arguments are those of `run`.
 
@@ -137,8 +142,9 @@ def run_stages(
         RUN.write(folder, record)
         _write_results(folder, plan, evaluation)
         finished = before.finished
+        tracked = [f"--logger={as_argument(list(trackers))}", f"--run_dir={folder}"] if trackers else []
         for number, planned in enumerate(plan, 1):
-            if _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine):
+            if _go_through(planned, f"[{number}/{len(plan)}] {planned.name}", evaluation, seed, engine, tracked):
                 finished = None
                 _write_results(folder, plan, evaluation)
         for planned in plan:
@@ -340,7 +346,12 @@ def _set_aside_old(plan: list[PlannedStage], redo: list[str]) -> None:
 
 
 def _go_through(
-    planned: PlannedStage, title: str, evaluation: EvaluationSettings, seed: int, engine: EngineSettings | None
+    planned: PlannedStage,
+    title: str,
+    evaluation: EvaluationSettings,
+    seed: int,
+    engine: EngineSettings | None,
+    tracked: Sequence[str],
 ) -> bool:
     """Do what is left to do of a stage; whether there was anything."""
     status = planned.status
@@ -352,7 +363,12 @@ def _go_through(
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
     planned.write(status or "running", begins=True)
     if stage.kind == "fit" and status != "trained":
-        own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
+        own = [
+            f"--seed_everything={seed}",
+            f"--data.seed={seed}",
+            *(f"--data.{setting}" for setting in chosen),
+            *tracked,
+        ]
         cpu_seconds += fit_stage(title, str(stage.config), [*overrides, *own], planned.folder)
         planned.write("trained")
     elif stage.kind == "distill":
