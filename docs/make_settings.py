@@ -69,8 +69,9 @@ and a test fails when the two differ. Edit the docstrings, not this file.
 
 Defaults of the Trainer that differ from Lightning's: `max_epochs: 1`, `log_every_n_steps: 1`,
 `num_sanity_val_steps: 0`, and `Checkpoints` in place of `ModelCheckpoint`. Beside the loggers that you give,
-`metrics.csv` in `default_root_dir` holds what `fit` logs (`metrics_test.csv` and the like what other commands do). A
-`ModelCheckpoint` without a `dirpath` writes to `checkpoints/` there. `seed_everything` is 0.
+`metrics.csv` in `default_root_dir` holds what `fit` logs (`metrics_test.csv` and the like what other commands do);
+`--logger wandb` of `fit` and `run` sends it on to a [tracker](trackers.md). A `ModelCheckpoint` without a `dirpath`
+writes to `checkpoints/` there. `seed_everything` is 0.
 `specs fit --ckpt_path last` goes on from the newest checkpoint in `checkpoints/` that can be used, and begins anew
 where there is none. `specs test`, `validate` and `predict` take `--ckpt_path last` or `best` of the training in
 `default_root_dir`, the path of a checkpoint, or the folder of a training for its newest one; what is not there is

@@ -11,13 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Group
+from specs_lightning.modules.trackers import send_samples
 from specs_lightning.prompts.images import preview
 from specs_lightning.records.samples import SAMPLES, Sample, SampledText
 from specs_lightning.system.files import keep_lines
 
 
 class SampleTable(Callback):
-    """Writes groups of the current round to `samples.jsonl`, one row a prompt.
+    """Writes groups of the current round to `samples.jsonl`, one row a prompt, and sends them to the trackers.
 
     `SettingsError` before a training on anything but a `RolloutDataModule`, which alone has rounds.
 
@@ -56,7 +57,9 @@ class SampleTable(Callback):
         if batch_idx % self.every_n_steps == 0 and trainer.is_global_zero:
             data: RolloutDataModule = trainer.datamodule  # type: ignore[attr-defined]
             groups = data.groups[: self.groups]
-            SAMPLES.append(Path(trainer.default_root_dir), [self._sample(g, trainer.global_step) for g in groups])
+            samples = [self._sample(group, trainer.global_step) for group in groups]
+            SAMPLES.append(Path(trainer.default_root_dir), samples)
+            send_samples(trainer.loggers, samples, trainer.global_step)
             self._rows += len(groups)
 
     def _sample(self, group: Group, step: int) -> Sample:

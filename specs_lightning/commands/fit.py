@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from specs_lightning.callbacks import Checkpoints, ExportHF
@@ -30,10 +31,12 @@ from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.checkpoint_files import FOLDER, LAST, find, newest_usable
 from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
+from specs_lightning.modules.trackers import make_trackers, tracking
 from specs_lightning.records.answers import Answer
 from specs_lightning.records.record import as_json
 from specs_lightning.report.evaluation import EvaluatedModel, write_evaluation
 from specs_lightning.settings.hints import HintingParser
+from specs_lightning.settings.trackers import TrackerSettings, trackers_in
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 from specs_lightning.system.files import write_atomically
 from specs_lightning.system.folder_lock import only_writer
@@ -94,6 +97,9 @@ class SaveConfig(SaveConfigCallback):
             # A saved `ckpt_path: null` would override the command line's.
             config = self.config.clone()
             config.pop("ckpt_path", None)
+            for name in ("logger", "run_dir"):  # what no other command takes, where it is not set
+                if config.get(name) is None:
+                    config.pop(name, None)
             command = trainer.state.fn.value  # type: ignore[union-attr]  # one is running
             file = "config.yaml" if command == "fit" else f"config_{command}.yaml"
             write_atomically(folder / file, self.parser.dump(config, skip_none=False))
@@ -114,6 +120,7 @@ class SpecsCLI(LightningCLI):
     """LightningCLI with the package's defaults."""
 
     program = "specs"
+    trackers: Mapping[str, Logger] = {}
     is_base = False
     """Whether it evaluates the base beside a model, of which the figures of all sets are told."""
 
@@ -145,6 +152,11 @@ class SpecsCLI(LightningCLI):
         if subcommand in ("validate", "test"):
             does = "A second model (folder, hub name or toy:base) that answers the same prompts, to compare with."
             parser.add_argument("--base", type=str | None, default=None, help=does)
+        if subcommand == "fit":
+            does = "What follows the training beside metrics.csv, one or several: mlflow, tensorboard, trackio, wandb."
+            parser.add_argument("--logger", type=TrackerSettings, default=None, help=does)
+            does = "The folder of the run that this is a stage of: trackers keep their files there, its stages grouped."
+            parser.add_argument("--run_dir", type=str | None, default=None, help=does)
         return parser
 
     def _parse_ckpt_path(self) -> None:
@@ -175,6 +187,7 @@ class SpecsCLI(LightningCLI):
         given = list(settings.callbacks or [])
         if settings.logger in (None, True):
             kwargs["logger"] = False
+        trackers = trackers_in(self._get(self.config_init, "logger")) if self.subcommand == "fit" else []
         trainer = super().instantiate_trainer(**kwargs)
         folder = Path(trainer.default_root_dir)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -197,6 +210,10 @@ class SpecsCLI(LightningCLI):
             metrics = MetricsFile(folder / f"{name}.csv")
             trainer.loggers = [*trainer.loggers, metrics]
             callbacks.insert(0, ResumeMetrics(metrics))  # before any that logs
+        if trackers:
+            run_dir, ckpt_path = self._get(self.config_init, "run_dir"), self._get(self.config_init, "ckpt_path")
+            self.trackers = make_trackers(trackers, folder, run_dir and Path(run_dir), goes_on=ckpt_path is not None)
+            trainer.loggers = [*trainer.loggers, *self.trackers.values()]
         return trainer
 
     def fit(self, ckpt_path: str | None = None, **kwargs: Any) -> None:
@@ -211,7 +228,7 @@ class SpecsCLI(LightningCLI):
                 ckpt_path = str(newest) if newest else None
             elif ckpt_path is not None:
                 ckpt_path = str(find(ckpt_path, folder, settings)[0])
-            with finished_or_failed():
+            with finished_or_failed(), tracking(self.trackers, folder, settings or {}):
                 self.trainer.fit(ckpt_path=ckpt_path, **kwargs)
             if self.model.phase == "starting":
                 ended = f"{ckpt_path} is at the end of its training"

@@ -17,6 +17,7 @@ file                   record                              written by
 `statistics.json`      counts by name                      `specs distill`
 `set_aside.jsonl`      `set_aside.SetAsideRow`             whatever reads data
 `README.md`            `model_card.model_card`, Markdown   the export of a model, in its folder
+`trackers.json`        names of runs by tracker            a training with `--logger`
 `judge.jsonl`          `judge_usage.JudgeUsage`            whatever asks a judge, a line for each process
 =====================  ==================================  =========================================================
 """

@@ -50,16 +50,17 @@ function renew() {
 }
 
 async function look() {
-  const silent = document.getElementById("silent");
+  const said = document.getElementById("said");
   try {
     const mark = await (await fetch("mark")).text();
-    silent.hidden = true;
     if (mark !== shown) {
       shown = mark;
       await renew();
     }
+    said.hidden = true;
   } catch {
-    silent.hidden = false;
+    said.textContent = "No answer: `specs watch` has ended.";
+    said.hidden = false;
   }
   setTimeout(look, EVERY_MS);
 }

@@ -36,6 +36,7 @@ from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings, results_of
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
+from specs_lightning.settings.trackers import Tracker, TrackerSettings, trackers_in
 from specs_lightning.settings.yaml_files import differences, locate, read_settings
 from specs_lightning.system.digests import fingerprint
 from specs_lightning.system.files import checked_name, keep_beside
@@ -83,6 +84,7 @@ def run(
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
     at_once: int = 1,
+    logger: TrackerSettings = None,
 ) -> Path:
     """Run the whole method, stage by stage, to a table and a report.
 
@@ -98,6 +100,8 @@ def run(
             what each stage's own file says if not given.
         at_once: how many stages may go on beside each other where none takes from another, each on its share of the
             processor. Stages on one GPU would need its memory together.
+        logger: what follows the trainings beside their `metrics.csv`, one or several of `mlflow`, `tensorboard`,
+            `trackio` and `wandb`; each training is a run of its own there, all in one group.
 
     Returns:
         the report's path.
@@ -106,7 +110,8 @@ def run(
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
     folder = Path(run_dir or f"runs/{checked_name(name)}")
-    with stages_of(stages, evaluation, name, folder, seed, until, redo, engine) as (jobs, needs):
+    planned = stages_of(stages, evaluation, name, folder, seed, until, redo, engine, trackers=trackers_in(logger))
+    with planned as (jobs, needs):
         run_jobs(jobs, needs, at_once)
     report = write_report(folder)
     show_results(folder)
@@ -134,6 +139,7 @@ def stages_of(
     redo: list[str] | None = None,
     engine: EngineSettings | None = None,
     store: Path | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> Iterator[tuple[dict[str, Job[None]], dict[str, set[str]]]]:
     """The stages of a run as jobs, two each, and which others each needs; once they are done, its results are written.
 
@@ -155,10 +161,11 @@ def stages_of(
         write_results = partial(_write_results, folder, plan, evaluation)
         write_results()
         left = any(planned.status != "finished" for planned in plan)
+        tracked = [f"--logger={as_argument(list(trackers))}", f"--run_dir={folder}"] if trackers else []
         jobs: dict[str, Job[None]] = {}
         for number, planned in enumerate(plan, 1):
             title = f"[{number}/{len(plan)}] {planned.name}"
-            jobs[planned.name] = _make(planned, title, seed, engine)
+            jobs[planned.name] = _make(planned, title, seed, engine, tracked)
             jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine, write_results)
         yield jobs, {name: needed for planned in plan for name, needed in planned.needs.items()}
         for planned in plan:
@@ -379,7 +386,9 @@ def evaluation_of(stage: str) -> str:
     return f"{stage}: evaluation"
 
 
-def _make(planned: PlannedStage, title: str, seed: int, engine: EngineSettings | None) -> Job[None]:
+def _make(
+    planned: PlannedStage, title: str, seed: int, engine: EngineSettings | None, tracked: Sequence[str]
+) -> Job[None]:
     """Do what is left to do of a stage but its evaluation."""
     status = planned.status
     if status == "finished":
@@ -393,7 +402,8 @@ def _make(planned: PlannedStage, title: str, seed: int, engine: EngineSettings |
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
     if planned.stage.kind == "fit":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
-        cpu_seconds = yield from fit_stage(title, str(planned.stage.config), [*overrides, *own], planned.folder)
+        args = [*overrides, *own, *tracked]
+        cpu_seconds = yield from fit_stage(title, str(planned.stage.config), args, planned.folder)
     else:
         own = [f"--seed={seed}", *(f"--{setting}" for setting in chosen)]
         cpu_seconds = yield from distill_stage(title, str(planned.stage.config), [*overrides, *own], planned.folder)

@@ -199,4 +199,6 @@ def test_a_run_that_goes_on_is_followed_without_losing_ones_place(
         assert after[0] == pytest.approx(before[0], abs=2)
         assert after[1][:2] == before[1] == [True, True] and len(after[1]) == 3
         assert page.title() == "toy-specs · SPECS run" and noticed == []
-        page.close()
+        assert not page.locator("#said").is_visible()
+    page.get_by_text("`specs watch` has ended").wait_for()
+    page.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers.fake_trackers import stand_in
 from helpers.stand_in_work import Stopped, Work
 
 from specs_lightning.data.sources import PromptSource
@@ -21,6 +22,7 @@ from specs_lightning.runs import pipeline
 from specs_lightning.runs.jobs import run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings
 from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of, what_is_next
+from specs_lightning.settings import trackers
 from specs_lightning.system.digests import fingerprint
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
@@ -111,6 +113,25 @@ class TestOrder:
         for stage, prefix in (("fit zero", "--data."), ("distill distill", "--"), ("fit final", "--data.")):
             assert f"{prefix}engine={json.dumps(chosen)}" in work.overrides[stage]
         assert work.overrides["evaluate base"][1] == "VLLMEngine"
+
+    def test_trackers_follow_every_training_and_are_no_change_of_a_run(
+        self, work: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(monkeypatch)
+        run(stages(), EVALUATION, run_dir="r", until="zero")
+        run(stages(), EVALUATION, run_dir="r", logger=["csv", "wandb"])
+        tracked = ['--logger=["wandb"]', "--run_dir=r"]
+        told = {name: given[-2:] for name, given in work.overrides.items() if name.startswith("fit")}
+        assert told.pop("fit zero") != tracked, "it was finished before"
+        assert told == {"fit cold_start": tracked, "fit final": tracked}
+
+    def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_done(
+        self, work: Work, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+        with pytest.raises(SettingsError, match="pip install mlflow"):
+            run(stages(), EVALUATION, run_dir="r", logger="mlflow")
+        assert work.done == [] and not Path("r").exists()
 
     @pytest.mark.parametrize(
         "engine", ["vlm", {"class_path": "specs_lightning.rollout.HFEngine", "init_args": {"a": 1}}]
