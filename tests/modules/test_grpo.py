@@ -141,9 +141,7 @@ def test_every_step_logs_what_happened(tiny_model_path: Path, prompts: PromptSou
     module = GRPOModule(PolicySettings(str(tiny_model_path)), optimizer=adam, schedule=CONSTANT)
     small_trainer(tmp_path, curve).fit(module, datamodule=rollouts(prompts))
     assert len(curve.steps) == 4
-    assert {"train/loss", "train/entropy", "train/grad_norm", "train/lr", "train/rewards/letters/mean"} <= set(
-        curve.steps[0]
-    )
+    of_steps = {f"train/{name}" for name in ("loss", "entropy", "grad_norm", "lr")}
     lengths = {f"train/completions/{which}" for which in ("mean_length", "min_length", "max_length", "clipped_ratio")}
     clipped = {f"train/clip_ratio/{which}_mean" for which in ("low", "high", "region")}
     of_rewards = {f"train/{name}" for name in ("reward", "reward_std", "rewards/letters/mean", "frac_reward_zero_std")}
