@@ -1,4 +1,4 @@
-"""The cold start: preference pairs or their chosen side, by DPO + λ·SFT, plain DPO, or SFT (paper section 3.2)."""
+"""The cold start: preference pairs or their chosen side, by DPO + λ·SFT (paper section 3.2), another loss, or SFT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ColdStartModule(PolicyModule):
 
     Args:
         policy: the model to start from, which is also the reference.
-        objective: `DPO` (with its SFT term) or `SFT`.
+        objective: `DPO` (with its SFT term), another preference objective, or `SFT`.
         reference: `cached` computes the reference's log-probabilities of all pairs once, before the first step, and
             keeps them with the checkpoint; `frozen` keeps a second model and asks it at every step; `adapter_off` (with
             LoRA) asks the policy without its adapters.

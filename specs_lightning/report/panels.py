@@ -64,7 +64,7 @@ PANELS = (
     Panel("Entropy", ("train/entropy",)),
     Panel("Tokens per completion", ("train/completions/mean_length",)),
     Panel("Gradient norm", ("train/grad_norm",), minor=True),
-    Panel("Shortest and longest completion", ("train/completions/m*_length",), minor=True),
+    Panel("Shortest and longest completion", ("train/completions/*_length",), minor=True),
     Panel("Cut off by the length limit", ("train/completions/clipped_ratio",), percent=True, minor=True),
     Panel("Spread of rewards", ("train/reward_std",), minor=True),
     Panel("Groups of one reward", ("train/frac_reward_zero_std",), percent=True, minor=True),

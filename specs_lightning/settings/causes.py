@@ -42,6 +42,8 @@ _NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
 _HOMES = {
     "engine": "specs_lightning.rollout",
     "objective": "specs_lightning.objectives",
+    "surrogate": "specs_lightning.objectives",
+    "advantages": "specs_lightning.objectives",
     "rewards": "specs_lightning.rewards",
     "callbacks": "specs_lightning.callbacks",
     "model": "specs_lightning.modules",
