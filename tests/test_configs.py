@@ -16,7 +16,7 @@ from specs_lightning.cli import COMMANDS
 from specs_lightning.commands.fit import HintingLightningParser, SpecsCLI
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.modules import PolicyModule
-from specs_lightning.runs.pipeline import OUTPUTS, as_argument
+from specs_lightning.runs.planned_stages import OUTPUTS, as_argument
 from specs_lightning.settings.hints import HintingParser
 from specs_lightning.settings.yaml_files import merged, read_settings
 

@@ -39,7 +39,8 @@ from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.pipeline import PlannedStage, as_argument, first_stages, plan_stages, run
+from specs_lightning.runs.pipeline import run
+from specs_lightning.runs.planned_stages import PlannedStage, as_argument, first_stages, plan_stages
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
 from specs_lightning.strategies import FSDP2

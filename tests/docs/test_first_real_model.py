@@ -16,7 +16,7 @@ from helpers.tiny_families import tiny_family
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.plan.shapes import SHAPES
 from specs_lightning.prompts.set_aside import SetAside
-from specs_lightning.runs.pipeline import as_argument
+from specs_lightning.runs.planned_stages import as_argument
 from specs_lightning.settings.yaml_files import read_settings
 from specs_lightning.toy import scenes
 

@@ -10,7 +10,8 @@ from helpers.stand_in_work import Work
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.records.record import DamagedRecord
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.pipeline import Stage, run
+from specs_lightning.runs.pipeline import run
+from specs_lightning.runs.planned_stages import Stage
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
 STAGES = {"base": Stage("model", model="toy:base"), "zero": Stage("fit", "grpo.yaml")}

@@ -21,7 +21,8 @@ from specs_lightning.rollout import EngineError, SamplingSettings
 from specs_lightning.runs import pipeline
 from specs_lightning.runs.jobs import run_jobs
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.pipeline import PipelineError, Stage, plan_stages, run, stages_of, what_is_next
+from specs_lightning.runs.pipeline import run, stages_of, what_is_next
+from specs_lightning.runs.planned_stages import PipelineError, Stage, plan_stages
 from specs_lightning.settings import trackers
 from specs_lightning.system.digests import fingerprint
 
@@ -84,15 +85,6 @@ class TestOrder:
         assert work.overrides["evaluate final"] == ["r/final/model", ""]  # the default
         record = json.loads(Path("r/final/stage.json").read_text())
         assert (record["status"], record["kind"], record["model"]) == ("finished", "fit", "r/final/model")
-
-    def test_a_stage_waits_for_what_it_takes_and_for_answers_that_it_is_held_against(self, work: Work) -> None:
-        held_against = {"trainer.callbacks.baseline": "${base.answers}", "model.policy.model": "${cold_start.model}"}
-        wanted = stages(final={"overrides": held_against})
-        with stages_of(wanted, EVALUATION, "specs", Path("r"), 0) as (_, needs):
-            assert needs["zero"] == needs["base"] == set()
-            assert needs["distill"] == {"base", "zero"} and needs["cold_start"] == {"distill"}
-            assert needs["final"] == {"base: evaluation", "cold_start"}
-            assert needs["zero: evaluation"] == {"zero"}
 
     @pytest.mark.parametrize("jump", [-3600, 3600])
     def test_its_seconds_are_those_that_passed_whatever_the_clock_is_set_to(
@@ -172,12 +164,6 @@ class TestOrder:
         results = json.loads(Path("r/results.json").read_text())
         assert [(one["name"], one["gain_id"]) for one in results["models"]] == [("base", 0), ("zero", 0.5)]
 
-    @pytest.mark.parametrize("wrong", ["${later.model}", "${base.weights}", "${final.model}"])
-    def test_a_reference_that_leads_nowhere_is_named_before_anything_is_done(self, work: Work, wrong: str) -> None:
-        with pytest.raises(PipelineError, match=r"stage zero asks for \$\{.*the stages before it are base"):
-            run(stages(zero={"overrides": {"x": [wrong]}}), EVALUATION, run_dir="r")
-        assert work.done == []
-
     @pytest.mark.parametrize("name", ["", "..", "a/b", "/etc", "a\0", "a" * 201, "r\udcff"])
     def test_a_name_that_would_lead_out_of_the_runs_folder_is_refused(self, work: Work, name: str) -> None:
         with pytest.raises(SettingsError, match="cannot be that of a folder: give one without slashes"):
@@ -196,14 +182,6 @@ class TestOrder:
         said = capsys.readouterr().out
         assert f"report: runs/{name}/report.html (open it in a browser)\n" in said and f"[1/1] {name}: done in" in said
         assert Path(f"runs/{name}/{name}/stage.json").is_file()
-
-    def test_a_missing_file_is_named(self, work: Work) -> None:
-        with pytest.raises(PipelineError, match=r"no such configuration file: missing\.yaml"):
-            run(stages(zero={"config": "missing.yaml"}), EVALUATION, run_dir="r")
-
-    def test_a_stage_without_its_file_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="a stage of kind fit needs a config"):
-            Stage("fit")
 
 
 class TestAgain:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from specs_lightning.errors import SettingsError
-from specs_lightning.runs.pipeline import Stage
+from specs_lightning.runs.planned_stages import Stage
 from specs_lightning.settings.functions import function_settings
 
 FILE = """
