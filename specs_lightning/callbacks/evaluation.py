@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
+from specs_lightning.system.progress import TITLE
 from specs_lightning.system.terminal import say
 
 Measured = Metric | Sequence[float] | float
@@ -155,7 +157,8 @@ class EvaluationCallback(Callback, ABC):
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
         if trainer.is_global_zero:
-            say(f"step {trainer.global_step}: {self.name}: {self.summary(figures)}")
+            stage = f"{os.environ[TITLE]}: " if TITLE in os.environ else ""
+            say(f"{stage}step {trainer.global_step}: {self.name}: {self.summary(figures)}")
         self._ask_monitors(trainer, pl_module, logged)
 
     def _figures(self, measured: Mapping[str, Measured]) -> dict[str, float]:

@@ -118,6 +118,9 @@ class GeneralizationFactorCallback(EvaluationCallback):
             low, high = figures[f"{name}_low"], figures[f"{name}_high"]
             return f"{figures[name]:{form}} ({low:{form}} to {high:{form}})"
 
+        if not any(figures[f"{gain}{end}"] for gain in ("gain_id", "gain_ood") for end in ("", "_low", "_high")):
+            each = (f"{name} {figures[f'{name}/{self.success}']:.3f}" for name in self.sets)
+            return f"{self.success} {', '.join(each)}: what gains are over"
         return (
             f"gain ID {told('gain_id', '+.3f')}, OOD {told('gain_ood', '+.3f')}, "
             f"generalization factor {told('generalization_factor', '.3f')}"

@@ -29,6 +29,7 @@ from specs_lightning.metrics import PassAtK
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.rollout import SamplingSettings
+from specs_lightning.system.progress import TITLE
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,13 @@ class Lengths(EvaluationCallback):
 
 
 def test_values_metrics_and_numbers_are_logged_to_every_logger(
-    tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_model_path: Path,
+    prompts: PromptSource,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(TITLE, "[2/7] zero")  # as in a run
     callback = Lengths(prompts, engine=ScriptedEngine(lambda prompt, seed: ["a" * int(prompt.id[1:])]))
     loggers = [CSVLogger(tmp_path, name=name) for name in ("one", "other")]
     fit(tiny_model_path, prompts, tmp_path, callback, steps=1, logger=loggers)
@@ -78,7 +84,7 @@ def test_values_metrics_and_numbers_are_logged_to_every_logger(
         found = {name: float(value) for name, value in row.items() if name.startswith("lengths/") and value}
         expected = {"all": 1.5, "first": 0.0, "some": 0.5, "x/pass_at_1": 0.5, "x/pass_at_2": 1.0, "prompts": 4.0}
         assert found == {f"lengths/{name}": value for name, value in expected.items()}
-    assert "step 0: lengths: all 1.500, first 0.000, some 0.500" in capsys.readouterr().out
+    assert "[2/7] zero: step 0: lengths: all 1.500, first 0.000, some 0.500" in capsys.readouterr().out
 
 
 class Disturbing(ScriptedEngine):

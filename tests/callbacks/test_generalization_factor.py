@@ -84,12 +84,22 @@ class TestWhen:
         ("every", "rounds", "steps"), [(2, 5, [0, 2, 4, 5]), (2, 4, [0, 2, 4]), (0, 3, [0, 3]), (50, 3, [0, 3])]
     )
     def test_before_the_first_step_every_n_and_at_the_end_once_each(
-        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, every: int, rounds: int, steps: list[int]
+        self,
+        tiny_model_path: Path,
+        prompts: PromptSource,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        every: int,
+        rounds: int,
+        steps: list[int],
     ) -> None:
         callback = make(prompts, every_n_steps=every)
         logger = CSVLogger(tmp_path, name="csv")
         fit(tiny_model_path, prompts, tmp_path, callback, rounds=rounds, logger=logger, log_every_n_steps=1)
         assert [int(row["step"]) for row in measured(tmp_path)] == steps
+        first, *others = [line for line in capsys.readouterr().out.splitlines() if ": gf: " in line]
+        assert first.endswith("what gains are over") and "solved id 0." in first  # and no row of zeros
+        assert len(others) == len(steps) - 1 and all("gain ID" in line for line in others)
         calls = callback.engine.calls  # type: ignore[union-attr]
         assert [seed for seed, _ in calls] == [f"evaluation-0-{name}" for name in ("id", "ood", "more")] * len(steps)
 
