@@ -76,6 +76,8 @@ def run_command(args: Sequence[str], title: str, folder: Path | None = None) -> 
     process.start()
     ending.close()
     _wait(process)
+    if folder is not None:
+        progress.forget_progress(folder)
     told: Ending | None = None
     with suppress(EOFError):  # killed, it has said nothing
         told = said.recv()
