@@ -108,6 +108,8 @@ class StartedCommand:
         """
         process = self._process
         process.join()
+        if self.command.folder is not None:
+            progress.forget_progress(self.command.folder)
         told: Ending | None = None
         with suppress(EOFError):  # killed, it has said nothing
             told = self._said.recv()

@@ -20,8 +20,8 @@ def trackers_in(settings: TrackerSettings) -> list[Tracker]:
     Raises:
         SettingsError: the package of one is not installed.
     """
-    named = [settings] if isinstance(settings, str) else settings or []
-    wanted = [name for name in dict.fromkeys(named) if name != "csv"]
+    named: list[Tracker] = [settings] if isinstance(settings, str) else settings or []
+    wanted: list[Tracker] = [name for name in dict.fromkeys(named) if name != "csv"]
     for name in wanted:
         if find_spec(name) is None:  # each is called like its package
             raise SettingsError(f"--logger {name} needs a package that is not installed: pip install {name}")

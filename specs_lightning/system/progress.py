@@ -92,6 +92,12 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Any]:
             bar.end()
 
 
+def forget_progress(folder: Path) -> None:
+    """Remove what a process that was killed has left of its file."""
+    for file in (folder / FILE, partial_path(folder / FILE)):
+        file.unlink(missing_ok=True)
+
+
 class _Bar:
     """A task of the display, and what is told of it: in a log, and of a stage's outermost one in a file."""
 

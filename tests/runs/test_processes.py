@@ -59,9 +59,11 @@ def seen_in(folder: Path) -> Iterator[list[ProgressRecord]]:
 
     thread = threading.Thread(target=look)
     thread.start()
-    yield found
-    done.set()
-    thread.join()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from specs_lightning.system import progress
-from specs_lightning.system.progress import progress_bar, progress_display
+from specs_lightning.system.progress import forget_progress, progress_bar, progress_display
 
 
 def test_bars_within_a_display_are_on_it_and_leave_it() -> None:
@@ -70,6 +70,14 @@ def test_a_stages_outermost_bar_is_told_in_its_folder_while_it_is_there(
         advance(2)
         assert told(tmp_path) == ("[2/6] zero", 6, 10, 12.0), "two in six seconds: twelve for the four that are left"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_has_left_of_it_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("progress.json", "progress.json.partial", "stage.json"):
+        (tmp_path / name).write_text("{")
+    for _ in range(2):
+        forget_progress(tmp_path)
+        assert [file.name for file in tmp_path.iterdir()] == ["stage.json"]
 
 
 def told(folder: Path) -> tuple[str, int, int, float | None]:
