@@ -57,6 +57,8 @@ JUDGE_FAULTS: dict[str, Any] = {
     "judge: hangs": Reply(completion("{}"), wait_s=10),
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+KILLED = "comparison killed"
+STRIKES = {KILLED, *(sent.name for sent in SIGNALS)}
 TIMES = ("train/draw_seconds", "train/wait_seconds", "train/round_seconds")
 MIB = 2**20
 
@@ -70,12 +72,14 @@ class Faults:
         share: of requests that fail.
         every_s: seconds between what happens to processes, on average.
         lossy: whether processes that compare answers are killed, which costs scores.
+        strikes: how often something happens to processes in all, at most; any number of times if not given.
     """
 
     seed: int
     share: float = 0.05
     every_s: float = 6.0
     lossy: bool = True
+    strikes: int | None = None
     counts: Counter[str] = field(default_factory=Counter)
     active: bool = True
 
@@ -83,6 +87,11 @@ class Faults:
         self.random = random.Random(self.seed)
         self._lock = threading.Lock()
         self._asked: set[str] = set()
+
+    @property
+    def strikes_again(self) -> bool:
+        struck = sum(number for kind, number in self.counts.items() if kind in STRIKES)
+        return self.active and (self.strikes is None or struck < self.strikes)
 
     def draw(self, kinds: Sequence[str]) -> str | None:
         """One of the kinds of faults, or none."""
@@ -280,7 +289,7 @@ class Training:
             if due is None and (early or self._steps() > begun):
                 due = time.monotonic() + faults.random.expovariate(1 / faults.every_s)
             both = all(process.is_alive() for process in pair)
-            if faults.active and both and due is not None and time.monotonic() > due:
+            if faults.strikes_again and both and due is not None and time.monotonic() > due:
                 strike(pair, faults)
                 begun, early, due = self._steps(), False, None
             if given_up is None and not both:
@@ -305,7 +314,7 @@ def strike(pair: list[Any], faults: Faults) -> None:
     workers = [child for child in children(struck.pid) if "math_verify_worker" in " ".join(child.cmdline())]
     if faults.lossy and workers and faults.random.random() < 0.5:
         faults.random.choice(workers).kill()
-        faults.counts["comparison killed"] += 1
+        faults.counts[KILLED] += 1
     else:
         sent = faults.random.choice(SIGNALS)
         os.kill(struck.pid, sent)

@@ -14,7 +14,7 @@ from benchmarks.soak import Faults, soak
 
 @pytest.mark.slow
 def test_no_group_is_lost_or_doubled_whatever_fails(tmp_path: Path) -> None:
-    found = soak(tmp_path, 0.0, seed=1, rounds=4, most=1, share=0.3, every_s=0.5)
+    found = soak(tmp_path, 0.0, seed=1, rounds=4, most=1, share=0.3, every_s=0.5, lossy=False, strikes=1)
     (training,) = found.trainings
     assert found.faults.total() >= 3 and training.attempts >= 2, found
     assert (found.lost, found.doubled, found.steps) == (0, 0, 4)
