@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.faults import Faults
 
-from benchmarks.soak import Faults, soak
+from benchmarks.soak import soak
 
 
 @pytest.mark.slow
