@@ -13,7 +13,7 @@ from helpers.faults import Faults
 from benchmarks.soak import soak
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_group_is_lost_or_doubled_whatever_fails(tmp_path: Path) -> None:
     found = soak(tmp_path, 0.0, seed=1, rounds=4, most=1, share=0.3, every_s=0.5, lossy=False, strikes=1)
     (training,) = found.trainings
