@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -44,3 +45,14 @@ def test_a_second_writer_is_refused_until_the_first_one_is_gone(tmp_path: Path) 
 def test_folders_within_are_other_folders(tmp_path: Path) -> None:
     with only_writer(tmp_path), only_writer(tmp_path / "stage"):
         pass
+
+
+def test_storage_without_locks_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lockf(*unused: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("specs_lightning.system.folder_lock.fcntl.lockf", lockf)
+    with only_writer(tmp_path):
+        assert f"{tmp_path} cannot be locked" in caplog.text and "do not start a second run in it" in caplog.text
