@@ -18,7 +18,8 @@ TITLE = "SPECS_PROGRESS_TITLE"
 A_LINE_EVERY, A_WHILE = 60.0, 10.0
 """Seconds between the lines of a bar in a log, and those after which there is one at its end."""
 
-console = Console(width=None if sys.stdout.isatty() else 120)  # a log file has no width of its own
+# A log file has no width of its own; `toy:train:` is no picture of a train.
+console = Console(width=None if sys.stdout.isatty() else 120, emoji=False)
 _open: list[Progress] = []
 
 
