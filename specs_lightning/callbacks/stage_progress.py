@@ -25,7 +25,8 @@ class StageProgress(ProgressBar):
         """Nothing to switch off: the bar is only ever shown by the main process."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(int(self.total_train_batches), done=trainer.global_step)
+        # Of all epochs, and at most max_steps.
+        self._begin(int(trainer.estimated_stepping_batches), done=trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *unused)
@@ -50,5 +51,11 @@ class StageProgress(ProgressBar):
             self._bar = None
 
     def _begin(self, total: int, done: int = 0) -> None:
+        if total == 0:  # all was answered before
+            return
         self._bar = progress_bar(self.title, total, done)
-        self._advance = self._bar.__enter__()
+        self._tell = self._bar.__enter__()
+
+    def _advance(self, units: int, note: str = "") -> None:
+        if self._bar is not None:
+            self._tell(units, note)

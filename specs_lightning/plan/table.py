@@ -40,12 +40,15 @@ class Verdict:
 
 def last_line(verdicts: Sequence[Verdict]) -> Text:
     """Whether all stages fit, and by how much; or what to change in each that does not."""
+    several = len(verdicts) > 1
     if too_large := [verdict for verdict in verdicts if not verdict.fits]:
-        changes = "; ".join(f"{verdict.stage}: {verdict.change}" for verdict in too_large)
+        changes = "; ".join(
+            f"{verdict.stage}: {verdict.change}" if several else verdict.change for verdict in too_large
+        )
         return Text(f"does not fit. Change this: {changes}", "red")
     fullest = max(verdicts, key=lambda verdict: verdict.peak / verdict.limit)
     needed = f"{_gib(fullest.peak)} of {_gib(fullest.limit)} GiB"
-    return Text(f"fits: {fullest.stage} needs most, {needed}", "green")
+    return Text(f"fits: {fullest.stage} needs most, {needed}" if several else f"fits: it needs {needed}", "green")
 
 
 def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> RenderableType:

@@ -95,6 +95,14 @@ def test_a_training_shows_its_steps_with_their_loss_and_reward_and_goes_on_where
     assert (bars.begun_at, bars.done) == ([0, 2], [1])
 
 
+def test_a_training_that_is_to_end_early_shows_the_steps_that_it_will_do(
+    tiny_model_path: Path, prompts: PromptSource, bars: Bars, tmp_path: Path
+) -> None:
+    module, data = modules(tiny_model_path, prompts)
+    trainer(tmp_path, max_steps=STEPS - 1).fit(module, datamodule=data)
+    assert bars.made == [("[2/6] zero", STEPS - 1)] and bars.done == [0, 1, 1]
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_every_kind_of_evaluation_shows_its_prompts(
     tiny_model_path: Path, prompts: PromptSource, bars: Bars, tmp_path: Path, command: str
@@ -112,8 +120,8 @@ def test_an_evaluation_shows_its_prompts_less_those_that_were_answered(
         engine = ScriptedEngine(lambda prompt, seed: ["a"])
         data = EvaluationDataModule({"id": prompts, "ood": few}, engine=engine, evaluation_batch=2)
         trainer(tmp_path).test(GRPOModule(PolicySettings(str(tiny_model_path))), datamodule=data, verbose=False)
-    assert bars.made == [("[2/6] zero", 8), ("[2/6] zero", 0)] and bars.open == 0
-    assert bars.done == [2, 2, 1, 2, 1, 0, 0]
+    assert bars.made == [("[2/6] zero", 8)] and bars.open == 0  # no bar from 0 to 0
+    assert bars.done == [2, 2, 1, 2, 1]
 
 
 def test_what_never_began_has_no_bar_to_end(bars: Bars) -> None:

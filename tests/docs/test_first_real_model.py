@@ -76,6 +76,6 @@ def test_zero_trains_a_tiny_model_of_the_same_class(hub: Path, tmp_path: Path) -
 
 
 def test_the_page_gives_the_run_that_the_configuration_names() -> None:
-    commands = [shlex.split(line) for line in re.findall(r"^specs .*$", PAGE, re.MULTILINE)]
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^specs .*$", PAGE, re.MULTILINE)]
     assert ["specs", "run", "--config", "smolvlm_256m/specs.yaml"] in commands
     assert SETTINGS["stages"]["base"]["model"] in PAGE and "hiyouga/geometry3k" in PAGE

@@ -41,3 +41,9 @@ def test_the_last_line_names_for_each_stage_that_does_not_fit_what_is_enough() -
     ]
     said = "does not fit. Change this: zero: lora: {} and dtype: bfloat16; final: take more devices, or a smaller model"
     assert str(last_line(verdicts)) == said
+
+
+def test_a_single_stage_needs_no_name_in_the_last_line() -> None:
+    assert str(last_line([Verdict("a.yaml", 2 * GIB, 8 * GIB)])) == "fits: it needs 2.0 of 8.0 GiB"
+    said = "does not fit. Change this: take more devices, or a smaller model"
+    assert str(last_line([Verdict("a.yaml", 9 * GIB, 8 * GIB)])) == said

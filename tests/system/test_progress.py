@@ -43,6 +43,13 @@ def test_a_log_has_no_line_of_what_has_not_begun(
     assert capsys.readouterr().out.split("\n")[0] == "training: 2 of 3 in 0:00:00"
 
 
+def test_names_are_told_as_they_are(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "A_WHILE", -1.0)
+    with progress_bar("reading toy:train", 3) as advance:
+        advance(3)
+    assert capsys.readouterr().out.startswith("reading toy:train: 3 of 3")
+
+
 def test_a_log_is_not_told_of_what_is_done_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_bar("training", 3) as advance:
         advance(3)
