@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from specs_lightning.records.metrics import is_timing
+
 ROOT = Path(__file__).parent.parent
 SAME = ("*.safetensors", "*.jsonl", "*.parquet", "config.yaml", "results.json")
 """What must be the same to the last byte."""
@@ -119,7 +121,7 @@ def contents(run: Path) -> dict[str, str]:
 def without_times(metrics: Path) -> str:
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return json.dumps([{k: v for k, v in row.items() if not k.endswith("_seconds")} for row in rows])
+    return json.dumps([{k: v for k, v in row.items() if not is_timing(k)} for row in rows])
 
 
 def differences(run: Path, other: Path) -> list[str]:

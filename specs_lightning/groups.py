@@ -299,30 +299,30 @@ class GroupBatch:
     def micro_batches(
         self, max_tokens: int, shared_prefix: bool = True, whole_groups: bool = False
     ) -> list[GroupBatch]:
-        """Split into batches whose padded rows hold at most `max_tokens` tokens each.
+        """Split into batches of at most `max_tokens` tokens each, in order.
 
-        A row is a prompt with its completions or, without `shared_prefix`, with one of them. A unit that alone
-        exceeds the limit forms a batch of its own: a completion with its prompt or, with `whole_groups` (an
-        objective that compares the completions of a group), a group.
+        All groups of a batch share a row without padding, in which each prompt stands once; or, without
+        `shared_prefix`, each completion has a row behind its prompt, padded to the longest. A unit that alone exceeds
+        the limit forms a batch of its own: a completion with its prompt or, with `whole_groups` (an objective that
+        compares the completions of a group), a group.
         """
         if max_tokens < 1:
             raise ValueError(f"max_tokens must be positive, not {max_tokens}")
         groups, lengths = self.group_N.tolist(), self.lengths_N.tolist()
         units = [list(ns) for _, ns in groupby(range(len(groups)), lambda n: groups[n] if whole_groups else n)]
         batches: list[list[int]] = []
-        rows: list[int] = []  # the lengths of the open batch's rows
+        rows: list[int] = []  # the lengths of the open batch's rows, or of what stands in its one
         open_group = None
         for unit in units:
             group = groups[unit[0]]
             prompt = len(self.prompts[group])
             if shared_prefix:
                 tokens = sum(lengths[n] for n in unit)
-                fresh = [prompt + tokens]
-                grown = [*rows[:-1], rows[-1] + tokens] if group == open_group else rows + fresh
+                fresh, more = [prompt + tokens], [tokens if group == open_group else prompt + tokens]
             else:
-                fresh = [prompt + lengths[n] for n in unit]
-                grown = rows + fresh
-            if not batches or len(grown) * max(grown) > max_tokens:
+                fresh = more = [prompt + lengths[n] for n in unit]
+            grown = rows + more
+            if not batches or (sum(grown) if shared_prefix else len(grown) * max(grown)) > max_tokens:
                 batches.append([])
                 grown = fresh
             batches[-1] += unit

@@ -60,8 +60,8 @@ def test_training_runs_images_and_prompts_once_a_group(policies: dict[bool, Poli
     patches = sum(len(prompt.vision.get("pixel_values", ())) for prompt in prompts)
     groups = list(zip(prompts, completions, strict=True))
     if shared:
-        longest = max(len(prompt) + sum(map(len, group)) for prompt, group in groups)
-        assert counts == {"patches": patches, "tokens": len(prompts) * longest}
+        tokens = sum(len(prompt) + sum(map(len, group)) for prompt, group in groups)
+        assert counts == {"patches": patches, "tokens": tokens}
     else:
         longest = max(len(prompt) + max(map(len, group)) for prompt, group in groups)
         assert counts == {"patches": K * patches, "tokens": K * len(prompts) * longest}

@@ -74,12 +74,12 @@ def contents(batch: GroupBatch) -> list[tuple]:
 
 
 def padded_tokens(batch: GroupBatch, shared_prefix: bool) -> int:
-    """Rows times the longest row, counted from the definition of a row."""
+    """All tokens of the one row; or rows times the longest. Counted from the definition of a row."""
     rows = []
     for g, prompt in enumerate(batch.prompts):
         lengths = batch.lengths_N[batch.group_N == g].tolist()
         rows += [len(prompt) + sum(lengths)] if shared_prefix else [len(prompt) + length for length in lengths]
-    return len(rows) * max(rows)
+    return sum(rows) if shared_prefix else len(rows) * max(rows)
 
 
 lengths_of_groups = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=5)

@@ -27,12 +27,16 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def ways(prompt: int, completions: int, length: int, rows: int, device: torch.device) -> dict[str, Attention]:
-    """Each way of attending over rows of equal groups, (R, heads, L, D) to (R, L, heads, D)."""
+    """Each way of attending over rows of equal groups, (R, heads, L, D) to (R, L, heads, D).
+
+    The layout takes them as one row: what that costs is in its time.
+    """
     total = prompt + completions * length
     row_N = torch.arange(rows, device=device).repeat_interleave(completions)
-    start_N = prompt + length * torch.arange(completions, device=device).repeat(rows)
+    start_R = total * torch.arange(rows, device=device)
+    start_N = start_R[row_N] + prompt + length * torch.arange(completions, device=device).repeat(rows)
     prompts_R = torch.full((rows,), prompt, device=device)
-    layout = PrefixLayout.of(prompts_R, torch.full_like(row_N, length), row_N, start_N, total)
+    layout = PrefixLayout.of(prompts_R, torch.full_like(row_N, length), row_N, start_R, start_N)
     # 0 the prompt, n + 1 completion n.
     segment_L = torch.cat([torch.zeros(prompt), 1 + torch.arange(completions).repeat_interleave(length)]).to(device)
 
@@ -44,7 +48,9 @@ def ways(prompt: int, completions: int, length: int, rows: int, device: torch.de
     index_L = torch.arange(total, device=device)
 
     def by_layout(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(torch.nn.Identity(), query, key, value, None, prefix_layout=layout)[0]
+        in_one = (x.transpose(0, 1).flatten(1, 2)[None] for x in (query, key, value))
+        output, _ = attend(torch.nn.Identity(), *in_one, None, prefix_layout=layout)
+        return output.view(rows, total, *output.shape[2:])
 
     def by_mask(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         groups = query.shape[1] // key.shape[1]

@@ -10,7 +10,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from specs_lightning.modules import PolicyModule
+from specs_lightning.records.metrics import SPEED
 from specs_lightning.system.progress import progress_bar
+
+RATE = f"{SPEED}tokens_per_second"
 
 
 class StageProgress(ProgressBar):
@@ -31,7 +34,8 @@ class StageProgress(ProgressBar):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *unused: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *unused)
         shown = {name: trainer.callback_metrics.get(f"train/{name}") for name in ("loss", "reward")}
-        self._advance(1, " ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None))
+        told = [f"{name} {value:.3f}" for name, value in shown.items() if value is not None]
+        self._advance(1, " ".join([*told, f"{trainer.callback_metrics[RATE]:.0f} tokens/s"]))
 
     def on_test_start(self, trainer: Trainer, pl_module: PolicyModule) -> None:  # type: ignore[override]
         sets = pl_module.evaluation_sets

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import sys
@@ -58,6 +59,7 @@ def doctor(model: str = "toy:base") -> bool:
         "torch": devices,
         "torchvision": vision,
         "vLLM": vllm,
+        "threads": threads,
         "memory": memory,
         "disk": disk,
         "model": lambda: model_folder(model),
@@ -172,6 +174,23 @@ def vllm() -> Iterator[Finding]:
     import vllm  # noqa: F401  it may be installed and not work
 
     yield Finding("vLLM", "ok", str(version))
+
+
+def threads() -> Iterator[Finding]:
+    """Threads that compute on the CPU, how they wait, and whether other processes want the cores, too."""
+    import torch
+
+    from specs_lightning.system.threads import WAITING, allowed_cores, own_cores
+
+    number, cores = torch.get_num_threads(), allowed_cores()
+    limit = f"the container's quota, of {own_cores()}" if cores < own_cores() else "all that this process may run on"
+    waiting = " ".join(f"{name}={os.environ[name]}" for name in WAITING if name in os.environ) or "as torch has it"
+    found = f"{number} on {cores} cores ({limit}); how they wait: {waiting}"
+    if number > 1 and (load := os.getloadavg()[0]) > cores + number:
+        remedy = "others compute here, too: OMP_NUM_THREADS=1 in the environment may be faster"
+        yield Finding("threads", "warning", f"{found}; {load:.0f} processes want the cores", remedy)
+    else:
+        yield Finding("threads", "ok", found)
 
 
 def memory() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Settings of the whole process: memory, and libraries that are to be quiet. None of them is imported for it."""
+"""Settings of the whole process: memory, threads, and libraries that are to be quiet. None is imported for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import warnings
 
 from specs_lightning.system.memory import keep_freed_memory
+from specs_lightning.system.threads import prepare_threads
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -31,13 +32,14 @@ HARMLESS_WARNINGS = (
 
 
 def prepare_process() -> None:
-    """Keep freed memory, and keep the libraries' bars and harmless warnings from the terminal.
+    """Keep freed memory, let waiting threads sleep, and keep libraries' bars and harmless warnings from the terminal.
 
     What the terminal has no character for is shown by its code, rather than being an error when all work is done.
 
     To be called before the libraries are imported.
     """
     keep_freed_memory()
+    prepare_threads()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

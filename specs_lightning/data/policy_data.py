@@ -31,7 +31,7 @@ from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings
 from specs_lightning.rollout.engine import stop_ids
 from specs_lightning.system.digests import content_digest
-from specs_lightning.system.ranks import gather, gather_shares, rank, share
+from specs_lightning.system.ranks import gather, gather_shares, rank, share, world_size
 from specs_lightning.system.terminal import say
 
 log = logging.getLogger(__name__)
@@ -108,6 +108,10 @@ class PolicyDataModule(LightningDataModule):
         """How many optimizer steps an epoch has."""
         raise DataError(f"{type(self).__name__} has nothing to train on")
 
+    def idle_note(self, processes: int) -> str | None:
+        """What to say before a training whose steps are too small for so many processes."""
+        return None
+
     @property
     def attached_trainer(self) -> Trainer:
         assert self.trainer is not None  # Lightning attaches it before any hook
@@ -129,6 +133,8 @@ class PolicyDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.judge is not None:
             self.judge.check()  # before hours of sampling
+        if stage == "fit" and rank() == 0 and (note := self.idle_note(world_size())):
+            log.warning(note)
         if stage != "fit":
             if not self.evaluation:
                 raise DataError(

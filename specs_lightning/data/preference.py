@@ -13,9 +13,9 @@ from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, check_rows, rows_digest, shuffled
 from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import EncodedPrompt, GroupBatch, prompt_digest
+from specs_lightning.policy.dealing import idle_note
 from specs_lightning.prompts.encoder import UNUSABLE, try_encode
 from specs_lightning.records.pairs import PreferencePair
-from specs_lightning.system.ranks import share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +71,9 @@ class PreferenceDataModule(PolicyDataModule):
         """How many steps an epoch of so many pairs has."""
         return -(-pairs // self.batch_size)
 
+    def idle_note(self, processes: int) -> str | None:
+        return idle_note(self.batch_size, processes, "a larger data.batch_size")
+
     @cached_property
     def encoded(self) -> list[EncodedPair]:
         """Every pair as token ids, made once; what is too long or has a broken image is set aside."""
@@ -93,19 +96,17 @@ class PreferenceDataModule(PolicyDataModule):
         return PreferenceLoader(self)
 
     def in_order(self) -> Iterator[GroupBatch]:
-        """All pairs once, in the order of `index_N`, each batch shared by the processes."""
+        """All pairs once, in the order of `index_N`."""
         for start in range(0, len(self.encoded), self.batch_size):
             yield self.collate(range(start, min(start + self.batch_size, len(self.encoded))))
 
     def collate(self, indices: range | list[int]) -> GroupBatch:
-        """This process's share of the pairs of these indices, or their chosen sides alone where no more is used."""
+        """The pairs of these indices, or their chosen sides alone where no more is used."""
         k = self.module.completions_per_pair
-        mine = share(indices)
-        pairs = [self.encoded[i] for i in mine or indices[:1]]
+        pairs = [self.encoded[i] for i in indices]
+        index_N = torch.tensor(indices).repeat_interleave(k)
         sides = [pair.sides[:k] for pair in pairs]
-        index_N = torch.tensor(mine or indices[:1]).repeat_interleave(k)
-        batch = GroupBatch.from_token_ids([pair.prompt for pair in pairs], sides, index_N=index_N)
-        return batch if mine else batch.select([])
+        return GroupBatch.from_token_ids([pair.prompt for pair in pairs], sides, index_N=index_N)
 
     def _encode(self, pair: PreferencePair) -> EncodedPair | None:
         prompt = try_encode(self.encoder, pair.prompt, self.set_aside)

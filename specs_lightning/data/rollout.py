@@ -17,12 +17,13 @@ from specs_lightning.data.rounds import (
     draw,
     drawn_state,
     make_round,
+    policy_lag,
     restored_draw,
-    share_of_groups,
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import PLACE, EncodedPrompt, Group, GroupBatch, Prompt, prompt_digest
+from specs_lightning.policy.dealing import idle_note
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
 from specs_lightning.rollout import SamplingSettings
@@ -107,6 +108,10 @@ class RolloutDataModule(PolicyDataModule):
         """How many steps a run makes of so many prompts."""
         return (self.rounds or max(1, prompts // self.prompts_per_round)) * self.steps_per_round
 
+    def idle_note(self, processes: int) -> str | None:
+        completions = self.prompts_per_step * self.sampling.completions_per_prompt
+        return idle_note(completions, processes, "more data.prompts_per_round, or fewer data.steps_per_round")
+
     @property
     def groups(self) -> list[Group]:
         """Of the current round; none before the first."""
@@ -172,12 +177,16 @@ class RolloutLoader:
             number, step = divmod(self.taken, data.steps_per_round)
             if self.round is None or number != self.round_number:
                 self.round, self.round_number = self._next_round(number), number
-            batch = share_of_groups(
-                self.round.groups[step * per_step : (step + 1) * per_step],
+            groups = self.round.groups[step * per_step : (step + 1) * per_step]
+            batch = GroupBatch.from_groups(
+                groups,
                 reward_weights=tuple(data.rewards.weights),
                 temperature=data.sampling.temperature,
                 fresh=step == 0,
-                metrics=self.round.metrics if step == 0 else {},
+                metrics={
+                    **(self.round.metrics if step == 0 else {}),
+                    "policy_lag": policy_lag(groups, data.policy.version),
+                },
             )
             self.taken += 1
             yield batch

@@ -108,8 +108,9 @@ def make_round(
     start = time.perf_counter()
     with failing_together():
         drawn = ahead.result() if ahead is not None else None
-    waited, drawing = time.perf_counter() - start, 0.0
+    waited, drawing, scoring = time.perf_counter() - start, 0.0, 0.0
     engine.sync(policy)
+    syncing = time.perf_counter() - start - waited
     kept: list[Group] = []
     dropped: list[Group] = []
     for refill in range(1 + (dynamic.max_refills if dynamic else 0)):
@@ -120,14 +121,17 @@ def make_round(
                 drawn = draw(engine, asked, sampling, f"{seed}-{refill}" if refill else seed, policy.version)
             waited += drawn.metrics["seconds"]
         drawing += drawn.metrics["seconds"]
+        begun = time.perf_counter()
         for group in _scored(rewards, drawn.groups):
             (dropped if dynamic and not _teaches(group, dynamic) else kept).append(group)
+        scoring += time.perf_counter() - begun
         drawn = None
         if len(kept) == size:
             break
     engine.release()
-    seconds = {"draw": drawing, "wait": waited, "round": time.perf_counter() - start}
-    metrics = _measure(kept, dropped, size, policy.version) | _of_the_slowest(seconds) | _cost_of_judges(rewards)
+    whole = time.perf_counter() - start
+    seconds = {"draw": drawing, "wait": waited, "sync": syncing, "score": scoring, "round": whole}
+    metrics = _measure(kept, dropped, size) | _of_the_slowest(seconds) | _cost_of_judges(rewards)
     return Round(kept + dropped[: size - len(kept)], metrics)
 
 
@@ -176,7 +180,13 @@ def _differ(group: Group) -> bool:
     return len(scored) > 1 and not bool((scored == scored[0]).all())
 
 
-def _measure(kept: list[Group], dropped: list[Group], size: int, version: int) -> dict[str, float]:
+def policy_lag(groups: Sequence[Group], version: int) -> float:
+    """How many changes of the weights ago the policy was that sampled these, in the mean."""
+    lags = [version - completion.policy_version for group in groups for completion in group.completions]
+    return sum(lags) / len(lags)
+
+
+def _measure(kept: list[Group], dropped: list[Group], size: int) -> dict[str, float]:
     """Of all groups that were drawn."""
     groups = kept + dropped
     completions = [completion for group in groups for completion in group.completions]
@@ -197,18 +207,10 @@ def _measure(kept: list[Group], dropped: list[Group], size: int, version: int) -
         "completions/min_length": float(min(lengths)),
         "completions/max_length": float(max(lengths)),
         "completions/clipped_ratio": sum(not c.finished for c in completions) / len(completions),
-        "policy_lag": sum(version - c.policy_version for c in completions) / len(completions),
         "groups_drawn": float(len(groups)),
         "groups_without_signal": len(dropped) / len(groups),
         "groups_made_up": float(size - len(kept)),
     }
-
-
-def share_of_groups(groups: Sequence[Group], **tensors: Any) -> GroupBatch:
-    """This process's share of groups, with what `GroupBatch.from_groups` takes; it may be empty."""
-    mine = share(groups)
-    batch = GroupBatch.from_groups(mine or groups[:1], **tensors)
-    return batch if mine else batch.select([])
 
 
 @torch.no_grad()
@@ -219,14 +221,14 @@ def add_old_logprobs(policy: Policy, groups: list[Group], temperature: float, ma
     """
     if not groups:
         return
-    logprobs: list[torch.Tensor] = []
-    for batch in policy.micro_batches(share_of_groups(groups), max_tokens):
-        batch_NT = policy.token_logprobs(batch.to(policy.device), temperature).logprobs.cpu()
-        logprobs += [row[:length].clone() for row, length in zip(batch_NT, batch.lengths_N.tolist(), strict=True)]
-    rows = iter(logprobs)
-    mine = [list(islice(rows, len(group.completions))) for group in share(groups)]
-    for group, old_logprobs in zip(groups, gather_shares(mine), strict=True):
-        group.old_logprobs = old_logprobs
+
+    def measure(micro_batch: GroupBatch) -> list[torch.Tensor]:
+        logprobs_NT = policy.token_logprobs(micro_batch, temperature).logprobs.cpu()
+        return [row[:length].clone() for row, length in zip(logprobs_NT, micro_batch.lengths_N.tolist(), strict=True)]
+
+    rows = iter(policy.of_each_completion(GroupBatch.from_groups(groups), max_tokens, measure))
+    for group in groups:
+        group.old_logprobs = list(islice(rows, len(group.completions)))
 
 
 def drawn_state(drawn: Round) -> dict[str, Any]:

@@ -68,8 +68,8 @@ class ColdStartModule(PolicyModule):
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
         if self.reference_logprobs is not None and batch.index_N is not None:
-            rows = batch.index_N.cpu().view(-1, self.completions_per_pair)[:, 0]
-            batch.reference_logprobs_N = self.reference_logprobs[rows].flatten().to(self.device)
+            rows = batch.index_N.view(-1, self.completions_per_pair)[:, 0]
+            batch.reference_logprobs_N = self.reference_logprobs[rows].flatten()
         return batch
 
     def denominator(self, batch: GroupBatch) -> Tensor:

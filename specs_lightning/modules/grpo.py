@@ -61,7 +61,7 @@ class GRPOModule(PolicyModule):
         super().on_train_start()
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        return self.objective.weigh(batch, self._over_ranks)
+        return self.objective.weigh(batch)
 
     def denominator(self, batch: GroupBatch) -> Tensor:
         return self.objective.denominator(batch)

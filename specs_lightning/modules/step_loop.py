@@ -30,6 +30,7 @@ from specs_lightning.evaluation.scores import logged
 from specs_lightning.evaluation.sets import EvaluationSets
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.modules.checkpoint_files import check_weights
+from specs_lightning.modules.step_speed import StepSpeed
 from specs_lightning.objectives import LossTerms
 from specs_lightning.objectives.base import JoinedBy, Part
 from specs_lightning.policy.loading import FLOAT32_WEIGHTS, PolicySettings, check_trainable
@@ -86,6 +87,8 @@ class PolicyModule(LightningModule, ABC):
         max_tokens_per_micro_batch: how many tokens (padding included) one forward and backward pass takes. If not
             given, 16384 on a GPU, and 768 on a CPU, where more at once is no faster and takes more memory.
         max_grad_norm: gradients are scaled down to this norm.
+        peak_tflops: what the device computes at most in bfloat16, in 10¹² operations a second, of which `speed/mfu` is
+            the share; if not given, that of the GPU, where it is known.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class PolicyModule(LightningModule, ABC):
         schedule: ScheduleSettings = ScheduleSettings(),
         max_tokens_per_micro_batch: int | None = None,
         max_grad_norm: float = 1.0,
+        peak_tflops: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -104,6 +108,7 @@ class PolicyModule(LightningModule, ABC):
         self.schedule = schedule
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
+        self.peak_tflops = peak_tflops
         self.policy: Policy = None  # type: ignore[assignment]  # built by configure_model, where it is to be sharded
         self.settings: dict[str, Any] = {}
         """The training's (`seed_everything`, `model`, `data`), as plain values; empty where it was not made by them."""
@@ -128,14 +133,14 @@ class PolicyModule(LightningModule, ABC):
 
     @abstractmethod
     def denominator(self, batch: GroupBatch) -> Tensor:
-        """What the step's loss is divided by; a sum over ranks is taken of it."""
+        """What the step's loss is divided by, given all of it."""
 
     @abstractmethod
     def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         """The share of the step's loss of one micro-batch."""
 
     def prepare(self, batch: GroupBatch) -> GroupBatch:
-        """Add to a step's batch what its micro-batches need."""
+        """Add to a whole step's batch, which is on the CPU, what its micro-batches need."""
         return batch
 
     def inspect(self, measured: dict[str, Tensor]) -> None:
@@ -276,33 +281,38 @@ class PolicyModule(LightningModule, ABC):
     def training_step(self, batch: GroupBatch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
-        batch = self.prepare(batch.to(self.device))
-        denominator = self._over_ranks(self.denominator(batch).float())
+        speed = StepSpeed(self.device, self.peak_tflops)
+        batch = self.prepare(batch)
+        denominator = self.denominator(batch).float()  # all ranks have the whole step, and the same
         optimizer.zero_grad()
-        figures = self._gradients(batch, denominator) if denominator else {}  # it is the same on all ranks
+        figures = self._gradients(batch, denominator.to(self.device), speed) if denominator else {}
         usable = self._is_usable(figures.get("grad_norm"))
         self.phase = "updating"
         if usable:
-            optimizer.step()
+            with speed.phase("optimizer"):
+                optimizer.step()
             self.policy.version += 1
         rate = scheduler.get_last_lr()[0]
         scheduler.step()
         logged: dict[str, Any] = {**figures, **batch.metrics, "lr": rate, "skipped": float(not usable)}
-        self._log({f"train/{name}": float(value) for name, value in logged.items()}, len(batch))
+        named = {f"train/{name}": float(value) for name, value in logged.items()}
+        self._log(named | speed.figures(self.policy, batch), len(batch))
         if "loss" in figures:
             self.log("loss", figures["loss"], prog_bar=True, logger=False, batch_size=len(batch))
         self.steps += 1
 
-    def _gradients(self, batch: GroupBatch, denominator: Tensor) -> dict[str, Tensor]:
+    def _gradients(self, batch: GroupBatch, denominator: Tensor, speed: StepSpeed) -> dict[str, Tensor]:
         """Leave the step's gradients with the weights, scaled down to the norm allowed; what was measured of it."""
         loss = torch.zeros((), device=self.device)
         parts: list[dict[str, Part]] = []
         split = self.policy.micro_batches(batch, self.micro_batch_tokens, self.whole_groups)
         for number, micro_batch in enumerate(split, 1):
             with self._gradients_kept_back(number < len(split)):
-                terms = self.loss(micro_batch, denominator)
-                # Ranks average their gradients; the loss is already a share of the sum over ranks.
-                self.manual_backward(terms.loss * self.trainer.world_size)
+                with speed.phase("forward"):
+                    terms = self.loss(micro_batch.to(self.device), denominator)
+                with speed.phase("backward"):
+                    # Ranks average their gradients; the loss is already a share of the sum over ranks.
+                    self.manual_backward(terms.loss * self.trainer.world_size)
             loss += terms.loss.detach()
             parts.append(terms.metrics)
         measured = self._measured(parts)

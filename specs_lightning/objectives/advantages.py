@@ -1,13 +1,12 @@
 """How much better than expected a completion is: the menu of `GRPO.advantages`.
 
-Each takes a step's whole groups and gives (N,) advantages. A completion without a score (NaN) has advantage 0 and no
-part in any mean or deviation. Where a mean or deviation is over the step, it is over the step of all ranks.
+Each takes a whole step, before it is dealt to ranks and micro-batches, and gives (N,) advantages. A completion without a
+score (NaN) has advantage 0 and no part in any mean or deviation.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,18 +14,10 @@ import torch
 from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
-from specs_lightning.objectives.base import JoinedBy
 
 AdvantageScale = Literal["std", "none"]
-OverRanks = Callable[[Tensor, JoinedBy], Tensor]
-"""Reduces a tensor over all ranks."""
 EPSILON = 1e-4
 """Keeps a deviation of 0 from being divided by, as in TRL."""
-
-
-def one_rank(values: Tensor, joined_by: JoinedBy) -> Tensor:
-    """The reduction where there are no others."""
-    return values
 
 
 def group_sums(values_N: Tensor, group_N: Tensor) -> Tensor:
@@ -61,19 +52,18 @@ def group_advantages(
     return advantage_N / (variance_N.sqrt() + epsilon)
 
 
-def step_moments(values_N: Tensor, over_ranks: OverRanks) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation (over n − 1) of what is not NaN, over the step of all ranks."""
+def step_moments(values_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation (over n − 1) of what is not NaN, over the step."""
     known_N = ~values_N.isnan()
-    value_N = values_N.nan_to_num(0.0)
-    total, count = over_ranks(torch.stack([value_N.sum(), known_N.sum().to(value_N.dtype)]), "sum")
-    mean = total / count.clamp(min=1)
-    squares = over_ranks(((value_N - mean) * known_N).square().sum(), "sum")
+    value_N, count = values_N.nan_to_num(0.0), known_N.sum()
+    mean = value_N.sum() / count.clamp(min=1)
+    squares = ((value_N - mean) * known_N).square().sum()
     return mean, (squares / (count - 1).clamp(min=1)).sqrt()
 
 
-def standardized(values_N: Tensor, over_ranks: OverRanks) -> Tensor:
-    """(value − mean) / (std + ε) over the step of all ranks; 0 for NaN."""
-    mean, deviation = step_moments(values_N, over_ranks)
+def standardized(values_N: Tensor) -> Tensor:
+    """(value − mean) / (std + ε) over the step; 0 for NaN."""
+    mean, deviation = step_moments(values_N)
     return ((values_N - mean) / (deviation + EPSILON)).nan_to_num(0.0)
 
 
@@ -81,13 +71,12 @@ class Advantages(ABC):
     """What a completion's reward is compared with, and how the difference is scaled."""
 
     @abstractmethod
-    def __call__(self, batch: GroupBatch, rewards_N: Tensor, over_ranks: OverRanks = one_rank) -> Tensor:
+    def __call__(self, batch: GroupBatch, rewards_N: Tensor) -> Tensor:
         """(N,) advantages.
 
         Args:
-            batch: this rank's whole groups of a step.
+            batch: the step.
             rewards_N: its rewards, NaN where a completion has no score.
-            over_ranks: reduces a tensor over all ranks, which call it alike.
         """
 
 
@@ -98,7 +87,7 @@ class GroupRelative(Advantages):
     scale: AdvantageScale = "std"
     """`std` divides by the group's standard deviation, `none` does not."""
 
-    def __call__(self, batch: GroupBatch, rewards_N: Tensor, over_ranks: OverRanks = one_rank) -> Tensor:
+    def __call__(self, batch: GroupBatch, rewards_N: Tensor) -> Tensor:
         return group_advantages(rewards_N, batch.group_N, self.scale)
 
 
@@ -107,7 +96,7 @@ class LeaveOneOut(Advantages):
     """r − the mean of the group's other completions (RLOO, arXiv 2402.14740): n / (n − 1) times r − the group's mean.
     One without others has advantage 0."""
 
-    def __call__(self, batch: GroupBatch, rewards_N: Tensor, over_ranks: OverRanks = one_rank) -> Tensor:
+    def __call__(self, batch: GroupBatch, rewards_N: Tensor) -> Tensor:
         count_N = scored_in_group(rewards_N, batch.group_N)
         return group_advantages(rewards_N, batch.group_N, "none") * count_N / (count_N - 1).clamp(min=1)
 
@@ -127,12 +116,12 @@ class BatchScaled(Advantages):
     deviation: Literal["advantages", "rewards"] = "advantages"
     """What the standard deviation is taken of: what is left after the baseline, or the rewards themselves."""
 
-    def __call__(self, batch: GroupBatch, rewards_N: Tensor, over_ranks: OverRanks = one_rank) -> Tensor:
+    def __call__(self, batch: GroupBatch, rewards_N: Tensor) -> Tensor:
         if self.baseline == "batch":
-            return standardized(rewards_N, over_ranks)
+            return standardized(rewards_N)
         centred_N = group_advantages(rewards_N, batch.group_N, "none")
         measured_N = rewards_N if self.deviation == "rewards" else centred_N.masked_fill(rewards_N.isnan(), torch.nan)
-        return centred_N / (step_moments(measured_N, over_ranks)[1] + EPSILON)
+        return centred_N / (step_moments(measured_N)[1] + EPSILON)
 
 
 @dataclass(frozen=True)
@@ -140,11 +129,11 @@ class PerReward(Advantages):
     """Each reward is compared within its group by itself, the weighted sum is standardised over the step (GDPO,
     arXiv 2601.05242): a reward of small range is not drowned by one of large range. TRL's `normalize_then_sum`."""
 
-    def __call__(self, batch: GroupBatch, rewards_N: Tensor, over_ranks: OverRanks = one_rank) -> Tensor:
+    def __call__(self, batch: GroupBatch, rewards_N: Tensor) -> Tensor:
         if batch.rewards_NK is None or len(batch.reward_weights) != batch.rewards_NK.shape[1]:
             raise ValueError("PerReward needs each reward's own values and weight (rewards_NK, reward_weights)")
         summed_N = torch.zeros_like(rewards_N).masked_fill(rewards_N.isnan(), torch.nan)
         for values_N, weight in zip(batch.rewards_NK.unbind(1), batch.reward_weights, strict=True):
             scored_N = values_N.masked_fill(rewards_N.isnan(), torch.nan)
             summed_N = summed_N + weight * group_advantages(scored_N, batch.group_N)
-        return standardized(summed_N, over_ranks)
+        return standardized(summed_N)

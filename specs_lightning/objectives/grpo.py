@@ -14,7 +14,7 @@ from torch import Tensor
 
 from specs_lightning.errors import check_positive
 from specs_lightning.groups import GroupBatch
-from specs_lightning.objectives.advantages import Advantages, AdvantageScale, GroupRelative, OverRanks, one_rank
+from specs_lightning.objectives.advantages import Advantages, AdvantageScale, GroupRelative
 from specs_lightning.objectives.base import LossTerms, Part, token_share
 from specs_lightning.objectives.mismatch import MismatchCorrection
 from specs_lightning.objectives.surrogates import Clipped, Surrogate
@@ -69,9 +69,9 @@ class GRPO:
         """The surrogate in use."""
         return self.surrogate or Clipped(self.clip_low, self.clip_high)
 
-    def weigh(self, batch: GroupBatch, over_ranks: OverRanks = one_rank) -> GroupBatch:
+    def weigh(self, batch: GroupBatch) -> GroupBatch:
         """The batch with advantages, and with what must not count taken out of its mask: completions without a
-        score and, if asked for, unfinished ones. Takes whole groups; all ranks call it alike."""
+        score and, if asked for, unfinished ones. Takes a whole step."""
         if batch.rewards_N is None or batch.finished_N is None:
             raise ValueError("GRPO needs rewards, and which completions are finished")
         counts_N = ~batch.rewards_N.isnan()
@@ -80,7 +80,7 @@ class GRPO:
         advantages = self.advantages or GroupRelative(self.advantage_scale)
         return replace(
             batch,
-            advantages_N=advantages(batch, batch.rewards_N, over_ranks),
+            advantages_N=advantages(batch, batch.rewards_N),
             mask_NT=batch.mask_NT & counts_N[:, None],
         )
 

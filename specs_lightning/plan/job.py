@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.lengths import Groups
 from specs_lightning.plan.trace import Computing
+from specs_lightning.policy.dealing import deal
 from specs_lightning.policy.families import family_of
 from specs_lightning.policy.loading import DTYPES, PolicySettings, shares_prefix
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
@@ -84,8 +85,11 @@ class Job:
         """In which weights are used."""
         return self.devices.computing.weights or DTYPES[self.policy.dtype]
 
-    def micro_batches(self) -> list[GroupBatch]:
-        """Those of one step on one process."""
+    def micro_batches(self) -> list[list[GroupBatch]]:
+        """Those of one step, of each process."""
         assert self.training is not None
-        step = self.training.groups.batch(-(-self.training.groups_per_step // self.devices.ranks))
-        return step.micro_batches(self.training.max_tokens, self.shared_prefix, self.training.whole_groups)
+        training, step = self.training, self.training.groups.batch(self.training.groups_per_step)
+        how = training.max_tokens, self.shared_prefix, training.whole_groups
+        if self.devices.ranks == 1:
+            return [step.micro_batches(*how)]
+        return [[step.select(n) for n in parts] for parts in deal(step, self.devices.ranks, *how)]

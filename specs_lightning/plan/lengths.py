@@ -96,10 +96,9 @@ def some(items: Sequence[T], number: int) -> list[T]:
 
 def row_lengths(batch: GroupBatch, shared_prefix: bool) -> list[int]:
     """Tokens of each row that a batch is packed into, padding left out."""
-    groups = list(zip(map(len, batch.prompts), batch.lengths_N.split(batch.group_sizes), strict=True))
     if shared_prefix:
-        return [prompt + int(lengths.sum()) for prompt, lengths in groups]
-    return [prompt + length for prompt, lengths in groups for length in lengths.tolist()]
+        return [sum(map(len, batch.prompts)) + int(batch.lengths_N.sum())]
+    return [len(batch.prompts[g]) + n for g, n in zip(batch.group_N.tolist(), batch.lengths_N.tolist(), strict=True)]
 
 
 def image_tokens(batch: GroupBatch, shared_prefix: bool, image_token: int) -> int:

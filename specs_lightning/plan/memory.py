@@ -195,8 +195,9 @@ def optimizer_bytes(make: Any) -> float:
 def _activations(job: Job) -> Activations:
     """Of the micro-batch that takes most: the one with most tokens, or with the largest attention masks. Beside them
     what a trained vision tower keeps, in the one with most images."""
-    training, split = job.training, job.micro_batches()
+    training = job.training
     assert training is not None
+    split = [batch for batches in job.micro_batches() for batch in batches if len(batch)]
 
     def tokens(batch: GroupBatch) -> int:
         rows = row_lengths(batch, job.shared_prefix)

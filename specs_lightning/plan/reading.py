@@ -162,7 +162,9 @@ class _Planner:
             module.keeps_second_model,
         )
         job = Job(model_shape(source), policy, devices, training, sampling)
-        work["micro-batches a step and process"] = len(job.micro_batches())
+        work["micro-batches a step and process"] = len(job.micro_batches()[0])
+        if note := data.idle_note(devices.ranks):
+            notes.append(note)
         if groups.images is None and not policy.freeze_vision:
             notes.append("no image of the data is at hand: the vision tower's activations are not counted")
         return PlannedWork(name, job, work, tuple(notes))

@@ -1,9 +1,9 @@
-"""Attention over shared-prefix rows, without computing what is masked away.
+"""Attention over prompts that their completions share, without computing what is masked away.
 
-In a row `prompt | completion 1 | completion 2 | …` most pairs of tokens do not see each other. Instead of a mask over
-the whole row, the prompts attend to themselves, and every completion, as a sequence of its own, to its prompt and
-itself. Everything else of a layer still runs on the row. With K completions of T tokens behind a prompt of P, that is
-P² + K·T·(P + T) scores rather than (P + K·T)².
+In `prompt | completion 1 | completion 2 | …` most pairs of tokens do not see each other. Instead of a mask over all of
+it, the prompts attend to themselves, and every completion, as a sequence of its own, to its prompt and itself.
+Everything else of a layer runs on the tokens as they stand, without padding. With K completions of T tokens behind a
+prompt of P, that is P² + K·T·(P + T) scores rather than (P + K·T)².
 """
 
 from __future__ import annotations
@@ -30,46 +30,47 @@ GROUPED_WITH_MASK = frozenset({"cpu"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefixLayout:
-    """Where prompts and completions stand in rows: made once a batch, used by every layer.
+    """Where prompts and completions stand in one sequence: made once a batch, used by every layer.
 
-    `_R` rows, `_L` row length, `_N` completions, `_T` the longest of them, `_P` the longest prompt.
+    `_G` prompts, `_P` the longest of them, `_N` completions, `_T` the longest of them, `_L` all tokens.
     """
 
-    row_N: Tensor
-    """The row of each completion."""
-    prompt_length: int
-    """P: of the longest prompt."""
+    group_N: Tensor
+    """The prompt of each completion."""
+    token_GP: Tensor
+    """The place of each prompt's tokens in the sequence; beyond its end, any."""
     token_NT: Tensor
-    """The indices of each completion's tokens in the flattened (R·L) rows; beyond its end, any."""
+    """Likewise of each completion's."""
     mask_N1TS: Tensor
     """(N, 1, T, P + T), true where a completion's token sees one of the prompt's, and one of its own."""
-    place_RL: Tensor
-    """Where each token's output stands in the prompts' (R·P), followed by the completions' (N·T)."""
+    place_L: Tensor
+    """Where each token's output stands in the prompts' (G·P), followed by the completions' (N·T)."""
 
     @classmethod
     def of(
-        cls, prompt_lengths_R: Tensor, lengths_N: Tensor, row_N: Tensor, start_N: Tensor, length: int
+        cls, prompt_lengths_G: Tensor, lengths_N: Tensor, group_N: Tensor, start_G: Tensor, start_N: Tensor
     ) -> PrefixLayout:
-        """The layout of rows of this length, padding included; each completion has a row, and a column to start at."""
-        device = row_N.device
-        longest_prompt, longest = int(prompt_lengths_R.max()), int(lengths_N.max())
-        token_T = torch.arange(longest, device=device)
-        valid_NT = token_T < lengths_N[:, None]
-        token_NT = (row_N * length + start_N)[:, None] + token_T.where(valid_NT, 0)
-        sees_prompt_NP = torch.arange(longest_prompt, device=device) < prompt_lengths_R[row_N][:, None]
-        causal_TT = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-        n = len(row_N)
+        """The layout of a sequence in which prompts and completions start where it says."""
+        token_GP, valid_GP = _tokens(start_G, prompt_lengths_G)
+        token_NT, valid_NT = _tokens(start_N, lengths_N)
+        n, longest = token_NT.shape
+        causal_TT = torch.ones(longest, longest, dtype=torch.bool, device=group_N.device).tril()
+        sees_prompt_NP = valid_GP[group_N]
         mask_NTS = torch.cat(
             [sees_prompt_NP[:, None].expand(n, longest, -1), causal_TT.expand(n, longest, longest)], dim=-1
         )
-        column_RP = torch.arange(longest_prompt, device=device)[None]
-        row_R1 = torch.arange(len(prompt_lengths_R), device=device)[:, None]
-        place_RL = torch.zeros(len(prompt_lengths_R), length, dtype=torch.long, device=device)
-        place_RL[:, :longest_prompt] = row_R1 * longest_prompt + column_RP
-        place_RL.view(-1)[token_NT[valid_NT]] = (
-            place_RL.shape[0] * longest_prompt + torch.arange(n * longest, device=device).view(n, longest)[valid_NT]
-        )
-        return cls(row_N, longest_prompt, token_NT, mask_NTS[:, None], place_RL)
+        valid = torch.cat([valid_GP.flatten(), valid_NT.flatten()])
+        token = torch.cat([token_GP.flatten(), token_NT.flatten()])
+        place_L = torch.empty(int(valid.sum()), dtype=torch.long, device=group_N.device)
+        place_L[token[valid]] = valid.nonzero()[:, 0]
+        return cls(group_N, token_GP, token_NT, mask_NTS[:, None], place_L)
+
+
+def _tokens(start_X: Tensor, lengths_X: Tensor) -> tuple[Tensor, Tensor]:
+    """(X, longest) places of tokens in a row; and which of them there are: others have the place of any token."""
+    number = torch.arange(int(lengths_X.max()), device=start_X.device)
+    valid = number < lengths_X[:, None]
+    return (start_X[:, None] + number).where(valid, 0), valid
 
 
 def use_shared_prefix(config: PretrainedConfig, kernels: str | None = None) -> None:
@@ -97,8 +98,8 @@ def attend(
 ) -> tuple[Tensor, None]:
     """An attention implementation of transformers: (R, heads, L, D) to (R, L, heads, D).
 
-    Keys and values have a divisor of the queries' heads as theirs. Where there is a layout, the mask is not looked at;
-    there is no dropout, since policies are in evaluation mode.
+    Keys and values have a divisor of the queries' heads as theirs. Where there is a layout, there is one row, and the
+    mask is not looked at; there is no dropout, since policies are in evaluation mode.
     """
     one_attention = partial(_attend, scaling=scaling, grouped=(kernels or query.device.type) in GROUPED_WITH_MASK)
     if prefix_layout is not None:
@@ -111,21 +112,21 @@ def attend(
 def _attend_to_prefix(
     attend: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, layout: PrefixLayout
 ) -> Tensor:
-    prompt_queries, prompt_keys, prompt_values = (x[:, :, : layout.prompt_length] for x in (query, key, value))
-    prompts = attend(prompt_queries, prompt_keys, prompt_values)
+    prompt_keys, prompt_values = _at(key, layout.token_GP), _at(value, layout.token_GP)
+    prompts = attend(_at(query, layout.token_GP), prompt_keys, prompt_values)
     completions = attend(
-        _of_completions(query, layout),
-        torch.cat([prompt_keys[layout.row_N], _of_completions(key, layout)], dim=2),
-        torch.cat([prompt_values[layout.row_N], _of_completions(value, layout)], dim=2),
+        _at(query, layout.token_NT),
+        torch.cat([prompt_keys[layout.group_N], _at(key, layout.token_NT)], dim=2),
+        torch.cat([prompt_values[layout.group_N], _at(value, layout.token_NT)], dim=2),
         layout.mask_N1TS,
     )
     outputs = torch.cat([x.transpose(1, 2).flatten(0, 1) for x in (prompts, completions)])
-    return outputs[layout.place_RL]
+    return outputs[layout.place_L][None]
 
 
-def _of_completions(states_RHLD: Tensor, layout: PrefixLayout) -> Tensor:
-    """(N, H, T, D) of the completions' tokens."""
-    return states_RHLD.transpose(1, 2).flatten(0, 1)[layout.token_NT].transpose(1, 2)
+def _at(states_1HLD: Tensor, token_XT: Tensor) -> Tensor:
+    """(X, H, T, D): the states at these places."""
+    return states_1HLD[0].transpose(0, 1)[token_XT].transpose(1, 2)
 
 
 def _attend(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import PIL.Image
 import torch
@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.policy.dealing import deal
 from specs_lightning.policy.export import _adapter_change, _dense
 from specs_lightning.policy.families import (
     family_of,
@@ -50,6 +51,8 @@ from specs_lightning.system.ranks import gather, rank, whole, world_size
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
+
+T = TypeVar("T")
 
 
 class BrokenWeights(SpecsError, RuntimeError):
@@ -216,25 +219,41 @@ class Policy(nn.Module):
     forward = token_logprobs
 
     def micro_batches(self, batch: GroupBatch, max_tokens: int, whole_groups: bool = False) -> list[GroupBatch]:
-        """`GroupBatch.micro_batches` of each process's own batch, which may be empty. All processes must call it.
+        """This process's micro-batches of a batch that all processes have alike: see `deal`.
 
         Processes that share weights or gradients wait for each other in every forward and backward pass: one with a
         micro-batch less, or with text alone where others run their vision tower, would leave them waiting forever. So
-        micro-batches without completions, which weigh nothing, make up for those that a process has less than others.
-        A dummy prompt with an image goes with text alone where another process has images, or where the vision tower is
-        trained: DDP waits for the gradient of every weight.
+        where there are too few completions for all, some run a dummy prompt, which weighs nothing. One with an image
+        goes with text alone where another process has images, or where the vision tower is trained: DDP waits for the
+        gradient of every weight.
         """
-        mine = batch.micro_batches(max_tokens, self.shared_prefix, whole_groups)
         if world_size() == 1:
-            return mine
-        have_images = [any(prompt.vision for prompt in micro_batch.prompts) for micro_batch in mine]
-        everyones = gather(have_images)
-        mine += [batch.select([])] * (max(map(len, everyones)) - len(mine))
+            return batch.micro_batches(max_tokens, self.shared_prefix, whole_groups)
+        dealt = deal(batch, world_size(), max_tokens, self.shared_prefix, whole_groups)
+        group_N = batch.group_N.tolist()
+        has_images = [bool(batch.prompts[g].vision) for g in group_N]
+        mine = [batch.select(indices) for indices in dealt[rank()]]
         for i, micro_batch in enumerate(mine):
-            images = trains_vision(self.model) or any(flags[i] for flags in everyones if i < len(flags))
-            if not len(micro_batch) or (images and not have_images[i]):
+            images = trains_vision(self.model) or any(has_images[n] for parts in dealt for n in parts[i])
+            if not len(micro_batch) or (images and not any(prompt.vision for prompt in micro_batch.prompts)):
                 mine[i] = replace(micro_batch, dummy_prompt=self.dummy_prompt(images))
         return mine
+
+    def of_each_completion(
+        self, batch: GroupBatch, max_tokens: int, measure: Callable[[GroupBatch], Sequence[T]]
+    ) -> list[T]:
+        """What is measured of each completion of a batch that all processes have: they share the work, and get all.
+
+        Args:
+            measure: takes a micro-batch on the policy's device.
+        """
+        numbered = replace(batch, index_N=torch.arange(len(batch)))
+        found: dict[int, T] = {}
+        for micro_batch in self.micro_batches(numbered, max_tokens):
+            assert micro_batch.index_N is not None  # it was numbered
+            found |= zip(micro_batch.index_N.tolist(), measure(micro_batch.to(self.device)), strict=True)
+        everyones = {n: value for own in gather(found) for n, value in own.items()}
+        return [everyones[n] for n in range(len(batch))]
 
     def dummy_prompt(self, with_image: bool) -> EncodedPrompt:
         """A short prompt that is run where there is nothing else to run, or nothing with an image."""

@@ -15,22 +15,20 @@ from torch import Tensor
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.policy.policy import Policy
-from specs_lightning.system.ranks import gather_shares
 
 
 @torch.no_grad()
 def sequence_logprobs(policy: Policy, batches: Iterable[GroupBatch], max_tokens: int) -> Tensor:
     """The summed log-probability of every completion of `batches`, in their order, on the CPU: (all N,).
 
-    Every process computes its share of each batch, and gets all.
+    Batches are the same on all processes, which share the work, and get all.
     """
-    everyones = [torch.empty(0)]
-    for batch in batches:
-        sums = [torch.empty(0)]
-        for micro_batch in policy.micro_batches(batch, max_tokens):
-            sums.append(policy.token_logprobs(micro_batch.to(policy.device)).logprobs.sum(-1).cpu())
-        everyones += gather_shares([group.clone() for group in torch.cat(sums).split(batch.group_sizes)])
-    return torch.cat(everyones)
+
+    def measure(micro_batch: GroupBatch) -> list[float]:
+        sums: list[float] = policy.token_logprobs(micro_batch).logprobs.sum(-1).tolist()
+        return sums
+
+    return torch.tensor([total for batch in batches for total in policy.of_each_completion(batch, max_tokens, measure)])
 
 
 class Reference(Protocol):

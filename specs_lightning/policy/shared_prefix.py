@@ -1,9 +1,9 @@
 """Groups to rows and back: the prompt once, followed by its completions, each of which sees the prompt and itself.
 
-A row looks like `prompt | completion 1 | completion 2 | … | padding`. Every completion's positions continue from the
-prompt's end, so each is computed exactly as if it stood alone behind the prompt, while the prompt and its images are
-run once. The padded layout (one completion a row, an ordinary mask) is the same packing with one completion each; it
-serves families whose attention cannot share a prompt, and the parity tests.
+All groups of a batch stand behind each other in one row, `prompt | completion 1 | completion 2 | … | prompt | …`,
+without padding. Every completion's positions continue from its prompt's end, so each is computed exactly as if it stood
+alone behind the prompt, while the prompt and its images are run once. Padded rows (one completion each, behind its
+prompt, an ordinary mask) serve families whose attention cannot share a prompt, and the parity tests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def pack_rows(
 
     Args:
         positions: a prompt's position ids, (rows, P); text continues from their largest value.
-        shared_prefix: a row for each group rather than for each completion.
+        shared_prefix: one row for all groups, each prompt in it once, rather than one for each completion.
         pad_id: what fills up the rows.
 
     Returns:
@@ -34,48 +34,51 @@ def pack_rows(
         the flattened (R·L) positions: those whose hidden state predicts a token that `mask_NT` marks, in its order.
     """
     device = batch.completion_ids_NT.device
-    row_N = batch.group_N if shared_prefix else torch.arange(len(batch), device=device)
-    group_R = torch.arange(len(batch.prompts), device=device) if shared_prefix else batch.group_N
-    prompts = [batch.prompts[g] for g in group_R.tolist()]
-    prompt_lengths_R = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    start_N = _starts(row_N, prompt_lengths_R, batch.lengths_N)
-    length = int((start_N + batch.lengths_N).max())
+    prompt_N = batch.group_N if shared_prefix else torch.arange(len(batch), device=device)
+    prompts = batch.prompts if shared_prefix else [batch.prompts[g] for g in batch.group_N.tolist()]
+    prompt_lengths_G = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    if shared_prefix:
+        start_G, start_N = _starts(prompt_N, prompt_lengths_G, batch.lengths_N)
+        rows, length = 1, int(prompt_lengths_G.sum() + batch.lengths_N.sum())
+    else:
+        rows, length = len(batch), int((prompt_lengths_G + batch.lengths_N).max())
+        start_G = torch.arange(rows, device=device) * length
+        start_N = start_G + prompt_lengths_G
 
     token_T = torch.arange(batch.completion_ids_NT.shape[1], device=device)
     valid_NT = token_T < batch.lengths_N[:, None]
-    column_NT = start_N[:, None] + token_T
-    row_NT = row_N[:, None].expand_as(column_NT)
-    at = row_NT[valid_NT], column_NT[valid_NT]
-
-    position_R = [positions(prompt).to(device) for prompt in prompts]
-    input_ids_RL = torch.full((len(prompts), length), pad_id, device=device)
-    position_CRL = torch.zeros(position_R[0].shape[0], *input_ids_RL.shape, dtype=torch.long, device=device)
-    for r, (prompt, prompt_positions) in enumerate(zip(prompts, position_R, strict=True)):
-        input_ids_RL[r, : len(prompt)] = prompt.input_ids.to(device)
-        position_CRL[:, r, : len(prompt)] = prompt_positions
-    input_ids_RL[at] = batch.completion_ids_NT[valid_NT]
-    position_CNT = next_positions(position_R)[:, row_N, None] + token_T
-    position_CRL[:, at[0], at[1]] = position_CNT[:, valid_NT]
+    place_NT = start_N[:, None] + token_T
+    position_G = [positions(prompt).to(device) for prompt in prompts]
+    ids = torch.full((rows * length,), pad_id, device=device)
+    position_CX = torch.zeros(position_G[0].shape[0], rows * length, dtype=torch.long, device=device)
+    for start, prompt, prompt_positions in zip(start_G.tolist(), prompts, position_G, strict=True):
+        ids[start : start + len(prompt)] = prompt.input_ids.to(device)
+        position_CX[:, start : start + len(prompt)] = prompt_positions
+    ids[place_NT[valid_NT]] = batch.completion_ids_NT[valid_NT]
+    position_CX[:, place_NT[valid_NT]] = (next_positions(position_G)[:, prompt_N, None] + token_T)[:, valid_NT]
+    input_ids_RL, position_CRL = ids.view(rows, length), position_CX.view(-1, rows, length)
 
     if shared_prefix:
-        layout = PrefixLayout.of(prompt_lengths_R, batch.lengths_N, row_N, start_N, length)
+        layout = PrefixLayout.of(prompt_lengths_G, batch.lengths_N, prompt_N, start_G, start_N)
         # A mask of four dimensions is handed on as it is; the layout says all, so this one says nothing.
-        attention = {"attention_mask": input_ids_RL.new_empty(0, 0, 0, 0), "prefix_layout": layout}
+        attention = {"attention_mask": ids.new_empty(0, 0, 0, 0), "prefix_layout": layout}
     else:
-        end_N = start_N + batch.lengths_N
+        end_N = prompt_lengths_G + batch.lengths_N
         attention = {"attention_mask": (torch.arange(length, device=device) < end_N[:, None]).long()}
     position_ids = position_CRL[0] if position_CRL.shape[0] == 1 else position_CRL
     inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention, **join_vision(prompts)}
-    inputs |= token_types(prompts, input_ids_RL)
-    predictor_NT = torch.where(token_T == 0, prompt_lengths_R[row_N][:, None], column_NT) - 1
-    return inputs, (row_NT * length + predictor_NT)[batch.mask_NT]
+    inputs |= token_types(prompts, input_ids_RL, start_G.tolist())
+    before_N = start_G[prompt_N] + prompt_lengths_G[prompt_N]
+    predictor_NT = torch.where(token_T == 0, before_N[:, None], place_NT) - 1
+    return inputs, predictor_NT[batch.mask_NT]
 
 
-def _starts(row_N: Tensor, prompt_lengths_R: Tensor, lengths_N: Tensor) -> Tensor:
-    """Where each completion starts in its row: behind the prompt and the completions before it."""
-    before_N = lengths_N.cumsum(0) - lengths_N
-    first_of_row_R = torch.searchsorted(row_N, torch.arange(len(prompt_lengths_R), device=row_N.device))
-    return prompt_lengths_R[row_N] + before_N - before_N[first_of_row_R][row_N]
+def _starts(group_N: Tensor, prompt_lengths_G: Tensor, lengths_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each prompt and each completion starts in the one row: behind all that comes before it."""
+    of_completions_G = torch.zeros_like(prompt_lengths_G).index_add(0, group_N, lengths_N)
+    group_lengths_G = prompt_lengths_G + of_completions_G
+    start_G = group_lengths_G.cumsum(0) - group_lengths_G
+    return start_G, prompt_lengths_G.cumsum(0)[group_N] + lengths_N.cumsum(0) - lengths_N
 
 
 def next_positions(positions: list[Tensor]) -> Tensor:
@@ -89,17 +92,16 @@ def next_positions(positions: list[Tensor]) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, left: bool = False) -> dict[str, Tensor]:
-    """(R, L) by name: what processors said of the tokens of prompts, each at its row's start, or `left` of its end.
+def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int]) -> dict[str, Tensor]:
+    """(R, L) by name: what processors said of the tokens of prompts, each of which starts there in the flattened rows.
 
     Completions and padding have type 0, which is text.
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.token_types)
     types = {name: torch.zeros_like(ids_RL) for name in names}
-    for r, prompt in enumerate(prompts):
-        start = ids_RL.shape[1] - len(prompt) if left else 0
+    for start, prompt in zip(starts, prompts, strict=True):
         for name, types_P in prompt.token_types.items():
-            types[name][r, start : start + len(prompt)] = types_P.to(ids_RL)
+            types[name].view(-1)[start : start + len(prompt)] = types_P.to(ids_RL)
     return types
 
 

@@ -16,6 +16,13 @@ from specs_lightning.system.files import keep_lines, naming_what_has_no_room, sy
 
 FILE = "metrics.csv"
 STEP = "step"
+SPEED = "speed/"
+"""How the names of figures begin that are others each time, though all else is the same."""
+
+
+def is_timing(name: str) -> bool:
+    """Whether a figure tells of time, and not of what was learned."""
+    return name.startswith(SPEED) or name.endswith("_seconds")
 
 
 RENAMED = {

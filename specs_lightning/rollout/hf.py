@@ -134,7 +134,8 @@ class _Decoding:
                 "cannot copy for each completion: sample by specs_lightning.rollout.VLLMEngine or VLLMServers"
             )
         vision = {name: tensor.to(device) for name, tensor in join_vision(prompts).items()}
-        types = token_types(prompts, ids_GL, left=True)
+        starts = [(g + 1) * length - len(prompt) for g, prompt in enumerate(prompts)]
+        types = token_types(prompts, ids_GL, starts)
         hidden_GH = self._forward(ids_GL, seen_GL, position_CGL, cache, **types, **vision)
         return hidden_GH, cache, seen_GL, next_positions(position_G)
 

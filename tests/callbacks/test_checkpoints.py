@@ -51,6 +51,7 @@ from specs_lightning.modules.checkpoint_files import CheckpointError, by_step
 from specs_lightning.modules.metrics_file import MetricsFile, ResumeMetrics
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import BrokenWeights
+from specs_lightning.records.metrics import is_timing
 from specs_lightning.rollout import SamplingSettings
 
 
@@ -100,8 +101,7 @@ class Ended:
         self.weights, self.version, self.steps = trained_weights(module), module.policy.version, module.steps
         with (folder / "metrics.csv").open(newline="") as file:
             self.metrics = [
-                {name: value for name, value in row.items() if not name.endswith("_seconds")}
-                for row in csv.DictReader(file)
+                {name: value for name, value in row.items() if not is_timing(name)} for row in csv.DictReader(file)
             ]
         samples = folder / "samples.jsonl"
         self.samples = [json.loads(line) for line in samples.read_text().splitlines()] if samples.exists() else []

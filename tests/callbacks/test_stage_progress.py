@@ -89,6 +89,7 @@ def test_a_training_shows_its_steps_with_their_loss_and_reward_and_goes_on_where
     assert bars.made == [("[2/6] zero", STEPS)] and bars.open == 0
     assert (bars.begun_at, bars.done) == ([0], [1, 1, 1])
     assert all("loss " in note and "reward 1.500" in note for note in bars.notes)
+    assert all(float(note.split()[-2]) > 0 and note.endswith(" tokens/s") for note in bars.notes)
     bars.done.clear()
     module, data = modules(tiny_model_path, prompts)
     trainer(tmp_path).fit(module, datamodule=data, ckpt_path=tmp_path / "step=2.ckpt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import sys
@@ -185,6 +186,18 @@ class TestMachine:
         assert worst(disk()).verdict == "broken"
         monkeypatch.setattr(module, "LITTLE_MEMORY", 2**60)
         assert worst(memory()).verdict == "warning"
+
+    def test_threads_are_told_with_how_they_wait_and_a_busy_machine_is_a_warning(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+        monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        monkeypatch.setattr(os, "getloadavg", lambda: (0.5, 0, 0))
+        (found,) = module.threads()
+        assert found.verdict == "ok" and found.found.startswith("2 on ") and "OMP_WAIT_POLICY=PASSIVE" in found.found
+        monkeypatch.setattr(os, "getloadavg", lambda: (300.0, 0, 0))
+        (found,) = module.threads()
+        assert found.verdict == "warning" and "OMP_NUM_THREADS=1" in found.remedy
 
     def test_a_check_that_raises_is_broken_and_says_why(self) -> None:
         def check() -> Iterator[Finding]:

@@ -99,7 +99,8 @@ def test_nothing_is_fetched_ahead(tiny_model_path: Path, prompts: PromptSource, 
     assert engine.sampled == [0, 2, 4]
     assert module.versions == [0, 1, 2, 3, 4, 5]
     assert [batch.fresh for batch in module.batches] == [True, False] * 3
-    assert [bool(batch.metrics) for batch in module.batches] == [True, False] * 3
+    assert ["reward" in batch.metrics for batch in module.batches] == [True, False] * 3
+    assert [batch.metrics["policy_lag"] for batch in module.batches] == [0, 1] * 3
 
 
 def test_a_round_is_handed_out_in_steps_of_whole_groups(

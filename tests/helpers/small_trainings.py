@@ -22,6 +22,7 @@ from specs_lightning.modules import ColdStartModule, GRPOModule, PolicyModule, S
 from specs_lightning.objectives import DPO, GRPO, SFT, MismatchCorrection
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.policy import Policy
+from specs_lightning.records.metrics import is_timing
 from specs_lightning.rollout import SamplingSettings
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 
@@ -32,7 +33,6 @@ WRITERS = (("ddp", "auto"), ("fsdp2", "fsdp2"), ("fsdp2", "auto"))
 """The strategy on two processes, and that of the process whose checkpoint it goes on from."""
 READERS = (("auto", "ddp"), ("fsdp2", "fsdp2"))
 """The strategy on one process, and that of the two whose checkpoint it goes on from."""
-TIMES = ("train/draw_seconds", "train/wait_seconds", "train/round_seconds")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def train(
     callbacks = (curve, recorder, keeper, ExportHF(), *more)
     fitted = small_trainer(folder, *callbacks, enable_checkpointing=True, **defaults | trainer)
     fitted.fit(module, datamodule=data, ckpt_path=resume)
-    steps = [{name: value for name, value in step.items() if name not in TIMES} for step in curve.steps]
+    steps = [{name: value for name, value in step.items() if not is_timing(name)} for step in curve.steps]
     weights = {name: whole(p) for name, p in module.named_parameters() if p.requires_grad}
     held = sum(p.to_local().numel() if isinstance(p, DTensor) else p.numel() for p in module.policy.parameters())
     return Outcome(steps, recorder.gradients, weights, held, some_logprobs(module.policy))

@@ -261,7 +261,7 @@ class TestMismatch:
             assert curve["mismatch/max"] == pytest.approx([0, 0.2], abs=1e-5)
             assert curve["mismatch/effective_sample_size"] == pytest.approx([1, 0.990], abs=1e-3)
 
-    def test_two_ranks_with_the_same_step_measure_what_one_measures(
+    def test_two_ranks_with_the_same_completions_measure_what_one_measures_and_each_adds_its_share_of_the_loss(
         self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         alone, _ = self.fit(tiny_model_path, prompts, tmp_path, [0.3], kind="truncated")
@@ -271,8 +271,9 @@ class TestMismatch:
 
         monkeypatch.setattr(SingleDeviceStrategy, "reduce", of_two)
         together, _ = self.fit(tiny_model_path, prompts, tmp_path, [0.3], kind="truncated")
-        names = [name for name in alone.steps[0] if not name.endswith(("_seconds", "grad_norm"))]
-        assert {"train/loss", "train/mismatch/max", "train/mismatch/effective_sample_size"} <= set(names)
+        names = [name for name in alone.steps[0] if not name.endswith(("_seconds", "grad_norm", "loss"))]
+        assert {"train/mismatch/max", "train/mismatch/effective_sample_size"} <= set(names)
+        assert together["loss"][0] == pytest.approx(2 * alone["loss"][0]) != 0
         for name in names:
             assert together.steps[0][name] == pytest.approx(alone.steps[0][name]), name
 

@@ -24,6 +24,14 @@ def test_a_run_gives_a_job_for_each_stage_that_needs_a_device() -> None:
     assert jobs["distill"].training is None
 
 
+def test_more_processes_than_a_step_can_keep_busy_are_noted() -> None:
+    training = "--config=configs/toy/cold_start.yaml", "--data.batch_size=8"
+    (two,), (three,) = (planned(*training, f"--world_size={ranks}") for ranks in (2, 3))
+    assert not any("wait" in note for note in two.notes)
+    (note,) = (note for note in three.notes if "wait" in note)
+    assert "8 parts that can be dealt to 3 processes" in note and "wait 11%" in note and "data.batch_size" in note
+
+
 def test_what_cannot_be_known_yet_is_asked_for() -> None:
     with working_directory(ROOT), pytest.raises(SpecsError, match=r"give --rows and --prompt_tokens\."):
         list(read(["--config=configs/qwen2_5_vl_7b/zero.yaml", "--shape=Qwen2.5-VL-7B"]))

@@ -10,47 +10,47 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from specs_lightning.policy.attention import PrefixLayout, attend
 
-GROUPS: list[tuple[int, list[int]]] = [(5, [3, 1, 4]), (2, [6]), (7, [2, 2])]
-"""Each row's prompt length, and its completions'."""
-LENGTH = 14
-"""The longest row has 13."""
+GROUPS: list[tuple[int, list[int]]] = [(5, [3, 1, 4]), (2, [6]), (7, [2, 2]), (3, [0])]
+"""Each prompt's length, and its completions'; an empty one goes with a dummy prompt."""
+LENGTH = 35
+"""Of all together."""
 MODULE: Any = SimpleNamespace(num_key_value_groups=2, is_causal=True, training=False)
 
 
 def layout() -> PrefixLayout:
-    row_N, start_N, lengths_N = [], [], []
-    for row, (prompt, completions) in enumerate(GROUPS):
-        end = prompt
+    lengths_N, group_N, start_G, start_N = [], [], [], []
+    end = 0
+    for group, (prompt, completions) in enumerate(GROUPS):
+        start_G.append(end)
+        end += prompt
         for length in completions:
-            row_N.append(row)
+            group_N.append(group)
             start_N.append(end)
             lengths_N.append(length)
             end += length
-    prompts_R = torch.tensor([prompt for prompt, _ in GROUPS])
-    return PrefixLayout.of(prompts_R, *map(torch.tensor, (lengths_N, row_N, start_N)), LENGTH)
+    prompts_G = torch.tensor([prompt for prompt, _ in GROUPS])
+    return PrefixLayout.of(prompts_G, *map(torch.tensor, (lengths_N, group_N, start_G, start_N)))
 
 
 def visible() -> Tensor:
-    """(R, 1, L, L) token by token, as the definition says; padding sees itself."""
-    seen = torch.eye(LENGTH, dtype=torch.bool).repeat(len(GROUPS), 1, 1)
-    for r, (prompt, completions) in enumerate(GROUPS):
+    """(1, 1, L, L) token by token, as the definition says."""
+    seen = torch.zeros((LENGTH, LENGTH), dtype=torch.bool)
+    start = 0
+    for prompt, completions in GROUPS:
         owner = [0] * prompt + [n + 1 for n, length in enumerate(completions) for _ in range(length)]
         for i in range(len(owner)):
             for j in range(i + 1):
-                seen[r, i, j] = owner[j] in (0, owner[i])
-    return seen[:, None]
-
-
-def real_tokens() -> Tensor:
-    lengths = torch.tensor([prompt + sum(completions) for prompt, completions in GROUPS])
-    return torch.arange(LENGTH) < lengths[:, None]
+                seen[start + i, start + j] = owner[j] in (0, owner[i])
+        start += len(owner)
+    assert start == LENGTH
+    return seen[None, None]
 
 
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2), (6, 1)])
 def test_outputs_and_gradients_are_those_of_the_mask(heads: int, key_heads: int) -> None:
     torch.manual_seed(0)
-    states = [torch.randn(len(GROUPS), h, LENGTH, 8, dtype=torch.float64) for h in (heads, key_heads, key_heads)]
-    weights = torch.randn(int(real_tokens().sum()), heads, 8, dtype=torch.float64)
+    states = [torch.randn(1, h, LENGTH, 8, dtype=torch.float64) for h in (heads, key_heads, key_heads)]
+    weights = torch.randn(1, LENGTH, heads, 8, dtype=torch.float64)
 
     def outcome(by_layout: bool) -> tuple[Tensor, list[Tensor]]:
         query, key, value = (x.clone().requires_grad_() for x in states)
@@ -59,24 +59,12 @@ def test_outputs_and_gradients_are_those_of_the_mask(heads: int, key_heads: int)
         else:
             repeated = (x.repeat_interleave(heads // key_heads, 1) for x in (key, value))
             output = scaled_dot_product_attention(query, *repeated, visible(), scale=0.3).transpose(1, 2)
-        output = output[real_tokens()]
         return output, list(torch.autograd.grad((weights * output).sum(), (query, key, value)))
 
     (measured, gradients), (expected, expected_gradients) = outcome(True), outcome(False)
     torch.testing.assert_close(measured, expected, rtol=0, atol=1e-12)
     for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-12)
-
-
-def test_padding_is_finite_and_reaches_nothing() -> None:
-    torch.manual_seed(0)
-    states = [torch.randn(len(GROUPS), 4, LENGTH, 8) for _ in range(3)]
-    output, _ = attend(MODULE, *states, None, prefix_layout=layout())
-    for x in states:
-        x.transpose(1, 2)[~real_tokens()] = 1e4
-    with_padding, _ = attend(MODULE, *states, None, prefix_layout=layout())
-    assert output.isfinite().all()
-    assert torch.equal(with_padding[real_tokens()], output[real_tokens()])
 
 
 @pytest.mark.parametrize("queries", [1, 6])

@@ -58,7 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 UNSCORED: dict[str, Any] = {"prompts_per_round": 4, "dynamic_sampling": None}
-"""Each process trains on those groups that it has scored."""
+"""Groups stay in the order in which they were asked for: those of each process are known."""
 
 
 def assert_same(outcome: Outcome, expected: Outcome, after: int = 0) -> None:
@@ -161,7 +161,7 @@ def validate(room: Room, processes: int, strategy: str) -> dict[str, float]:
 
 
 class UnscoredOnOne(Letters):
-    """Has no score for what the second process is to train on, and from the third round on for nothing."""
+    """Has no score for what the second process has sampled, and from the third round on for nothing."""
 
     name = "unscored"
 
