@@ -1,7 +1,7 @@
 """How much better than expected a completion is: the menu of `GRPO.advantages`.
 
-Each takes a whole step, before it is dealt to ranks and micro-batches, and gives (N,) advantages. A completion without a
-score (NaN) has advantage 0 and no part in any mean or deviation.
+Each takes a whole step, before it is dealt to ranks and micro-batches, and gives (N,) advantages. A completion without
+a score (NaN) has advantage 0 and no part in any mean or deviation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Advantages, against TRL's own and by hand; and over ranks as over one."""
+"""Advantages, against TRL's own and by hand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from specs_lightning.objectives import (
     PerReward,
     group_advantages,
 )
-from specs_lightning.objectives.base import JoinedBy
 
 NAN = math.nan
 WEIGHTS = (0.5, 2.0)
@@ -167,33 +166,6 @@ def test_unscored_completions_have_none_and_change_nothing_for_others(name: str)
     measured_N = advantages_of(MENU[name], batch)
     assert measured_N[[1, 5]].tolist() == [0, 0]
     torch.testing.assert_close(measured_N[kept], advantages_of(MENU[name], batch.select(kept)))
-
-
-@pytest.mark.parametrize("name", MENU)
-def test_ranks_that_share_a_step_give_what_one_gives(name: str) -> None:
-    """Ranks meet in each reduction, as processes do: each is run up to there with what the others have brought."""
-    batch = scored_batch(random_rewards(12, unscored=(4,)), [4, 4, 4])
-    parts = [batch.select(range(4)), batch.select(range(4, 12)), batch.select([])]
-    sums: list[Tensor] = []
-
-    def run(part: GroupBatch) -> tuple[Tensor, list[Tensor]]:
-        brought: list[Tensor] = []
-
-        def reduce(values: Tensor, joined_by: JoinedBy) -> Tensor:
-            assert joined_by == "sum"
-            brought.append(values)
-            return sums[len(brought) - 1] if len(sums) >= len(brought) else values
-
-        measured_N = GRPO(advantages=MENU[name]).weigh(part, reduce).advantages_N
-        assert measured_N is not None
-        return measured_N, brought
-
-    while len(sums) < len(run(batch)[1]):
-        at = len(sums)
-        sums.append(torch.stack([run(part)[1][at] for part in parts]).sum(0))
-    together_N = torch.cat([run(part)[0] for part in parts])
-    sums.clear()
-    torch.testing.assert_close(together_N, run(batch)[0], atol=1e-12, rtol=1e-12)
 
 
 def test_each_rewards_own_values_and_weight_are_needed() -> None:
