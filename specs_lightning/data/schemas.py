@@ -32,7 +32,7 @@ class Schema:
     """Rows as they are. A subclass says what its data set calls things, and puts right what differs row by row."""
 
     columns: ClassVar[Mapping[str, str]] = {}
-    """Their column for ours (`sources.USUAL_COLUMNS`), where it is not a usual name; a dot leads into a nested one."""
+    """Their column for ours (`columns.USUAL_COLUMNS`), where it is not a usual name; a dot leads into a nested one."""
     required: ClassVar[tuple[str, ...]] = ()
     """Columns by which a file of this data set is known."""
     forbidden_splits: ClassVar[tuple[str, ...]] = ()

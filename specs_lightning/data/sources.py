@@ -12,6 +12,7 @@ from typing import Any
 
 import PIL.Image
 
+from specs_lightning.data.columns import USUAL_COLUMNS, find_columns, listed
 from specs_lightning.data.options import lettered_options, named_twice, read_options, without_labels
 from specs_lightning.data.reading import default_workers, read_together
 from specs_lightning.data.schemas import Schema, find_schema
@@ -49,21 +50,6 @@ from specs_lightning.toy import resolve
 
 LONG = 1000
 """Rows from which on reading shows a bar."""
-
-USUAL_COLUMNS: dict[str, tuple[str, ...]] = {
-    "id": ("id", "qid", "pid"),
-    "question": ("question", "problem", "prompt"),
-    "answer": ("answer",),
-    "answer_type": ("answer_type",),
-    "answer_format": ("answer_format",),
-    "choices": ("choices", "options"),
-    "images": ("images", "image"),
-    "messages": ("messages", "conversations"),
-    "precision": ("precision",),
-    "unit": ("unit",),
-}
-"""Our names, and the columns in which each is looked for, the first that exists."""
-
 
 BENCHMARK_TASKS = {
     "mathvista": "metadata.task",
@@ -184,7 +170,7 @@ def open_source(source: PromptSource) -> tuple[Table, RowReader]:
     root = Path(source.image_root) if source.image_root is not None else default_root
     if not root.is_dir():
         raise DataError(f"image_root {root} is no folder")
-    columns = _find_columns(source, schema, path, table.columns)
+    columns = find_columns(source.columns, source.schema, path, table.columns)
     return table, RowReader(source, schema, columns, root, _read_template(source.template))
 
 
@@ -202,34 +188,9 @@ def _read_template(file: str | None) -> str | None:
 
 def no_usable_row(source: PromptSource, table: Table, reader: RowReader, refused: SetAside) -> DataError:
     return DataError(
-        f"{source.path} has no usable row: {refused.summary()}\nIts columns are {_listed(table.columns)}; map others "
+        f"{source.path} has no usable row: {refused.summary()}\nIts columns are {listed(table.columns)}; map others "
         f"with `columns`. Images are looked for in {reader.root}; choose another folder with `image_root`."
     )
-
-
-def _find_columns(source: PromptSource, schema: Schema, path: Path, existing: tuple[str, ...]) -> dict[str, str]:
-    """The file's column for each of our names that it has one for. Without any column there is no row to read."""
-    if not existing:
-        return {}
-    if missing := [column for column in schema.required if column not in existing]:
-        raise DataError(
-            f"{path} is not in the schema {source.schema}: it has no column {missing[0]!r}, but {_listed(existing)}; "
-            "choose another `schema`, or `generic` with `columns`"
-        )
-    for name, column in source.columns.items():
-        if column and column not in existing and column.partition(".")[0] not in existing:
-            raise DataError(f"{path} has no column {column!r} for {name}; it has {_listed(existing)}")
-    usual = {name: next((c for c in candidates if c in existing), "") for name, candidates in USUAL_COLUMNS.items()}
-    named = {**usual, **schema.columns, **source.columns}
-    columns = {name: column for name, column in named.items() if column}
-    if "question" not in columns and "messages" not in columns:
-        raise DataError(f"{path} has no column with the question; it has {_listed(existing)}: map one with `columns`")
-    return columns
-
-
-def _listed(columns: tuple[str, ...]) -> str:
-    shown = ", ".join(columns[:40]) or "none"
-    return f"{shown}, … ({len(columns)} in all)" if len(columns) > 40 else shown
 
 
 @dataclass
