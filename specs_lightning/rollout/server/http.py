@@ -35,6 +35,7 @@ from specs_lightning.rollout.server.served import FolderRule, Message, Refused, 
 from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
 from specs_lightning.rollout.wire import MAX_REQUEST_BYTES
 from specs_lightning.system.addresses import host_in, is_loopback, is_same
+from specs_lightning.system.signals import Stopped, raising_on_sigterm
 from specs_lightning.system.terminal import pasted, say
 
 if TYPE_CHECKING:
@@ -206,5 +207,6 @@ def _run(app: ASGIApp, listener: socket.socket) -> None:
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", timeout_keep_alive=60, timeout_graceful_shutdown=5
     )
-    with contextlib.suppress(KeyboardInterrupt):
+    # The server ends at either, and raises the signal again when it has: what is left to close must be closed.
+    with contextlib.suppress(KeyboardInterrupt, Stopped), raising_on_sigterm():
         uvicorn.Server(config).run(sockets=[listener])

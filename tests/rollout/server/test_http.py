@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +20,7 @@ from specs_lightning.rollout import EngineError
 from specs_lightning.rollout.server import http
 from specs_lightning.rollout.server.http import application
 from specs_lightning.rollout.server.served import FolderRule, ServedSampler
-from specs_lightning.rollout.tokens import token_for
+from specs_lightning.rollout.tokens import TOKEN_ENV, token_for
 
 
 @pytest.fixture
@@ -76,6 +82,39 @@ def test_a_server_without_a_token_makes_one_and_answers_to_what_it_was_told(
     monkeypatch.setattr(http, "_run", look)
     http.serve(str(tiny_model_path), host=host, port=0, token_env="MY_TOKEN", names=["gpu-node"])
     assert found == [401, 401, 400, 400, 403]
+
+
+SERVER = """
+import sys
+from helpers.vllm_servers import FakeSampler
+from specs_lightning.rollout.server import http
+http.check_vllm = lambda: None
+http.installed_vllm = lambda: "0"
+http.VLLMSampler = lambda *unused: FakeSampler()
+http.serve(sys.argv[1], port=0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_stopped_takes_its_token_with_it(
+    tiny_model_path: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    environment = {**os.environ, "SPECS_CACHE": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop(TOKEN_ENV, None)
+    command = [sys.executable, "-c", SERVER, str(tiny_model_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        for line in server.stdout:
+            if line.startswith("trainings sample from it"):
+                break
+        tokens = [file for file in tmp_path.rglob("*") if file.is_file()]
+        # It may not wait for connections yet, when a signal would end it as any process.
+        address = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert address and len(tokens) == 1
+        urllib.request.urlopen(f"{address[0]}/health", timeout=60).read()
+        server.send_signal(number)
+        assert server.stdout.read().endswith("stopped; the same command serves again\n")
+    assert server.returncode == 0 and not tokens[0].exists()
 
 
 def test_everything_but_health_needs_the_token(served: ServedSampler) -> None:
