@@ -68,6 +68,7 @@ class StageRecord:
             kept apart from the settings.
         model: the folder or name of its model, if it has one.
         answers: of its `answers.jsonl`, if its model was evaluated.
+        version: of the package that made it; empty in files from before it was noted.
     """
 
     stage: str = ""
@@ -81,6 +82,7 @@ class StageRecord:
     evaluation: dict[str, Any] | None = None
     model: str | None = None
     answers: Seal | None = None
+    version: str = ""
 
 
 RUN = RecordFile("run.json", RunRecord, RUN_AGAIN)

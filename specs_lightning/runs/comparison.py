@@ -6,14 +6,14 @@ evaluation, zero, the candidates) is done once a seed, and a stopped comparison 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from specs_lightning.commands.process import prepare_process
 from specs_lightning.errors import SpecsError
-from specs_lightning.records.run import RUN, read_run
+from specs_lightning.records.run import RUN, STAGE, read_run
 from specs_lightning.report.comparison import ComparisonError, comparison_table, write_comparison
 from specs_lightning.runs.jobs import Job, run_jobs
 from specs_lightning.runs.processes import warm_up
@@ -98,7 +98,24 @@ def compare(
 def _write(folder: Path, experiments: dict[str, Experiment], failures: dict[str, str]) -> Path:
     """The page of what is there, seeds in order."""
     done = {name: dict(sorted(found.folders.items())) for name, found in experiments.items() if found.folders}
+    for name, folders in done.items():
+        _check_versions(name, folders)
     return write_comparison(folder, done, failures)
+
+
+def _check_versions(name: str, folders: Mapping[int, Path]) -> None:
+    """Seeds differ by chance alone: a difference between two versions of the package would be taken for it."""
+    made: dict[str, int] = {}
+    for seed, folder in folders.items():
+        for stage in read_run(folder).stages:
+            if (record := STAGE.read(folder / stage)) is not None and record.version:
+                made.setdefault(record.version, seed)
+    if len(made) > 1:
+        by = " and ".join(f"{version} (seed {seed})" for version, seed in made.items())
+        raise ComparisonError(
+            f"{name}: its seeds were made by different versions of specs-lightning, {by}: run them all by one, with "
+            "another --output"
+        )
 
 
 def _experiments(runs: Sequence[str], until: str | None) -> dict[str, Experiment]:

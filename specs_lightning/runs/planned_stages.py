@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from specs_lightning import __version__
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import FILE as ANSWERS
 from specs_lightning.records.answers import Answer, read_answers, seal_answers
@@ -128,6 +129,7 @@ class PlannedStage:
             evaluation=self.evaluation,
             model=self.model,
             answers=seal_answers(self.folder) if status == "finished" else None,
+            version=__version__,
         )
         STAGE.write(self.folder, record)
 

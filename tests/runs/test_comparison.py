@@ -12,6 +12,7 @@ import yaml
 from helpers.stand_in_work import Stopped, Work
 from scipy import stats
 
+from specs_lightning import __version__
 from specs_lightning.data.tables import DataError
 from specs_lightning.errors import SpecsError
 from specs_lightning.records.answers import Answer, write_answers
@@ -182,6 +183,20 @@ def test_runs_that_cannot_be_told_apart_or_are_none_are_refused(
     with pytest.raises(SpecsError, match=problem):
         compare(*runs)
     assert not shared.done
+
+
+def test_seeds_of_different_versions_are_not_mixed(shared: SharedWork) -> None:
+    compare("specs.yaml", "--seeds=1", "--until=zero")
+    file = Path("out/specs/seed-0/zero/stage.json")
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "version": "0.0.9"}))
+    with pytest.raises(
+        ComparisonError, match=rf"specs: .* different versions .*, {__version__} \(seed 0\) and 0\.0\.9"
+    ):
+        compare("specs.yaml", "--seeds=2", "--until=zero")
+    del record["version"]  # as earlier versions wrote it
+    file.write_text(json.dumps(record))
+    assert compare("specs.yaml", "--seeds=2", "--until=zero")["runs"]
 
 
 def test_runs_that_were_measured_otherwise_are_refused(shared: SharedWork) -> None:
