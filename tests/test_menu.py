@@ -42,7 +42,7 @@ def documented(column: str) -> bool:
     """Whether the page says what a column of `metrics.csv` is."""
     named = re.findall(r"`([a-zA-Z_/]+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
     patterns = "|".join(re.escape(name).replace("NAME", ".+") for name in named)
-    return re.fullmatch(f"train/({patterns})|step|epoch", column) is not None
+    return re.fullmatch(f"(train/)?({patterns})|step|epoch", column) is not None
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from specs_lightning.plan.advice import proposals
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
 from specs_lightning.plan.table import Verdict, last_line, stage_table
-from specs_lightning.system.terminal import console, say
+from specs_lightning.system.terminal import console
 
 
 def plan(args: Sequence[str]) -> bool:
@@ -22,5 +22,5 @@ def plan(args: Sequence[str]) -> bool:
         changes = proposals(planned.job) if memory.peak > limit else []
         console.print(stage_table(planned, memory, changes))
         verdicts.append(Verdict(planned.name, memory.peak, limit, tuple(changes)))
-    say(last_line(verdicts))
+    console.print(last_line(verdicts), soft_wrap=True)
     return all(verdict.fits for verdict in verdicts)
