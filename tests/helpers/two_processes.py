@@ -58,6 +58,8 @@ def _one(target: Callable[..., Any], args: tuple[Any, ...], rank: int, port: int
     os.environ.update({name: str(value) for name, value in (place | found_by).items()})
     try:
         torch.save(target(*args), folder / f"{rank}.pt")
+        if torch.distributed.is_initialized():  # gloo's threads would be ended with the interpreter, now and then badly
+            torch.distributed.destroy_process_group()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
