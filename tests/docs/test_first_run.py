@@ -38,9 +38,10 @@ def finished(whole_run: WholeRun, tmp_path: Path) -> Iterator[Path]:
 
 
 def printed(notebook: dict[str, Any]) -> list[str]:
-    """What each code cell printed, without numbers and models' own words."""
+    """How what each code cell printed begins, without numbers, and whether the run was done before."""
     texts = ["".join(line for one in cell["outputs"] for line in one["text"]) for cell in code_cells(notebook)]
-    return [re.sub(r"-?[\d.,]+|nan", "0", text.split("\n\n")[0].splitlines()[0]) for text in texts]
+    first = [re.sub(r"-?[\d.,]+|nan", "0", text.splitlines()[0]) for text in texts]
+    return [re.sub(r"finished before|done in 0 s", "done", line) for line in first]
 
 
 def code_cells(notebook: dict[str, Any]) -> list[dict[str, Any]]:
