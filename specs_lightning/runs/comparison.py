@@ -75,7 +75,8 @@ def compare(
                 continue
             console.rule(plain(f"{name}, seed {seed}"))
             place = folder / name / f"seed-{seed}"
-            wanted = {**experiment.settings, "name": name, "folder": place, "seed": seed}
+            label = f"{name}, seed {seed} " if at_once > 1 else ""  # others tell of theirs in between
+            wanted = {**experiment.settings, "name": name, "folder": place, "seed": seed, "label": label}
             try:
                 with stages_of(**wanted, until=until, engine=engine, store=folder / "stages") as (jobs, _):
                     for job in jobs.values():

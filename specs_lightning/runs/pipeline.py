@@ -105,11 +105,12 @@ def stages_of(
     engine: EngineSettings | None = None,
     store: Path | None = None,
     trackers: Sequence[Tracker] = (),
+    label: str = "",
 ) -> Iterator[tuple[dict[str, Job[None]], dict[str, set[str]]]]:
     """The stages of a run as jobs, two each, and which others each needs; once they are done, its results are written.
 
     The arguments are those of `run`. In a `store`, stages are kept under their fingerprints, for other runs to find
-    them; `folder` has links to them.
+    them; `folder` has links to them. The `label` stands before the titles of its progress.
     """
     if engine is not None:
         make_engine(engine)  # refused now rather than at its first stage
@@ -129,7 +130,7 @@ def stages_of(
         tracked = [f"--logger={as_argument(list(trackers))}", f"--run_dir={folder}"] if trackers else []
         jobs: dict[str, Job[None]] = {}
         for number, planned in enumerate(plan, 1):
-            title = f"[{number}/{len(plan)}] {planned.name}"
+            title = f"{label}[{number}/{len(plan)}] {planned.name}"
             jobs[planned.name] = _make(planned, title, seed, engine, tracked)
             jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine, write_results)
         yield jobs, {name: needed for planned in plan for name, needed in planned.needs.items()}

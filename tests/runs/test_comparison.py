@@ -98,6 +98,14 @@ def test_what_runs_share_is_done_once_a_seed(shared: SharedWork) -> None:
     assert Path("out/sft/seed-0/zero").resolve() == Path("out/specs/seed-0/zero").resolve()
 
 
+def test_of_seeds_beside_each_other_each_line_says_of_which_it_is(
+    shared: SharedWork, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare("specs.yaml", "--seeds=2", "--at_once=2")
+    told = capsys.readouterr().out
+    assert all(f"specs, seed {seed} [2/4] zero: done in" in told for seed in (0, 1))
+
+
 def test_nothing_is_done_again_and_what_is_added_is_done(shared: SharedWork) -> None:
     compare("specs.yaml", "--seeds=1", "--until=cold_start")
     assert not any("final" in name for name in shared.done)
