@@ -70,7 +70,8 @@ class TestExitStatus:
         assert self.status("--model", model) == 1
         said = capsys.readouterr().out
         assert "model.safetensors" in said
-        assert said.splitlines()[-1] == "broken: weights. Do what the table says, and ask again"
+        # Of the newest packages others may be broken, too: beyond the bounds of this one.
+        assert re.fullmatch(r"broken: (.+, )?weights\. Do what the table says, and ask again", said.splitlines()[-1])
 
 
 class TestModel:
