@@ -151,6 +151,12 @@ def check(
     _tell(findings, shared, set_aside)
     if encoder is None:
         say("no lengths in tokens: give --model")
+    _tell_what_is_next(findings, set_aside, folder, freeze, bool(hold_out))
+
+
+def _tell_what_is_next(
+    findings: dict[str, Findings], set_aside: SetAside, folder: Path, freeze: bool, hold_out: bool
+) -> None:
     say(f"written to {folder}: check.json{f', {SET_ASIDE.name}' if set_aside.rows else ''}")
     if hold_out:
         usable, held_out = (sum(getattr(f, count) for f in findings.values()) for count in ("usable", "held_out"))

@@ -118,12 +118,16 @@ def distill(
         raise DataError(f"not one pair of {len(questions)} prompts ({reasons})\n{set_aside.summary()}")
     _write(made, pairs, folder)
     file = folder / "pairs.parquet"
-    told = [outcome(made, len(questions), len(set_aside.rows))]
+    say(outcome(made, len(questions), len(set_aside.rows)))
     if TITLE not in os.environ:  # of a stage, its run goes on by itself
-        command = pasted("specs", "fit", "--config", "YOUR_COLD_START.yaml", "--data.train", file)
-        told += [f"pairs: {file}", f"to train on them: {command}"]
-    say("\n".join(told))
+        say(trained_on_by(file))
     return file
+
+
+def trained_on_by(pairs: Path) -> str:
+    """Where pairs are, and the command that trains on them."""
+    command = pasted("specs", "fit", "--config", "YOUR_COLD_START.yaml", "--data.train", pairs)
+    return f"pairs: {pairs}\nto train on them: {command}"
 
 
 @dataclass(frozen=True)
