@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.policy.families import vision_modules
@@ -39,20 +41,27 @@ def peak_tflops(device_name: str) -> float | None:
     return next((peak for name, peak in PEAK_TFLOPS.items() if set(name.split()) <= set(words)), None)
 
 
-def operations_a_token(policy: Policy) -> int | None:
-    """Of a forward and backward pass in the language model's weights: two for each multiplied one going forward, as
-    many for the gradient of what came in, and for that of the weight, where it is trained. Attention, the vision tower
-    and what is recomputed are left out, so that less is counted than is done.
+@dataclass(frozen=True)
+class TokenOperations:
+    """Of one token in the language model's weights. Attention and the vision tower are left out, so that less is
+    counted than is done."""
 
-    None for weights in 4 bits, whose number is not that of what is stored.
-    """
-    if policy.settings.quantization is not None:
-        return None
-    vision = {p for module in vision_modules(policy.model) for p in module.parameters()}
-    head = policy.model.get_output_embeddings()
-    multiplied = {p for p in policy.model.parameters() if p.dim() > 1 and p not in vision}
-    looked_up = set(policy.model.get_input_embeddings().parameters()) - set(head.parameters())
-    return sum(p.numel() * (6 if p.requires_grad else 4) for p in multiplied - looked_up)
+    forward: int
+    """Two for each multiplied weight."""
+    backward: int
+    """As many for the gradient of what came in, and for that of the weight, where it is trained."""
+
+
+def operations_a_token(model: PreTrainedModel) -> TokenOperations:
+    """Those of a model whose weights are stored one by one: not of one in 4 bits."""
+    vision = {p for module in vision_modules(model) for p in module.parameters()}
+    head = model.get_output_embeddings()
+    looked_up = set(model.get_input_embeddings().parameters()) - set(head.parameters())
+    multiplied = {p for p in model.parameters() if p.dim() > 1} - vision - looked_up
+    return TokenOperations(
+        forward=sum(2 * p.numel() for p in multiplied),
+        backward=sum(p.numel() * (4 if p.requires_grad else 2) for p in multiplied),
+    )
 
 
 class StepSpeed:
@@ -101,8 +110,9 @@ class StepSpeed:
         tokens = sum(map(len, batch.prompts)) + int(batch.lengths_N.sum())
         rate = figures["tokens_per_second"] = tokens / seconds / world_size()
         peak = peak_tflops(torch.cuda.get_device_name(self.device)) if self._on_gpu else None
-        if (peak := self.tflops or peak) and (operations := operations_a_token(policy)):
-            figures["mfu"] = rate * operations / (peak * 1e12)
+        if (peak := self.tflops or peak) and policy.settings.quantization is None:
+            operations = operations_a_token(policy.model)  # what is recomputed is no use
+            figures["mfu"] = rate * (operations.forward + operations.backward) / (peak * 1e12)
         figures["memory_gib"] = self._peak_bytes() / GIB
         return {f"{SPEED}{name}": value for name, value in figures.items()}
 

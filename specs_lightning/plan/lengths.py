@@ -62,6 +62,11 @@ class Groups:
         return sum(map(sum, self.completions)) / len(self.completions)
 
     @property
+    def passed(self) -> float:
+        """Tokens of a prompt and all its completions, in the mean."""
+        return sum(map(len, self.prompts)) / len(self.prompts) + self.tokens
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest prompt with its longest completion."""
         return max(len(p) + max(c) for p, c in zip(self.prompts, self.completions, strict=True))

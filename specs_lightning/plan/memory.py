@@ -242,7 +242,7 @@ def _engine_memory(job: Job, sampling: Sampling, model: ModelSize) -> EngineMemo
             size = int(engine.settings.gpu_memory_share * devices.memory)
         else:
             cache = engine.settings.kv_cache_gib or 1.0
-            size = model.parameters * _engine_dtype(job, engine).itemsize + int(cache * GIB)
+            size = model.parameters * engine_dtype(job, engine).itemsize + int(cache * GIB)
         return EngineMemory(size, 0 if devices.on_gpu and engine.sleep_level else size)
     if isinstance(engine, HFEngine):
         k = sampling.settings.completions_per_prompt
@@ -251,7 +251,8 @@ def _engine_memory(job: Job, sampling: Sampling, model: ModelSize) -> EngineMemo
     return EngineMemory()  # elsewhere: servers have devices of their own
 
 
-def _engine_dtype(job: Job, engine: VLLMEngine) -> torch.dtype:
+def engine_dtype(job: Job, engine: VLLMEngine) -> torch.dtype:
+    """In which an engine has the weights."""
     return DTYPES[job.policy.dtype if engine.settings.dtype == "model" else engine.settings.dtype]
 
 
@@ -259,7 +260,7 @@ def cache_room(job: Job) -> int | None:
     """How many of the longest sequences vLLM's key-value cache holds at once; `None` for other engines."""
     if job.sampling is None or not isinstance(job.sampling.engine, VLLMEngine):
         return None
-    model, dtype = model_size(job), _engine_dtype(job, job.sampling.engine)
+    model, dtype = model_size(job), engine_dtype(job, job.sampling.engine)
     cache = _engine_memory(job, job.sampling, model).sampling - model.parameters * dtype.itemsize
     text: Any = job.config.get_text_config()
     of_a_token: int = 2 * text.num_hidden_layers * text.num_key_value_heads * head_size(text) * dtype.itemsize

@@ -5,9 +5,8 @@ Classes are made as a run would make them, the Trainer and the models left out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from specs_lightning.callbacks import Checkpoints
 from specs_lightning.commands.fit import SpecsCLI
-from specs_lightning.data import PreferenceDataModule, RolloutDataModule
-from specs_lightning.data.pairs import load_pairs
+from specs_lightning.data import EvaluationDataModule, PreferenceDataModule, RolloutDataModule
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.distill.pairs import distill
 from specs_lightning.distill.waves import PROMPTS_AT_ONCE as CANDIDATES_AT_ONCE
@@ -27,25 +26,33 @@ from specs_lightning.errors import SpecsError, refused_settings
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE
 from specs_lightning.modules import PolicyModule
 from specs_lightning.modules.step_loop import default_tokens_per_micro_batch, total_steps
+from specs_lightning.plan.cost import Amount, Cost, cost_of
 from specs_lightning.plan.job import Devices, Job, Sampling, Training
-from specs_lightning.plan.lengths import Groups, made_up_prompts, read_prompts, some
+from specs_lightning.plan.known import ROWS, Known, models_named
+from specs_lightning.plan.lengths import Groups
 from specs_lightning.plan.memory import GIB, optimizer_bytes
 from specs_lightning.plan.settings import PlanSettings
 from specs_lightning.plan.shapes import model_shape
 from specs_lightning.plan.trace import Computing
 from specs_lightning.policy.loading import PolicySettings, check_trainable
-from specs_lightning.policy.model_files import model_source
-from specs_lightning.policy.processors import load_processor
-from specs_lightning.prompts.encoder import PromptEncoder
-from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
+from specs_lightning.rollout import (
+    HFEngine,
+    RolloutEngine,
+    SamplingSettings,
+    VLLMServers,
+    engine_class_path,
+    make_engine,
+)
 from specs_lightning.runs.measurement import EvaluationSettings
 from specs_lightning.runs.pipeline import run
 from specs_lightning.runs.planned_stages import PlannedStage, as_argument, first_stages, plan_stages
 from specs_lightning.settings.functions import function_settings
-from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
+from specs_lightning.settings.yaml_files import config_files, kind_of, layers, read_settings
 from specs_lightning.strategies import FSDP2
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+SAMPLED = "tokens sampled"
+DEFAULT_KEPT = Checkpoints().keep
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class PlannedWork:
     job: Job
     work: dict[str, int]
     """Numbers of tokens, completions, steps and rounds, by what they are."""
+    cost: Cost
     notes: tuple[str, ...] = ()
     """What was assumed."""
 
@@ -88,7 +96,8 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
     name, kind = ", ".join(files) or "plan", kind_of(key for file in files for key in read_settings(file))
     if kind in ("fit", None):
         cli = PlanCLI.launch(args, run=False)
-        yield _Planner.of(cli.config).fit(name, cli)
+        named = models_named(settings for file in files for _, settings in layers(file))
+        yield _Planner.of(cli.config, named).training_or_evaluation(name, cli)
         return
     function = distill if kind == "distill" else run
     given = function_settings(function, args, PlanSettings)
@@ -101,17 +110,19 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
 
 @dataclass
 class _Planner:
-    """Plans stages, and knows what those before will have written: their models' shapes, and their pairs, by path."""
+    """Plans stages one after the other."""
 
-    settings: PlanSettings
+    known: Known
     on_gpu: bool = True
     """Where stages run that have no Trainer to say it."""
-    shapes: dict[str, str] = field(default_factory=dict)
-    pairs: dict[str, Groups] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, given: Any) -> _Planner:
-        return cls(PlanSettings(**{f.name: given[f.name] for f in fields(PlanSettings)}))
+    def of(cls, given: Any, named: tuple[str, ...] = ()) -> _Planner:
+        return cls(Known(PlanSettings(**{f.name: given[f.name] for f in fields(PlanSettings)}), named))
+
+    @property
+    def settings(self) -> PlanSettings:
+        return self.known.settings
 
     def run(self, given: dict[str, Any]) -> Iterator[PlannedWork]:
         folder = Path(given["run_dir"] or f"runs/{given['name']}")
@@ -127,27 +138,37 @@ class _Planner:
         for planned in stages:
             if planned.stage.kind == "fit":
                 cli = fits[planned.name]
-                self.shapes[str(planned.model)] = self._source(cli.model.policy_settings.model)
-                yield self.fit(planned.name, cli)
+                self.known.shapes[str(planned.model)] = self.known.source(cli.model.policy_settings.model)
+                yield self.training(planned.name, cli)
             elif planned.stage.kind == "distill":
                 arguments = [*_arguments(planned, engine and f"--engine={engine}"), f"--output={planned.folder}"]
                 yield self.distill(planned.name, function_settings(distill, arguments))
             elif planned.stage.evaluate:
-                sampler = make_engine(given["engine"] or "hf")
-                yield self.evaluation(planned, given["evaluation"], sampler)
+                yield self.base(planned, given["evaluation"], make_engine(given["engine"] or "hf"))
 
-    def fit(self, name: str, cli: PlanCLI) -> PlannedWork:
+    def training_or_evaluation(self, name: str, cli: PlanCLI) -> PlannedWork:
+        """What the settings of `specs fit` or of `specs test` are for."""
+        data = cli.datamodule
+        if not isinstance(data, EvaluationDataModule):
+            return self.training(name, cli)
+        devices = self._devices(cli.config.trainer, cli.model.policy_settings)
+        return self.evaluation(
+            name, cli.model.policy_settings, devices, data.evaluation, data.evaluation_sampling, data.engine
+        )
+
+    def training(self, name: str, cli: PlanCLI) -> PlannedWork:
         module, data, trainer = cli.model, cli.datamodule, cli.config.trainer
         policy: PolicySettings = module.policy_settings
         check_trainable(policy)
-        source = self._source(policy.model)
+        source = self.known.source(policy.model)
         devices = self._devices(trainer, policy)
-        sampling = None
+        sampling, read = None, int(getattr(module.objective, "needs_reference", False))
         if isinstance(data, RolloutDataModule):
             groups, work, notes = self._rollouts(data, trainer, source)
             at_once = -(-data.prompts_per_round // devices.ranks)
             sampling = Sampling(data.engine, data.sampling, at_once, groups.longest)
             per_step = data.prompts_per_step
+            read = module.needs_old_logprobs + bool(module.objective.kl_coefficient)
         elif isinstance(data, PreferenceDataModule):
             groups, work, notes = self._pairs(data, module, trainer, source)
             per_step = data.batch_size
@@ -162,59 +183,83 @@ class _Planner:
             module.keeps_second_model,
         )
         job = Job(model_shape(source), policy, devices, training, sampling)
+        steps = work["optimizer steps"]
+        trained = round(steps * per_step * groups.passed)
+        callbacks = trainer.callbacks or []
+        amount = Amount(
+            sampled=work.get(SAMPLED, 0),
+            samplers=_samplers(data.engine, devices),
+            trained=trained,
+            read=read * trained,
+            evaluated=sum(_evaluated(callback, steps) for callback in callbacks),
+        )
         work["micro-batches a step and process"] = len(job.micro_batches()[0])
         if note := data.idle_note(devices.ranks):
             notes.append(note)
         if groups.images is None and not policy.freeze_vision:
             notes.append("no image of the data is at hand: the vision tower's activations are not counted")
-        return PlannedWork(name, job, work, tuple(notes))
+        return self._planned(name, job, work, amount, notes, _checkpoints_kept(callbacks))
 
     def distill(self, name: str, given: dict[str, Any]) -> PlannedWork:
         sampling: SamplingSettings = given["sampling"]
-        source = self._source(given["base"])
-        prompts = self._prompts(given["prompts"], source)
+        source = self.known.source(given["base"])
+        prompts = self.known.prompts(given["prompts"], source)
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
         wanted = given["pairs"].max_pairs
         pairs = min(prompts.rows, wanted or prompts.rows)
         asked_for = min(prompts.rows, wave_size(wanted, 0, 0)) if wanted else prompts.rows
-        notes = ("prompts that give no pair are made up for by others: how many depends on the models",)
-        self.pairs[str(Path(given["output"]) / "pairs.parquet")] = replace(prompts, rows=pairs).answered(tokens, 2)
+        notes = ["prompts that give no pair are made up for by others: how many depends on the models"]
+        groups = replace(prompts, rows=pairs).answered(tokens, 2)
+        self.known.pairs[str(Path(given["output"]) / "pairs.parquet")] = groups
         work = {
             "prompts": asked_for,
             "completions (of two models)": 2 * asked_for * k,
-            "tokens sampled": 2 * asked_for * k * tokens,
+            SAMPLED: 2 * asked_for * k * tokens,
             "pairs, at most": pairs,
         }
-        longest = prompts.answered(tokens, k).longest
-        asked = Sampling(given["engine"] or HFEngine(), sampling, CANDIDATES_AT_ONCE, longest)
-        job = self._sampling_job(given["base"], source, asked)
-        return PlannedWork(name, job, work, notes if asked_for < prompts.rows else ())
+        longest, engine = prompts.answered(tokens, k).longest, given["engine"] or HFEngine()
+        asked = Sampling(engine, sampling, CANDIDATES_AT_ONCE, longest)
+        devices = self._device(Computing(self.on_gpu))  # as the stage loads a model: on one
+        job = Job(model_shape(source), PolicySettings(model=given["base"]), devices, sampling=asked)
+        amount = Amount(work[SAMPLED], _samplers(engine, devices))
+        return self._planned(name, job, work, amount, notes if asked_for < prompts.rows else [])
 
-    def evaluation(self, planned: PlannedStage, evaluation: EvaluationSettings, engine: RolloutEngine) -> PlannedWork:
-        """Of the base; a run evaluates its later models in the same way."""
-        source, sampling = self._source(str(planned.model)), evaluation.sampling
-        k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
-        sets = [self._prompts(prompts, source).answered(tokens, k) for prompts in evaluation.sets.values()]
-        prompts = sum(found.rows for found in sets)
-        work = {"prompts": prompts, "completions": prompts * k, "tokens sampled": prompts * k * tokens}
-        asked = Sampling(engine, sampling, PROMPTS_AT_ONCE, max(found.longest for found in sets))
-        job = self._sampling_job(str(planned.model), source, asked)
-        return PlannedWork(f"{planned.name}: evaluation", job, work, ("each evaluated model takes as much",))
-
-    def _sampling_job(self, model: str, source: str, sampling: Sampling) -> Job:
-        """As these stages load a model: on one device."""
+    def base(self, planned: PlannedStage, evaluation: EvaluationSettings, engine: RolloutEngine) -> PlannedWork:
+        """The base's evaluation; a run evaluates its later models in the same way."""
+        name, policy = f"{planned.name}: evaluation", PolicySettings(model=str(planned.model))
         devices = self._device(Computing(self.on_gpu))
-        return Job(model_shape(source), PolicySettings(model=model), devices, sampling=sampling)
+        found = self.evaluation(name, policy, devices, evaluation.sets, evaluation.sampling, engine)
+        return replace(found, notes=(*found.notes, "each evaluated model takes as much"))
 
-    def _source(self, model: str) -> str:
-        """Where a model's shape is found."""
-        return self.settings.shape or self.shapes.get(model, model)
+    def evaluation(
+        self,
+        name: str,
+        policy: PolicySettings,
+        devices: Devices,
+        sets: Mapping[str, PromptSource],
+        sampling: SamplingSettings,
+        engine: RolloutEngine,
+    ) -> PlannedWork:
+        source = self.known.source(policy.model)
+        k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
+        asked = [self.known.prompts(prompts, source).answered(tokens, k) for prompts in sets.values()]
+        prompts = sum(found.rows for found in asked)
+        work = {"prompts": prompts, "completions": prompts * k, SAMPLED: prompts * k * tokens}
+        longest = max(found.longest for found in asked)
+        job = Job(model_shape(source), policy, devices, sampling=Sampling(engine, sampling, PROMPTS_AT_ONCE, longest))
+        return self._planned(name, job, work, Amount(work[SAMPLED], _samplers(engine, devices)), [])
+
+    def _planned(
+        self, name: str, job: Job, work: dict[str, int], amount: Amount, notes: list[str], kept: int = 0
+    ) -> PlannedWork:
+        cost = cost_of(job, amount, self.settings, kept)
+        return PlannedWork(name, job, work, cost, (*notes, *self.known.taken()))
 
     def _rollouts(
         self, data: RolloutDataModule, trainer: Namespace, source: str
     ) -> tuple[Groups, dict[str, int], list[str]]:
         tokens, k = self.settings.completion_tokens or data.sampling.max_tokens, data.sampling.completions_per_prompt
-        groups = self._prompts(data.train, source, data.max_prompt_tokens).answered(tokens, k)
+        groups = self.known.prompts(data.train, source, data.max_prompt_tokens).answered(tokens, k)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)
         rounds = -(-steps // data.steps_per_round)
         asked = rounds * data.prompts_per_round
@@ -223,7 +268,7 @@ class _Planner:
             "optimizer steps": steps,
             "prompts": asked,
             "completions": asked * k,
-            "tokens sampled": asked * k * tokens,
+            SAMPLED: asked * k * tokens,
             "tokens trained on": round(steps * data.prompts_per_step * groups.tokens),
         }
         notes = []
@@ -237,31 +282,11 @@ class _Planner:
     def _pairs(
         self, data: PreferenceDataModule, module: PolicyModule, trainer: Namespace, source: str
     ) -> tuple[Groups, dict[str, int], list[str]]:
-        sides, settings, notes = module.completions_per_pair, self.settings, []
-        if data.train in self.pairs:
-            groups = self.pairs[data.train]
-            groups = replace(groups, completions=tuple(group[:sides] for group in groups.completions))
-            notes.append("pairs are counted as if every prompt gave one, completions at their longest: both are less")
-        elif settings.rows and settings.prompt_tokens and settings.completion_tokens:
-            groups = made_up_prompts(settings.rows, settings.prompt_tokens).answered(settings.completion_tokens, sides)
-        else:
-            with _missing("--rows, --prompt_tokens and --completion_tokens"):
-                pairs = load_pairs(data.train, data.set_aside, sides)
-                data.pairs, data.encoder = some(pairs, settings.sample), _encoder(source, data.max_prompt_tokens)
-                completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
-                prompts = [pair.prompt for pair in data.encoded]
-            groups = replace(Groups.of(len(pairs), prompts, _image_token(source)), completions=completions)
+        groups = self.known.pairs_of(data, module.completions_per_pair, source)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)
         trained_on = min(steps * data.batch_size, groups.rows * max(1, trainer.max_epochs or 1))
         work = {"optimizer steps": steps, "pairs": trained_on, "tokens trained on": round(trained_on * groups.tokens)}
-        return groups, work, notes
-
-    def _prompts(self, source: PromptSource, model: str, longest: int | None = None) -> Groups:
-        rows, tokens = self.settings.rows, self.settings.prompt_tokens
-        if rows and tokens:
-            return made_up_prompts(min(rows, source.limit or rows), tokens)
-        with _missing("--rows and --prompt_tokens"):
-            return read_prompts(source, lambda: _encoder(model, longest), _image_token(model), self.settings.sample)
+        return groups, work, []
 
     def _devices(self, trainer: Namespace, policy: PolicySettings) -> Devices:
         """How a model lies on the devices, and in what it computes there."""
@@ -312,18 +337,24 @@ def _number(devices: Any, on_gpu: bool) -> int:
     return int(devices)
 
 
-def _encoder(source: str, longest: int | None) -> PromptEncoder:
-    return PromptEncoder(load_processor(model_source(source)), longest, image_memory_gib=0)
+def _samplers(engine: RolloutEngine, devices: Devices) -> int:
+    """How many devices sample at once, as far as the settings say: a server may have several."""
+    return len(engine.urls) if isinstance(engine, VLLMServers) else devices.ranks
 
 
-def _image_token(source: str) -> int | None:
-    return getattr(model_shape(source), "image_token_id", None)
+def _evaluated(callback: Namespace, steps: int) -> int:
+    """Tokens that a GeneralizationFactorCallback samples, completions at their longest; those of others are not
+    known."""
+    given = callback.get("init_args")
+    if given is None or not callback.class_path.endswith("GeneralizationFactorCallback"):
+        return 0
+    sets = [given.in_distribution, *given.out_of_distribution.values()]
+    prompts = sum(prompts["limit"] or ROWS for prompts in sets)
+    times = 2 + (steps - 1) // given.every_n_steps if given.every_n_steps else 2  # before the first step and at the end
+    return times * prompts * int(given.sampling.completions_per_prompt * given.sampling.max_tokens)
 
 
-@contextmanager
-def _missing(settings: str) -> Iterator[None]:
-    """What to give where data or processor cannot be read yet."""
-    try:
-        yield
-    except (SpecsError, OSError) as error:
-        raise SpecsError(f"{error}\nTo plan before data and model are there, give {settings}.") from error
+def _checkpoints_kept(callbacks: list[Namespace]) -> int:
+    """The package's own callback is added where none is named."""
+    named = (callback for callback in callbacks if callback.class_path.endswith("Checkpoints"))
+    return next((int(callback.init_args.keep) for callback in named), DEFAULT_KEPT)

@@ -20,11 +20,18 @@ class PlanSettings:
     """Where the model's shape is found if its folder does not exist yet: a folder with a config.json, a name on the
     hub, or one of Qwen2.5-VL-3B, -7B, -32B, -72B, Qwen3-VL-8B, SmolVLM-256M and SmolVLM2-2.2B."""
     rows: int | None = None
-    """How many prompts or pairs the data has, where it does not exist yet."""
+    """How many prompts or pairs the data has, where it does not exist yet; 40,000 prompts and 9,000 pairs if nothing
+    is said."""
     prompt_tokens: int | None = None
-    """Tokens of a prompt, its images included. Measured on a sample of the data if not given."""
+    """Tokens of a prompt, its images included. Measured on a sample of the data if not given, 1,024 where there is none
+    yet."""
     completion_tokens: int | None = None
-    """Tokens of a completion. If not given, those of pairs are measured; for rollouts it is `sampling.max_tokens`, the
-    most it can be."""
+    """Tokens of a completion. If not given, those of pairs are measured, and the longest that are allowed where there
+    are none yet; for rollouts it is `sampling.max_tokens`, the most it can be."""
+    sampled_per_second: float | None = None
+    """Tokens that a device samples in a second; 2,000 on a GPU if nothing is said, which was not measured."""
+    trained_per_second: float | None = None
+    """Tokens that a device trains on in a second (`speed/tokens_per_second` of a training); of a GPU, what a fifth of
+    an H100's peak gives if nothing is said."""
     sample: int = 256
     """How many prompts or pairs are measured."""

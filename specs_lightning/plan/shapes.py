@@ -65,15 +65,19 @@ SHAPES: dict[str, dict[str, Any]] = {
 """A test holds their numbers of weights equal to the published ones."""
 
 
+def published(model: str) -> dict[str, Any] | None:
+    """The shape of a published model by its name, with or without its owner's; None of others."""
+    return SHAPES.get(model.rpartition("/")[2].removesuffix("-Instruct"))
+
+
 def model_shape(model: str) -> PretrainedConfig:
     """The configuration of a model: a folder with a `config.json`, a shape from here, or a name on the hub.
 
     Raises:
         SpecsError: there is none of these.
     """
-    published = SHAPES.get(model.rpartition("/")[2].removesuffix("-Instruct"))
-    if published is not None and not Path(model).is_dir():
-        return transformers.AutoConfig.for_model(**published)
+    if (shape := published(model)) is not None and not Path(model).is_dir():
+        return transformers.AutoConfig.for_model(**shape)
     source = model_source(model)
     if not Path(source).is_dir() and "/" not in str(source):
         raise SpecsError(f"{model} is no model folder; known shapes are {', '.join(SHAPES)}")

@@ -74,11 +74,19 @@ def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Propos
 def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> list[Text]:
     job = planned.job
     lines = [Text(", ".join(f"{number:,} {what}" for what, number in planned.work.items()))]
-    if memory.offloaded:
-        lines.append(Text(f"in the CPU's memory, for each process: {_gib(memory.offloaded)} GiB"))
+    lines += [
+        Text(
+            f"{place}: {_gib(sum(sizes.values()))} GiB ({', '.join(f'{what} {_gib(n)}' for what, n in sizes.items())})"
+        )
+        for place, sizes in (("memory of the machines", planned.cost.host), ("disk", planned.cost.disk))
+        if sizes
+    ]
+    if seconds := planned.cost.seconds:
+        parts = ", ".join(f"{what} {_hours(number)}" for what, number in seconds.items())
+        lines.append(Text(f"time: {_hours(sum(seconds.values()))} ({parts}), one after the other"))
     if (room := cache_room(job)) is not None:
         lines.append(Text(f"vLLM's key-value cache holds {room:,} of the longest sequences at once"))
-    lines += [plain(f"note: {note}", "dim") for note in planned.notes]
+    lines += [plain(f"note: {note}", "dim") for note in (*planned.notes, *planned.cost.assumed)]
     if not job.devices.on_gpu:
         lines.append(Text("note: freed memory is kept on a CPU, so the process will show up to twice as much", "dim"))
     if memory.peak > job.devices.memory:
@@ -97,3 +105,11 @@ def _gib(size: int) -> str:
     if not size:
         return ""
     return f"{size / GIB:.1f}" if size >= GIB else f"{size / GIB:.3f}"
+
+
+def _hours(seconds: float) -> str:
+    """So that hours of a run and seconds of the toy are both read at a glance."""
+    for unit, length in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -11,13 +11,12 @@ from test_configs import commands
 
 from specs_lightning.plan.memory import memory_of
 from specs_lightning.plan.reading import read
-from specs_lightning.plan.shapes import model_shape
 
-SHAPES = {"qwen2_5_vl_7b": "Qwen2.5-VL-7B", "qwen3_vl_8b": "Qwen3-VL-8B", "smolvlm2_2b": "SmolVLM2-2.2B"}
+FOLDERS = ("qwen2_5_vl_7b", "qwen3_vl_8b", "smolvlm2_2b")
 GPUS = re.compile(r"^# Hardware: (\d+) GPUs? of (\d+) GB", re.MULTILINE)
 LONGEST = {"smolvlm2_2b": (4096, 4096), "lora_24gb": (1024, 1024)}
 """Tokens of a prompt and of a completion, where not the paper's."""
-FILES = [file for folder in SHAPES for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
+FILES = [file for folder in FOLDERS for file in sorted((ROOT / "configs" / folder).glob("*.yaml"))]
 COMMANDS = [(file, arguments) for file in FILES for command, arguments in commands(file) if command == "fit"]
 
 
@@ -25,23 +24,14 @@ def name(value: object) -> str:
     return f"{value.parent.name}/{value.stem}" if isinstance(value, Path) else ""
 
 
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model folders with nothing but the published configuration."""
-    folder = tmp_path_factory.mktemp("shapes")
-    for place, shape in SHAPES.items():
-        model_shape(shape).save_pretrained(folder / place)
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "arguments"), COMMANDS, ids=name)
-def test_it_fits_on_its_hardware(file: Path, arguments: str, shapes: Path) -> None:
+def test_it_fits_on_its_hardware(file: Path, arguments: str) -> None:
     found = GPUS.search(file.read_text())
     assert found is not None
     gpus, gigabytes = map(int, found.groups())
     prompt, completion = LONGEST.get(file.stem) or LONGEST.get(file.parent.name) or (4096, 10240)
-    further = [f"--shape={shapes / file.parent.name}", f"--gpu_memory_gb={gigabytes}", "--rows=86000"]
+    further = [f"--gpu_memory_gb={gigabytes}", "--rows=86000"]
     further += [f"--prompt_tokens={prompt}", f"--completion_tokens={completion}"]
     with working_directory(ROOT):
         (planned,) = read([*arguments.split(), *further])

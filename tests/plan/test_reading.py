@@ -32,9 +32,31 @@ def test_more_processes_than_a_step_can_keep_busy_are_noted() -> None:
     assert "8 parts that can be dealt to 3 processes" in note and "wait 11%" in note and "data.batch_size" in note
 
 
-def test_what_cannot_be_known_yet_is_asked_for() -> None:
-    with working_directory(ROOT), pytest.raises(SpecsError, match=r"give --rows and --prompt_tokens\."):
-        list(read(["--config=configs/qwen2_5_vl_7b/zero.yaml", "--shape=Qwen2.5-VL-7B"]))
+@pytest.mark.parametrize(
+    "arguments",
+    ["--config=configs/smolvlm_256m/final.yaml", "--config=configs/smolvlm_256m/distill.yaml"],
+    ids=["training", "distillation"],
+)
+def test_what_cannot_be_known_yet_is_assumed_and_said(arguments: str) -> None:
+    """Neither its data nor the model that it starts from is there."""
+    with working_directory(ROOT):
+        (work,) = read([arguments, "--gpu_memory_gb=80"])
+    said = "\n".join(work.notes)
+    assert "prompts: assumed to be" in said and "tokens of a prompt: assumed to be 1,024 (--prompt_tokens)" in said
+    assert work.job.config.model_type == "idefics3"
+    assert ("cold_start/model is not there: assumed to have the shape of" in said) == ("final" in arguments)
+
+
+def test_an_evaluation_is_planned_too() -> None:
+    (work,) = planned("--config=configs/toy/evaluate.yaml")
+    assert work.job.training is None and work.job.sampling is not None
+    assert work.work["tokens sampled"] == work.work["completions"] * 25
+
+
+def test_evaluations_while_it_trains_are_counted() -> None:
+    """Before the first step, every 25 and at the end: 24 rounds' steps are asked about twice."""
+    (work,) = planned("--config=configs/toy/grpo.yaml", "--sampled_per_second=1", "--trained_per_second=1")
+    assert work.cost.seconds["evaluations"] == 2 * (50 + 4 * 25) * 128
 
 
 def test_a_training_that_would_be_refused_is_refused() -> None:

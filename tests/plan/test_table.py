@@ -7,6 +7,7 @@ from helpers.planned_jobs import small_job
 from rich.console import Console
 
 from specs_lightning.plan.advice import Proposal, proposals
+from specs_lightning.plan.cost import Cost
 from specs_lightning.plan.memory import GIB, memory_of
 from specs_lightning.plan.reading import PlannedWork
 from specs_lightning.plan.table import Verdict, last_line, stage_table
@@ -16,13 +17,16 @@ from specs_lightning.plan.table import Verdict, last_line, stage_table
 def test_a_stage_that_does_not_fit_is_followed_by_proposals(fits: bool) -> None:
     needed = memory_of(small_job()).peak
     job = small_job(memory=needed if fits else needed - 1)
-    planned = PlannedWork("zero", job, {"completions": 12_800}, notes=("lengths are made up",))
+    cost = Cost({"processes": GIB, "shards": GIB}, {"the model": 3 * GIB}, {"sampling": 7200.0, "training": 90.0}, ())
+    planned = PlannedWork("zero", job, {"completions": 12_800}, cost, notes=("lengths are made up",))
     console = Console(width=160)
     with console.capture() as capture:
         console.print(stage_table(planned, memory_of(job), proposals(job)))
     said = capture.get()
     assert "zero: toy:base, 1 process, single" in said and "GiB on each process" in said
     assert "12,800 completions" in said and "note: lengths are made up" in said
+    assert "memory of the machines: 2.0 GiB (processes 1.0, shards 1.0)" in said and "disk: 3.0 GiB" in said
+    assert "time: 2.0 h (sampling 2.0 h, training 90 s)" in said
     assert ("does not fit: " in said) is not fits
     assert ("-> model.policy.gradient_checkpointing: true: " in said and ", fits" in said) is not fits
 
