@@ -130,6 +130,11 @@ def differences(run: Path, other: Path) -> list[str]:
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
+def leftovers(run: Path) -> list[str]:
+    """Files that were being written when it was killed, and nobody took away."""
+    return [str(file) for ending in ("partial", "replaced") for file in run.rglob(f"*.{ending}")]
+
+
 @dataclass
 class Found:
     """What came of all runs."""
@@ -166,7 +171,7 @@ def kill_anywhere(
         found.places += killed(config, folder / name, moments)
         run = folder / name / "run"
         found.differing += [f"{name}/{file}" for file in differences(alone, run)]
-        found.leftovers += [str(file) for ending in ("partial", "replaced") for file in run.rglob(f"*.{ending}")]
+        found.leftovers += leftovers(run)
     found.seconds = time.monotonic() - begun
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from helpers.whole_runs import STEPS, WholeRun
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from benchmarks.kill_anywhere import contents, differences, kill_anywhere, start
+from benchmarks.kill_anywhere import contents, differences, kill_anywhere, killed, leftovers, start
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.policy import Policy
@@ -26,40 +27,41 @@ from specs_lightning.system.signals import INTERRUPTED, STOPPED
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.long)])
-def test_a_run_that_is_killed_ends_as_one_that_is_left_alone(kills: int, whole_run: WholeRun, tmp_path: Path) -> None:
-    found = kill_anywhere(whole_run.config, kills, tmp_path, alone=whole_run.folder, seconds_alone=whole_run.seconds)
-    assert len(found.places) == kills
-    assert found.differing == [] and found.leftovers == []
+def test_a_run_that_is_stopped_and_killed_ends_as_one_that_is_left_alone(whole_run: WholeRun, tmp_path: Path) -> None:
+    stop_in_a_training(whole_run, tmp_path, signal.SIGTERM, STOPPED)
+    moment = random.uniform(0, 0.3 * whole_run.seconds)
+    assert len(killed(whole_run.config, tmp_path, iter([moment]))) == 1
+    assert differences(whole_run.folder, tmp_path / "run") == [] and leftovers(tmp_path / "run") == []
     written = {f"{stage}/{name}" for stage in STEPS for name in ("model/model.safetensors", "metrics.csv")}
     assert contents(whole_run.folder).keys() > written | {"distill/pairs.parquet", "results.json"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sent", "status"),
-    [
-        (signal.SIGTERM, STOPPED),
-        pytest.param(signal.SIGINT, INTERRUPTED, marks=pytest.mark.long),
-    ],
-    ids=["SIGTERM", "Ctrl-C"],
-)
-def test_a_run_that_is_told_to_stop_does_so_and_goes_on(
-    whole_run: WholeRun, tmp_path: Path, sent: int, status: int
-) -> None:
-    """In the middle of a training, which is a process of its own: none of its steps is lost."""
-    first = start(whole_run.config, tmp_path)
-    while not (kept := list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))):
+@pytest.mark.long
+def test_however_often_it_is_killed(whole_run: WholeRun, tmp_path: Path) -> None:
+    found = kill_anywhere(whole_run.config, 8, tmp_path, alone=whole_run.folder, seconds_alone=whole_run.seconds)
+    assert len(found.places) == 8
+    assert found.differing == [] and found.leftovers == []
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_run_that_ctrl_c_stops_goes_on(whole_run: WholeRun, tmp_path: Path) -> None:
+    stop_in_a_training(whole_run, tmp_path, signal.SIGINT, INTERRUPTED)
+    assert killed(whole_run.config, tmp_path, iter([])) == []
+    assert differences(tmp_path / "run", whole_run.folder) == []
+
+
+def stop_in_a_training(whole_run: WholeRun, folder: Path, sent: int, status: int) -> None:
+    """In the middle of one, which is a process of its own: none of its steps is lost."""
+    first = start(whole_run.config, folder)
+    while not (kept := list(folder.glob("run/zero/checkpoints/step=*.ckpt"))):
         assert first.is_alive()
         time.sleep(0.05)
     os.kill(first.pid, sent)
     first.join()
     assert first.exitcode == status
-    assert len(list(tmp_path.glob("run/zero/checkpoints/step=*.ckpt"))) >= len(kept)
-    second = start(whole_run.config, tmp_path)
-    second.join()
-    assert second.exitcode == 0
-    assert differences(tmp_path / "run", whole_run.folder) == []
+    assert len(list(folder.glob("run/zero/checkpoints/step=*.ckpt"))) >= len(kept)
 
 
 @pytest.mark.slow
