@@ -17,6 +17,8 @@ from typing import Any
 from workloads import Workload
 
 MODES = ("dpo", "grpo-hf", "grpo-vllm")
+TOWERS = ("trained", "frozen", "frozen, run anew")
+"""The vision tower: as the peers have it, frozen, and frozen without keeping what it made of an image."""
 
 
 class Meter:
@@ -57,7 +59,9 @@ class Meter:
             self.work[name] += amount
 
 
-def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int) -> dict[str, Any]:
+def measure(
+    mode: str, folder: Path, workload: Workload, warmup: int, steps: int, tower: str = "trained"
+) -> dict[str, Any]:
     import torch
     from lightning.pytorch import Callback, Trainer
 
@@ -94,7 +98,8 @@ def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int
             marks.append((time.perf_counter(), time.process_time()))
             meter.on = len(marks) >= warmup
 
-    settings = PolicySettings(str(folder / "model-without-end"), freeze_vision=False)  # as the peers
+    model = "model" if mode == "dpo" else "model-without-end"  # whose end token, an image's, no pair may have
+    settings = PolicySettings(str(folder / model), freeze_vision=tower != "trained")
     data_folder, module, engine = folder / "data", None, None
     if mode == "dpo":
         module = ColdStartModule(settings, DPO(beta=0.1, sft_weight=1.0))
@@ -117,7 +122,7 @@ def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int
     meter.time(RewardSum, "score", "reward")
     meter.time(Policy, "token_logprobs", lambda: "forward" if torch.is_grad_enabled() else "forward_without_grad")
     meter.time(PolicyModule, "manual_backward", "backward")
-    _count_work(module, meter)
+    _count_work(module, meter, keep_features=tower != "frozen, run anew")
     trainer = Trainer(
         accelerator="cpu",
         devices=1,
@@ -150,7 +155,7 @@ def measure(mode: str, folder: Path, workload: Workload, warmup: int, steps: int
     return result | {"peak_mib": _peak_mib() - imported, "imported_mib": imported, "work": work}
 
 
-def _count_work(module: Any, meter: Meter) -> None:
+def _count_work(module: Any, meter: Meter, keep_features: bool) -> None:
     """Vision patches and tokens that the model runs, and images processed."""
     configure = module.configure_model
 
@@ -163,6 +168,8 @@ def _count_work(module: Any, meter: Meter) -> None:
 
     def configure_and_hook() -> None:
         configure()
+        if not keep_features:
+            module.policy.image_features = None
         for name, part in module.policy.model.named_modules():
             if name.endswith("visual"):
                 part.register_forward_pre_hook(patches, with_kwargs=True)
@@ -191,8 +198,9 @@ def main() -> None:
     parser.add_argument("--workload", type=json.loads, required=True)
     parser.add_argument("--warmup", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    arguments = parser.parse_args()
-    found = measure(arguments.mode, arguments.folder, Workload(**arguments.workload), arguments.warmup, arguments.steps)
+    parser.add_argument("--tower", choices=TOWERS, default="trained")
+    given = vars(parser.parse_args())
+    found = measure(**given | {"workload": Workload(**given["workload"])})
     print("RESULT " + json.dumps(found), flush=True)
 
 

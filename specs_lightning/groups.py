@@ -152,10 +152,8 @@ class EncodedPrompt:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device) -> EncodedPrompt:
-        if self.input_ids.device == device:
-            return self
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.vision.items()}
-        return replace(self, input_ids=self.input_ids.to(device, non_blocking=True), vision=moved)
+        """The same with its ids there; image tensors, which may not be needed, stay where they are."""
+        return self if self.input_ids.device == device else replace(self, input_ids=self.input_ids.to(device))
 
 
 @dataclass(slots=True, eq=False)

@@ -133,11 +133,11 @@ class TestPacking:
         assert old_NT is not None
         torch.testing.assert_close(old_NT, torch.tensor([[-0.1, -0.2, 0.0], [-0.3, 0.0, 0.0], [-0.4, -0.5, -0.6]]))
 
-    def test_moving_takes_prompts_and_every_tensor_along(self) -> None:
+    def test_moving_takes_prompts_and_every_tensor_along_but_for_images_which_may_not_be_needed(self) -> None:
         batch = full_batch([3, 2], [[2, 1], [3]])
         batch.prompts[0].vision = {"pixel_values": torch.ones(2)}
         moved = batch.to("meta")
-        assert moved.prompts[0].input_ids.is_meta and moved.prompts[0].vision["pixel_values"].is_meta
+        assert moved.prompts[0].input_ids.is_meta and not moved.prompts[0].vision["pixel_values"].is_meta
         assert moved.completion_ids_NT.is_meta and moved.old_logprobs_NT.is_meta and moved.rewards_N.is_meta
         assert not batch.completion_ids_NT.is_meta
         assert moved.fresh and moved.temperature == 0.7

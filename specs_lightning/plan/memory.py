@@ -17,6 +17,7 @@ from specs_lightning.groups import GroupBatch
 from specs_lightning.plan.job import Job, Sampling
 from specs_lightning.plan.lengths import image_tokens, row_lengths
 from specs_lightning.plan.trace import Activations, activations, decoding_bytes, head_size, vision_bytes
+from specs_lightning.policy.image_features import MAX_BYTES
 from specs_lightning.policy.loading import DTYPES, empty_model, quantized_layers, trains_vision
 from specs_lightning.rollout import HFEngine, VLLMEngine
 from specs_lightning.strategies.fsdp2 import blocks
@@ -134,6 +135,7 @@ def _training_parts(job: Job, model: ModelSize, engine: EngineMemory) -> tuple[l
         MemoryPart("activations", training=passed.kept),
         MemoryPart("log-probabilities, recomputation", training=passed.peak - passed.kept),
         MemoryPart("update's own", update=_update(job, model)),
+        MemoryPart.throughout("image features", _image_features(job)),
         MemoryPart("a layer out of 4 bits", training=model.largest_quantized, rollout=model.largest_quantized),
     ], offloaded
 
@@ -158,6 +160,16 @@ def _update(job: Job, model: ModelSize) -> int:
         return 0
     at_once = job.devices.on_gpu and job.devices.shards == 1
     return model.trained if at_once else 2 * model.largest_trained // job.devices.shards
+
+
+def _image_features(job: Job) -> int:
+    """What is kept of a frozen tower's results, as far as images are at hand: one for each token that it makes."""
+    groups, devices = job.training.groups if job.training else None, job.devices
+    if groups is None or groups.images is None or devices.strategy == "fsdp2" or model_size(job).trains_vision:
+        return 0
+    width: int = job.config.get_text_config().hidden_size
+    numbers = groups.rows * groups.images.tokens * width
+    return min(MAX_BYTES, numbers * (devices.computing.autocast or job.dtype).itemsize)
 
 
 def model_size(job: Job) -> ModelSize:

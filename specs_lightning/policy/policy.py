@@ -29,6 +29,7 @@ from specs_lightning.policy.families import (
     token_types_asked_for,
     vision_token_ids,
 )
+from specs_lightning.policy.image_features import ImageFeatures, NotFrozen
 from specs_lightning.policy.loading import (
     PolicySettings,
     empty_model,
@@ -41,7 +42,7 @@ from specs_lightning.policy.loading import (
 from specs_lightning.policy.model_files import model_source, usable
 from specs_lightning.policy.parity import refuse_unless_alike
 from specs_lightning.policy.processors import load_processor
-from specs_lightning.policy.shared_prefix import pack_rows
+from specs_lightning.policy.shared_prefix import join_vision, pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
@@ -100,6 +101,8 @@ class Policy(nn.Module):
         self._checkpointed = layers if settings.gradient_checkpointing else []
         self._in_4_bits = layers_in_4_bits(self.model)
         self._dummy_prompts: dict[bool, EncodedPrompt] = {}
+        frozen = weights and self.takes_images and not trains_vision(self.model)
+        self.image_features = ImageFeatures(self.model) if frozen else None
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.eval()
@@ -125,6 +128,19 @@ class Policy(nn.Module):
     def positions(self, prompt: EncodedPrompt) -> Tensor:
         """The position ids of a prompt, (rows, P), as the model itself finds them."""
         return prompt_positions(self.model, prompt)
+
+    def of_images(self, prompts: Sequence[EncodedPrompt]) -> dict[str, Any]:
+        """What the model takes of prompts' images: their tensors, or the features that a frozen tower made of them.
+
+        A sharded tower always runs: where one process had features and another not, it would wait for it forever.
+        """
+        if self.image_features is not None and not any(isinstance(module, FSDPModule) for module in self.modules()):
+            try:
+                features = self.image_features.of(prompts)
+                return {} if features is None else {"mm_encoder_outputs": {"image": features}}
+            except NotFrozen:
+                self.image_features = None
+        return {name: tensor.to(self.device) for name, tensor in join_vision(prompts).items()}
 
     def hidden_states(self, **inputs: Any) -> Tensor:
         """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay.
@@ -192,6 +208,7 @@ class Policy(nn.Module):
         inputs, predictors_M = pack_rows(
             batch if batch.dummy_prompt is None else batch.with_dummy_prompt(),
             self.positions,
+            self.of_images,
             shared_prefix=self.shared_prefix,
             pad_id=self.tokenizer.pad_token_id or 0,
         )

@@ -8,7 +8,7 @@ prompt, an ordinary mask) serve families whose attention cannot share a prompt, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,20 +18,36 @@ from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.attention import PrefixLayout
 
 
+def join_vision(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
+    """The image tensors of several prompts, one after the other; empty when none has an image.
+
+    Where they differ beyond the first axis (tiles an image, for families that cut images into them), smaller ones are
+    filled up with zeros, which these families leave out.
+    """
+    names = dict.fromkeys(name for prompt in prompts for name in prompt.vision)
+    return {name: _concatenate([p.vision[name] for p in prompts if name in p.vision]) for name in names}
+
+
 def pack_rows(
-    batch: GroupBatch, positions: Callable[[EncodedPrompt], Tensor], *, shared_prefix: bool = True, pad_id: int = 0
+    batch: GroupBatch,
+    positions: Callable[[EncodedPrompt], Tensor],
+    of_images: Callable[[list[EncodedPrompt]], Mapping[str, Any]] = join_vision,
+    *,
+    shared_prefix: bool = True,
+    pad_id: int = 0,
 ) -> tuple[dict[str, Any], Tensor]:
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 
     Args:
         positions: a prompt's position ids, (rows, P); text continues from their largest value.
+        of_images: what the model takes of the images of these prompts, in their order.
         shared_prefix: one row for all groups, each prompt in it once, rather than one for each completion.
         pad_id: what fills up the rows.
 
     Returns:
         What the model takes: `input_ids` (R, L), `position_ids` ((R, L), or (rows, R, L) for families with several),
-        what tells it which tokens see which, the images' tensors, and the prompts' token types. And (M,) indices into
-        the flattened (R·L) positions: those whose hidden state predicts a token that `mask_NT` marks, in its order.
+        what tells it which tokens see which, what `of_images` gives, and the prompts' token types. And (M,) indices
+        into the flattened (R·L) positions: those whose hidden state predicts a token that `mask_NT` marks, in order.
     """
     device = batch.completion_ids_NT.device
     prompt_N = batch.group_N if shared_prefix else torch.arange(len(batch), device=device)
@@ -66,7 +82,7 @@ def pack_rows(
         end_N = prompt_lengths_G + batch.lengths_N
         attention = {"attention_mask": (torch.arange(length, device=device) < end_N[:, None]).long()}
     position_ids = position_CRL[0] if position_CRL.shape[0] == 1 else position_CRL
-    inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention, **join_vision(prompts)}
+    inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention, **of_images(prompts)}
     inputs |= token_types(prompts, input_ids_RL, start_G.tolist())
     before_N = start_G[prompt_N] + prompt_lengths_G[prompt_N]
     predictor_NT = torch.where(token_T == 0, before_N[:, None], place_NT) - 1
@@ -103,16 +119,6 @@ def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int])
         for name, types_P in prompt.token_types.items():
             types[name].view(-1)[start : start + len(prompt)] = types_P.to(ids_RL)
     return types
-
-
-def join_vision(prompts: list[EncodedPrompt]) -> dict[str, Tensor]:
-    """The image tensors of several prompts, one after the other; empty when none has an image.
-
-    Where they differ beyond the first axis (tiles an image, for families that cut images into them), smaller ones are
-    filled up with zeros, which these families leave out.
-    """
-    names = dict.fromkeys(name for prompt in prompts for name in prompt.vision)
-    return {name: _concatenate([p.vision[name] for p in prompts if name in p.vision]) for name in names}
 
 
 def _concatenate(tensors: list[Tensor]) -> Tensor:

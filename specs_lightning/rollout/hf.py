@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
-from specs_lightning.policy.shared_prefix import join_vision, next_positions, token_types
+from specs_lightning.policy.shared_prefix import next_positions, token_types
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError
@@ -133,10 +133,9 @@ class _Decoding:
                 f"model type {policy.model.config.model_type!r} has recurrent layers, whose states the embedded engine "
                 "cannot copy for each completion: sample by specs_lightning.rollout.VLLMEngine or VLLMServers"
             )
-        vision = {name: tensor.to(device) for name, tensor in join_vision(prompts).items()}
         starts = [(g + 1) * length - len(prompt) for g, prompt in enumerate(prompts)]
         types = token_types(prompts, ids_GL, starts)
-        hidden_GH = self._forward(ids_GL, seen_GL, position_CGL, cache, **types, **vision)
+        hidden_GH = self._forward(ids_GL, seen_GL, position_CGL, cache, **types, **policy.of_images(prompts))
         return hidden_GH, cache, seen_GL, next_positions(position_G)
 
     def _forward(

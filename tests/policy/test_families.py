@@ -33,6 +33,8 @@ from specs_lightning.rollout.sampler import EngineError
 TEXT_ONLY = frozenset({"qwen3"})
 PADDED = frozenset({"gemma3"})
 NOT_ON_VLLM_CPU = frozenset({"gemma3"})
+FEATURES_ARE_TRAINED = frozenset({"llava_next"})
+"""In part: what it puts at the end of each of an image's lines is none of its tower's weights."""
 LORA = LoRASettings(rank=4, alpha=8)
 
 
@@ -73,6 +75,20 @@ def test_shared_prefix_logprobs_and_gradients_are_those_of_each_sequence_alone(n
     weights_NT = torch.randn(batch.mask_NT.shape, generator=torch.Generator().manual_seed(0))
     expected, actual = (gradient(policy, (x * weights_NT).sum()) for x in (expected_NT, actual_NT))
     assert relative_difference(actual, expected) < 1e-5
+
+
+def test_kept_features_of_a_frozen_tower_give_what_the_tower_gives(name: str, model_path: Path) -> None:
+    policy = policy_of(model_path)
+    batch = batch_for(policy)
+    found = [policy.token_logprobs(batch).logprobs for _ in range(2)]
+    gradients = [gradient(policy, found_NT.sum()) for found_NT in found]
+    assert (policy.image_features is None) == (name in TEXT_ONLY | FEATURES_ARE_TRAINED)
+    policy.image_features = None
+    expected_NT = policy.token_logprobs(batch).logprobs
+    expected = gradient(policy, expected_NT.sum())
+    for found_NT, of_found in zip(found, gradients, strict=True):
+        torch.testing.assert_close(found_NT, expected_NT, rtol=0, atol=1e-5)
+        assert relative_difference(of_found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
