@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 from workloads import WORKLOADS, Workload
 
 from specs_lightning.data.sources import PromptSource, load_prompts
@@ -31,12 +31,27 @@ from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.set_aside import SetAside
 
 aten = torch.ops.aten
-ATTENTION_ON_CPU = {
-    aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    # Five products of the forward pass's size: the scores again, and the gradients of all four operands.
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda _, q, k, v, *__, **___: (
-        5 * sdpa_flop_count(q, k, v) // 2
-    ),
+Shape = tuple[int, ...]
+
+
+def attention_flops(query: Shape, key: Shape, value: Shape, *unused: Any, **also_unused: Any) -> int:
+    """Of scores and outputs, (B, heads, L, D) with as many key heads as there are: torch up to 2.11 refuses fewer."""
+    batch, heads, length, width = query
+    return 2 * batch * heads * length * key[2] * (width + value[3])
+
+
+def attention_backward_flops(gradient: Shape, query: Shape, key: Shape, value: Shape, *unused: Any, **more: Any) -> int:
+    """Five products of the forward pass's size: the scores again, and the gradients of all four operands."""
+    return 5 * attention_flops(query, key, value) // 2
+
+
+ATTENTION = {
+    getattr(aten, f"_scaled_dot_product_{kernel}{suffix}"): count
+    for kernel, ending in (("flash_attention", ""), ("flash_attention", "_for_cpu"), ("efficient_attention", ""))
+    for suffix, count in ((ending, attention_flops), (f"{ending}_backward", attention_backward_flops))
+} | {
+    aten._scaled_dot_product_cudnn_attention: attention_flops,
+    aten._scaled_dot_product_cudnn_attention_backward: attention_backward_flops,
 }
 
 
@@ -51,7 +66,7 @@ def step_of(policy: Policy, batch: GroupBatch) -> Callable[[], None]:
 
 
 def count_flops(step: Callable[[], None]) -> int:
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         step()
     return int(counter.get_total_flops())
 
