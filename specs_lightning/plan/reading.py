@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,14 @@ from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import HFEngine, RolloutEngine, SamplingSettings, engine_class_path, make_engine
 from specs_lightning.runs.measurement import EvaluationSettings
 from specs_lightning.runs.pipeline import run
-from specs_lightning.runs.planned_stages import PlannedStage, as_argument, first_stages, plan_stages
+from specs_lightning.runs.planned_stages import (
+    TEMPLATE,
+    PlannedStage,
+    as_argument,
+    first_stages,
+    plan_stages,
+    with_template,
+)
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.settings.yaml_files import config_files, kind_of, read_settings
 from specs_lightning.strategies import FSDP2
@@ -115,7 +123,8 @@ class _Planner:
 
     def run(self, given: dict[str, Any]) -> Iterator[PlannedWork]:
         folder = Path(given["run_dir"] or f"runs/{given['name']}")
-        chosen = first_stages(given["stages"], given["until"])
+        told = with_template(given["stages"], given["chat_template_kwargs"])
+        chosen = first_stages(told, given["until"])
         stages = plan_stages(chosen, given["evaluation"], folder, given["seed"], given["engine"])
         engine = None if given["engine"] is None else as_argument(engine_class_path(given["engine"]))
         fits = {
@@ -144,12 +153,12 @@ class _Planner:
         devices = self._devices(trainer, policy)
         sampling = None
         if isinstance(data, RolloutDataModule):
-            groups, work, notes = self._rollouts(data, trainer, source)
+            groups, work, notes = self._rollouts(data, trainer, source, policy.chat_template_kwargs)
             at_once = -(-data.prompts_per_round // devices.ranks)
             sampling = Sampling(data.engine, data.sampling, at_once, groups.longest)
             per_step = data.prompts_per_step
         elif isinstance(data, PreferenceDataModule):
-            groups, work, notes = self._pairs(data, module, trainer, source)
+            groups, work, notes = self._pairs(data, module, trainer, source, policy.chat_template_kwargs)
             per_step = data.batch_size
         else:
             raise SpecsError(f"specs plan knows RolloutDataModule and PreferenceDataModule, not {type(data).__name__}")
@@ -172,7 +181,7 @@ class _Planner:
     def distill(self, name: str, given: dict[str, Any]) -> PlannedWork:
         sampling: SamplingSettings = given["sampling"]
         source = self._source(given["base"])
-        prompts = self._prompts(given["prompts"], source)
+        prompts = self._prompts(given["prompts"], source, template=given["chat_template_kwargs"])
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
         wanted = given["pairs"].max_pairs
         pairs = min(prompts.rows, wanted or prompts.rows)
@@ -194,7 +203,8 @@ class _Planner:
         """Of the base; a run evaluates its later models in the same way."""
         source, sampling = self._source(str(planned.model)), evaluation.sampling
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
-        sets = [self._prompts(prompts, source).answered(tokens, k) for prompts in evaluation.sets.values()]
+        asked_of = partial(self._prompts, model=source, template=planned.stage.overrides.get(TEMPLATE))
+        sets = [asked_of(prompts).answered(tokens, k) for prompts in evaluation.sets.values()]
         prompts = sum(found.rows for found in sets)
         work = {"prompts": prompts, "completions": prompts * k, "tokens sampled": prompts * k * tokens}
         asked = Sampling(engine, sampling, PROMPTS_AT_ONCE, max(found.longest for found in sets))
@@ -211,10 +221,10 @@ class _Planner:
         return self.settings.shape or self.shapes.get(model, model)
 
     def _rollouts(
-        self, data: RolloutDataModule, trainer: Namespace, source: str
+        self, data: RolloutDataModule, trainer: Namespace, source: str, template: dict[str, Any]
     ) -> tuple[Groups, dict[str, int], list[str]]:
         tokens, k = self.settings.completion_tokens or data.sampling.max_tokens, data.sampling.completions_per_prompt
-        groups = self._prompts(data.train, source, data.max_prompt_tokens).answered(tokens, k)
+        groups = self._prompts(data.train, source, data.max_prompt_tokens, template).answered(tokens, k)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)
         rounds = -(-steps // data.steps_per_round)
         asked = rounds * data.prompts_per_round
@@ -235,7 +245,12 @@ class _Planner:
         return groups, work, notes
 
     def _pairs(
-        self, data: PreferenceDataModule, module: PolicyModule, trainer: Namespace, source: str
+        self,
+        data: PreferenceDataModule,
+        module: PolicyModule,
+        trainer: Namespace,
+        source: str,
+        template: dict[str, Any],
     ) -> tuple[Groups, dict[str, int], list[str]]:
         sides, settings, notes = module.completions_per_pair, self.settings, []
         if data.train in self.pairs:
@@ -247,7 +262,8 @@ class _Planner:
         else:
             with _missing("--rows, --prompt_tokens and --completion_tokens"):
                 pairs = load_pairs(data.train, data.set_aside, sides)
-                data.pairs, data.encoder = some(pairs, settings.sample), _encoder(source, data.max_prompt_tokens)
+                data.encoder = _encoder(source, data.max_prompt_tokens, template)
+                data.pairs = some(pairs, settings.sample)
                 completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
                 prompts = [pair.prompt for pair in data.encoded]
             groups = replace(Groups.of(len(pairs), prompts, _image_token(source)), completions=completions)
@@ -256,12 +272,15 @@ class _Planner:
         work = {"optimizer steps": steps, "pairs": trained_on, "tokens trained on": round(trained_on * groups.tokens)}
         return groups, work, notes
 
-    def _prompts(self, source: PromptSource, model: str, longest: int | None = None) -> Groups:
+    def _prompts(
+        self, source: PromptSource, model: str, longest: int | None = None, template: dict[str, Any] | None = None
+    ) -> Groups:
         rows, tokens = self.settings.rows, self.settings.prompt_tokens
         if rows and tokens:
             return made_up_prompts(min(rows, source.limit or rows), tokens)
         with _missing("--rows and --prompt_tokens"):
-            return read_prompts(source, lambda: _encoder(model, longest), _image_token(model), self.settings.sample)
+            encoder = partial(_encoder, model, longest, template)
+            return read_prompts(source, encoder, _image_token(model), self.settings.sample)
 
     def _devices(self, trainer: Namespace, policy: PolicySettings) -> Devices:
         """How a model lies on the devices, and in what it computes there."""
@@ -312,8 +331,9 @@ def _number(devices: Any, on_gpu: bool) -> int:
     return int(devices)
 
 
-def _encoder(source: str, longest: int | None) -> PromptEncoder:
-    return PromptEncoder(load_processor(model_source(source)), longest, image_memory_gib=0)
+def _encoder(source: str, longest: int | None, template: dict[str, Any] | None) -> PromptEncoder:
+    processor = load_processor(model_source(source))
+    return PromptEncoder(processor, longest, image_memory_gib=0, chat_template_kwargs=template)
 
 
 def _image_token(source: str) -> int | None:
