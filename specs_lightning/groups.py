@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import chain, groupby
 from pathlib import Path
@@ -215,6 +215,11 @@ class GroupBatch:
     """Each completion's row in its data set, for what is cached by row."""
     temperature: float = 1.0
     """At which the completions were sampled."""
+    truncation: Callable[[Tensor], Tensor] | None = None
+    """What their sampling made of logits at that temperature before it drew, as `rollout.truncation` has it; `None`:
+    nothing."""
+    kept_logmass_NT: Tensor | None = None
+    """The log of the probability that it keeps of the policy's distribution at each token."""
     fresh: bool = False
     """Whether it is the first step of a round: the policy is still the one that the round began with."""
     dummy_prompt: EncodedPrompt | None = None

@@ -79,12 +79,23 @@ def tiny_model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def thinking_model_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model with a chat template that opens `<think>` for it, as those of R1 distills and Qwen3.5 do."""
-    folder = tmp_path_factory.mktemp("thinking") / "model"
-    shutil.copytree(tiny_model_path, folder)
+    return _with_opening(tiny_model_path, tmp_path_factory.mktemp("thinking") / "model", "<think>\n")
+
+
+@pytest.fixture(scope="session")
+def switching_model_path(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a template that is told whether to think, as those of Qwen3 are."""
+    opening = "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}"
+    return _with_opening(tiny_model_path, tmp_path_factory.mktemp("switching") / "model", opening)
+
+
+def _with_opening(model: Path, folder: Path, opening: str) -> Path:
+    """A copy of a model whose template begins each answer so."""
+    shutil.copytree(model, folder)
     file = folder / "chat_template.jinja"
     template = file.read_text()
     assert template.count("assistant\n{% endif %}") == 1
-    file.write_text(template.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}"))
+    file.write_text(template.replace("assistant\n{% endif %}", f"assistant\n{opening}{{% endif %}}"))
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import math
 import re
 from itertools import chain
 from pathlib import Path
@@ -28,7 +29,22 @@ GRPO_MENU = {
     "CosineLengthReward, init_args: {max_tokens: 6}": ["advantages=PerReward", "entropy_coefficient=0.01"],
 }
 """A reward each, and settings of the objective."""
+SAMPLING_MENU = {
+    "top_p": ["top_p=0.9"],
+    "top_k": ["top_k=20"],
+    "min_p": ["min_p=0.05"],
+    "all three": ["top_p=0.95", "top_k=50", "min_p=0.02"],
+    "stop texts": ["stop=[e, '!']", "include_stop=true"],
+}
 PAIR_MENU = ["LengthNormalizedDPO", "IPO", "SimPO", "ORPO", "APOZero", "APODown"]
+SHORT = (
+    "--data.prompts_per_round=4",
+    "--data.steps_per_round=2",
+    "--data.rounds=1",
+    "--data.sampling.completions_per_prompt=3",
+    "--data.sampling.max_tokens=6",
+)
+"""Two steps of GRPO."""
 ELSEWHERE = ["DPO", "SFT", "FormatReward", "AccuracyReward", "ConsistencyReward"]
 """In commands/test_fit.py, and in the toy's own configurations."""
 
@@ -83,19 +99,32 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", GRPO_MENU, ids=lambda name: name.partition(",")[0])
 def test_grpo(tiny_model_path: Path, prompts: Path, tmp_path: Path, name: str) -> None:
-    fit(
-        tiny_model_path,
-        tmp_path,
-        "grpo",
-        f"--data.train.path={prompts}",
-        f"--data.rewards=[{LETTERS}, {{class_path: specs_lightning.rewards.{name}}}]",
-        "--data.prompts_per_round=4",
-        "--data.steps_per_round=2",
-        "--data.rounds=1",
-        "--data.sampling.completions_per_prompt=3",
-        "--data.sampling.max_tokens=6",
-        *(f"--model.objective.{setting}" for setting in GRPO_MENU[name]),
-    )
+    reward = f"--data.rewards=[{LETTERS}, {{class_path: specs_lightning.rewards.{name}}}]"
+    objective = (f"--model.objective.{setting}" for setting in GRPO_MENU[name])
+    fit(tiny_model_path, tmp_path, "grpo", *SHORT, f"--data.train.path={prompts}", reward, *objective)
+
+
+@pytest.mark.parametrize("name", SAMPLING_MENU)
+def test_sampling(tiny_model_path: Path, prompts: Path, tmp_path: Path, name: str) -> None:
+    """Truncation is corrected for; what it kept is told of the policy that sampled."""
+    cut = name != "stop texts"
+    sampling = [f"--data.sampling.{setting}" for setting in SAMPLING_MENU[name]]
+    sampling += ["--model.objective.mismatch.kind=truncated"] if cut else []
+    source = f"--data.train.path={prompts}"
+    rows = fit(tiny_model_path, tmp_path, "grpo", *SHORT, source, f"--data.rewards=[{LETTERS}]", *sampling)
+    kept = [float(row["train/kept_probability"] or "nan") for row in rows if cut]
+    assert kept == ([pytest.approx(0.5, abs=0.499), pytest.approx(math.nan, nan_ok=True)] if cut else [])
+    if not cut:
+        assert float(rows[0]["train/completions/clipped_ratio"]) < 1
+
+
+def test_what_the_chat_template_is_told(switching_model_path: Path, pairs: Path, prompts: Path, tmp_path: Path) -> None:
+    told = "--model.policy.chat_template_kwargs={enable_thinking: false}"
+    fit(switching_model_path, tmp_path / "pairs", "cold_start", f"--data.train={pairs}", "--data.batch_size=2", told)
+    source, reward = f"--data.train.path={prompts}", f"--data.rewards=[{LETTERS}]"
+    fit(switching_model_path, tmp_path / "rollouts", "grpo", *SHORT, source, reward, told)
+    saved = yaml.safe_load((tmp_path / "rollouts" / "config.yaml").read_text())
+    assert saved["model"]["init_args"]["policy"]["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("name", PAIR_MENU)

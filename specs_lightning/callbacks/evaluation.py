@@ -20,7 +20,6 @@ from specs_lightning.evaluation.evaluator import Answered, Evaluator
 from specs_lightning.evaluation.sets import PROMPTS_AT_ONCE, EvaluationSets
 from specs_lightning.groups import EncodedPrompt, Prompt
 from specs_lightning.modules import PolicyModule
-from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.system.progress import TITLE
 from specs_lightning.system.terminal import say
@@ -119,7 +118,7 @@ class EvaluationCallback(Callback, ABC):
         prompts = self.prepare({name: load_prompts(source, data.set_aside) for name, source in self.sets.items()})
         engine = self.engine or data.engine
         evaluator = Evaluator(engine, self.sampling, with_choice=self.with_choice, judge=data.judge)
-        encoder = PromptEncoder(pl_module.policy.processor, data.max_prompt_tokens)
+        encoder = pl_module.policy.encoder(data.max_prompt_tokens)
         self._asked = EvaluationSets(prompts, evaluator, encoder, data.set_aside, self.batch_size)
         self._shared_on = pl_module.device if trainer.world_size > 1 else None
         self.begin(trainer, pl_module)

@@ -127,8 +127,7 @@ class PolicyDataModule(LightningDataModule):
 
     @cached_property
     def encoder(self) -> PromptEncoder:
-        stops = stop_ids(self.policy)
-        return PromptEncoder(self.policy.processor, self.max_prompt_tokens, self.image_memory_gib, stops)
+        return self.policy.encoder(self.max_prompt_tokens, self.image_memory_gib, stop_ids(self.policy))
 
     def setup(self, stage: str) -> None:
         if self.judge is not None:
@@ -163,13 +162,14 @@ class PolicyDataModule(LightningDataModule):
     def _cache_key(self) -> dict[str, Any]:
         """All that the answers to evaluation prompts depend on, besides these."""
         policy, trainer = self.policy, self.attached_trainer
-        settings = asdict(policy.settings)
+        settings, template = asdict(policy.settings), policy.settings.chat_template_kwargs
         return {
             "model": model_digest(policy.source),
             "checkpoint": content_digest(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
             "policy": {name: settings[name] for name in ("dtype", "attention", "lora")},
+            **({"chat_template_kwargs": template} if template else {}),
             "precision": trainer.precision,
-            "evaluation_sampling": asdict(self.evaluation_sampling),
+            "evaluation_sampling": self.evaluation_sampling.decisive,
             "with_choice": self.evaluation_with_choice,
             "seed": self.seed,
             "engine": self.engine.decisive,

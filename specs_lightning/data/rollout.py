@@ -21,12 +21,13 @@ from specs_lightning.data.rounds import (
     restored_draw,
 )
 from specs_lightning.data.sources import PromptSource, load_prompts
-from specs_lightning.errors import DataError, check_positive
+from specs_lightning.errors import DataError, SettingsError, check_positive
 from specs_lightning.groups import PLACE, EncodedPrompt, Group, GroupBatch, Prompt, prompt_digest
 from specs_lightning.policy.dealing import idle_note
 from specs_lightning.prompts.encoder import try_encode
 from specs_lightning.rewards import AccuracyReward, FormatReward, Reward, RewardSum
 from specs_lightning.rollout import SamplingSettings
+from specs_lightning.rollout.truncation import truncation_of
 from specs_lightning.system.ranks import gather
 
 
@@ -37,7 +38,7 @@ class RolloutDataModule(PolicyDataModule):
         train: the prompts.
         rewards: score the completions; format and accuracy if not given.
         reward_weights: one for each reward; the paper's 0.5 (format) and 1 (accuracy) if neither is given.
-        sampling: how completions are drawn.
+        sampling: how completions are drawn; with `top_p`, `top_k` or `min_p` the objective's `mismatch` must correct.
         prompts_per_round: how many prompts one round answers.
         steps_per_round: how many optimizer steps are made of a round; after the first, the policy has moved on from
             the one that sampled, and the objective's clipping holds it near.
@@ -126,6 +127,12 @@ class RolloutDataModule(PolicyDataModule):
         super().setup(stage)
         if stage == "fit" and (self.attached_trainer.max_epochs or 1) > 1:
             raise DataError("rollouts are one long epoch: set data.rounds instead of trainer.max_epochs")
+        if stage == "fit" and self.sampling.truncated and not self.module.needs_old_logprobs:
+            raise SettingsError(
+                "data.sampling.top_p, top_k and min_p draw from a part of the policy's distribution, and what is drawn "
+                "from it would be taken for samples of the whole: set model.objective.mismatch.kind to truncated, "
+                "which weighs each token by the share that was kept, or leave them out"
+            )
         if stage == "fit" and not self.prompts:
             self.prompts = load_prompts(self.train, self.set_aside)
 
@@ -182,6 +189,7 @@ class RolloutLoader:
                 groups,
                 reward_weights=tuple(data.rewards.weights),
                 temperature=data.sampling.temperature,
+                truncation=truncation_of(data.sampling),
                 fresh=step == 0,
                 metrics={
                     **(self.round.metrics if step == 0 else {}),

@@ -19,7 +19,7 @@ from specs_lightning.groups import Completion, Prompt, prompt_digest
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.model_files import model_digest, same_model
 from specs_lightning.policy.policy import Policy
-from specs_lightning.prompts.encoder import PromptEncoder, encode_all
+from specs_lightning.prompts.encoder import encode_all
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.lines import append_lines, readable_lines
 from specs_lightning.records.record import DRAW_AGAIN, parse
@@ -47,7 +47,9 @@ def draw_candidates(
     and has no entry. Completions that the JSONL `file` holds already are not drawn again (`DataError` if they are of
     another model or were drawn otherwise); it grows with every batch.
     """
-    drawn_by = {"model": model.model, **asdict(sampling), "seed": seed, "digest": model_digest(model.model)}
+    drawn_by = {"model": model.model, **sampling.decisive, "seed": seed, "digest": model_digest(model.model)}
+    if model.chat_template_kwargs:
+        drawn_by["chat_template_kwargs"] = model.chat_template_kwargs
     asked = {prompt.id: prompt_digest(prompt) for prompt in prompts}
     candidates = _read(file, drawn_by, asked)
     # The same prompts are drawn together however often it was stopped: in other company, rounding is another.
@@ -58,7 +60,7 @@ def draw_candidates(
     policy = Policy(model).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     engine.sync(policy)
     limits = [limit for limit in (max_prompt_tokens, engine.longest_prompt(sampling)) if limit is not None]
-    encoder = PromptEncoder(policy.processor, min(limits, default=None))
+    encoder = policy.encoder(min(limits, default=None))
     if not file.exists():
         append_lines(file, [{"drawn_by": drawn_by}])
     with progress_bar(title, sum(map(len, missing))) as advance:

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.distill.candidates import draw_candidates
@@ -70,6 +71,7 @@ def distill(
     judge: JudgeSettings | None = None,
     candidates: str | None = None,
     max_prompt_tokens: int | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Path:
     """Make preference pairs: `pairs.parquet`, with `statistics.json` and a preview beside it.
 
@@ -87,6 +89,7 @@ def distill(
         candidates: the folder in which samples are kept; `output` if not given. Another `distill` with the same models,
             sampling and seed may have drawn them.
         max_prompt_tokens: longer prompts are set aside (never cut), and counted.
+        chat_template_kwargs: arguments of both models' chat template, as those of `model.policy`.
 
     Raises:
         DataError: not one pair could be made, or the samples that are there were drawn otherwise; the message says why.
@@ -102,7 +105,8 @@ def distill(
     set_aside = SetAside()
     questions = [p for p in load_prompts(prompts, set_aside) if _can_be_corrupted(p, set_aside)]
     models = {"zero": zero, "base": base}
-    draw = _Draw(models, engine or HFEngine(), sampling, seed, Path(candidates or output), set_aside, max_prompt_tokens)
+    template, place = chat_template_kwargs or {}, Path(candidates or output)
+    draw = _Draw(models, template, engine or HFEngine(), sampling, seed, place, set_aside, max_prompt_tokens)
     try:
         made = _make_pairs(drawing_order(questions, seed), draw, pairs, models, seed, asked, folder)
     finally:
@@ -135,6 +139,7 @@ class _Draw:
     """Draws candidates; what the folder holds already is not drawn again."""
 
     models: dict[str, str]
+    chat_template_kwargs: dict[str, Any]
     engine: RolloutEngine
     sampling: SamplingSettings
     seed: int
@@ -148,7 +153,7 @@ class _Draw:
         with only_writer(self.folder):
             for side, model in self.models.items():
                 drawn[side] = draw_candidates(
-                    PolicySettings(model=model),
+                    PolicySettings(model=model, chat_template_kwargs=self.chat_template_kwargs),
                     questions,
                     self.engine,
                     self.sampling,

@@ -57,6 +57,8 @@ MAY_DIFFER = (
     "data.rounds",
 )
 """Settings of a training that may be others when it goes on."""
+OPEN = ("model.policy.chat_template_kwargs.",)
+"""Settings with names of the user's choice: one that is not there is another value, and no matter of versions."""
 
 ANOTHER = "give the path of one, or the folder of its training for its newest that is whole"
 UNREADABLE = (
@@ -248,7 +250,8 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"  {name}: {before} -> {after}"
         for dotted, before, after in changes(old, new)
-        if not (name := dotted.replace(".init_args", "")).startswith(MAY_DIFFER) and NOT_SET not in (before, after)
+        if not (name := dotted.replace(".init_args", "")).startswith(MAY_DIFFER)
+        and (NOT_SET not in (before, after) or name.startswith(OPEN))
     ]
 
 

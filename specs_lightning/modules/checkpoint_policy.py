@@ -25,8 +25,9 @@ def policy_of_checkpoint(
     Args:
         file: the checkpoint.
         state: what it holds (`checkpoint_files.find`).
-        given: in what type and how it computes. Of a training that was not started by `specs fit`, whose checkpoint
-            has no settings, it also says which model it is.
+        given: in what type and how it computes, and what its chat template is told; the training's arguments, if it has
+            none. Of a training that was not started by `specs fit`, whose checkpoint has no settings, it also says
+            which model it is.
         model: where the model is now; where the checkpoint says if not given.
 
     Raises:
@@ -41,7 +42,8 @@ def policy_of_checkpoint(
         return given
     own = _as_settings(known if model is None else {**known, "model": model})
     trained = {name: getattr(own, name) for name in ("model", "lora", "quantization", "freeze_vision")}
-    policy = replace(given or own, **trained)
+    asked = (given and given.chat_template_kwargs) or own.chat_template_kwargs
+    policy = replace(given or own, **trained, chat_template_kwargs=asked)
     try:
         model_source(policy.model)
     except ModelNotFound as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from specs_lightning.modules.step_loop import PolicyModule, ScheduleSettings
 from specs_lightning.objectives import GRPO, LossTerms, token_share
 from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.policy.reference import AdapterOffReference, FrozenReference, Reference
+from specs_lightning.rollout.truncation import kept_logmass
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,12 @@ class GRPOModule(PolicyModule):
 
     def loss(self, batch: GroupBatch, denominator: Tensor) -> LossTerms:
         bonus = self.objective.entropy_coefficient > 0
-        scored = self.policy.token_logprobs(batch, batch.temperature, with_entropy=True, entropy_gradient=bonus)
+        cut = batch.truncation if batch.fresh else None  # later, the policy is not the one that sampled
+        observe = None if cut is None else partial(kept_logmass, truncation=cut)
+        scored = self.policy.token_logprobs(
+            batch, batch.temperature, with_entropy=True, entropy_gradient=bonus, observe=observe
+        )
+        batch.kept_logmass_NT = scored.observed
         if self._reference is not None:
             batch.reference_logprobs_NT = self._reference.token_logprobs(batch)
         terms = self.objective(scored.logprobs, batch, denominator, scored.entropy)
@@ -86,8 +93,9 @@ class GRPOModule(PolicyModule):
             log.warning(
                 "step %d: log-probabilities of rollout engine and trainer differ by %.3g nats in the mean, more than "
                 "mismatch.warn_above (%g): completions come from another policy than the one that is trained. See that "
-                "the engine has the current weights, computes in the trainer's precision and samples without top_p, "
-                "top_k or penalties. What remains, model.objective.mismatch.kind corrects (truncated or masked).",
+                "the engine has the current weights, computes in the trainer's precision and samples without penalties "
+                "or a top_p or top_k of its own. What remains, model.objective.mismatch.kind corrects (truncated or "
+                "masked).",
                 self.steps,
                 difference,
                 limit,

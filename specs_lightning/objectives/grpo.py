@@ -128,6 +128,9 @@ class GRPO:
         }
         if start_NT is not None and batch.sampler_logprobs_NT is not None:
             metrics |= self.mismatch.measure(start_NT, batch.sampler_logprobs_NT, mask_NT)
+            if batch.truncation is None or batch.kept_logmass_NT is not None:
+                kept_NT = batch.kept_logmass_NT
+                metrics |= self.mismatch.gap(start_NT, batch.sampler_logprobs_NT, mask_NT, kept_NT)
             loss_NT = loss_NT * self.mismatch.weights(start_NT, batch.sampler_logprobs_NT, mask_NT)
         if self.kl_coefficient:
             if batch.reference_logprobs_NT is None:

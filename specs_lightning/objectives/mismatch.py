@@ -3,7 +3,8 @@
 Completions are drawn from the engine's distribution, the clipped ratio takes them for the trainer's. The importance
 weight w = π_old / π_sampler (both before any step of the round) makes up for it, and is kept within bounds, since a
 single large one would outweigh the rest: truncated importance sampling (Yao et al. 2025, "Your efficient RL framework
-secretly brings you off-policy RL training") or masked. The four kinds and levels are TRL 1.16's
+secretly brings you off-policy RL training") or masked. Where sampling is truncated, what the engine draws from is the
+trainer's distribution without its tail, and w is what was kept of it. The four kinds and levels are TRL 1.16's
 `vllm_importance_sampling_mode`: token_truncate, token_mask, sequence_truncate and sequence_mask.
 """
 
@@ -55,19 +56,36 @@ class MismatchCorrection:
         return weight.masked_fill(self._outside(weight), 0.0)
 
     def measure(self, old_NT: Tensor, sampler_NT: Tensor, mask_NT: Tensor) -> dict[str, Part]:
-        """How far engine and trainer are apart (in nats), and the worth of the step's samples, before any bounds."""
-        gap_NT = (old_NT - sampler_NT).abs() * mask_NT
+        """The worth of the step's samples, by their weights before any bounds."""
         log_weight = self._log_weights(old_NT, sampler_NT, mask_NT)
         counted = mask_NT if self.level == "token" else mask_NT.any(-1, keepdim=True)
         weight = log_weight.clamp(-LOG_WEIGHT_LIMIT, LOG_WEIGHT_LIMIT).exp() * counted
         measured: dict[str, Part] = {
-            "mismatch/mean": token_share(gap_NT, mask_NT),
-            "mismatch/max": Maximum(torch.nn.functional.pad(gap_NT.flatten(), (0, 1)).max()),  # there may be no token
             "mismatch/effective_sample_size": EffectiveSampleSize(weight.sum(), weight.square().sum(), counted.sum()),
         }
         if self.kind != "none":
             outside = self._outside(log_weight.exp()) & counted
             measured["mismatch/out_of_bounds"] = Share(outside.sum(), counted.sum())
+        return measured
+
+    def gap(
+        self, old_NT: Tensor, sampler_NT: Tensor, mask_NT: Tensor, kept_logmass_NT: Tensor | None = None
+    ) -> dict[str, Part]:
+        """How far engine and trainer are apart, in nats.
+
+        Where sampling was truncated, both are asked for the same: the log-probability in what the truncation keeps.
+
+        Args:
+            kept_logmass_NT: log of the probability that it keeps of the trainer's distribution; `None`: all.
+        """
+        expected_NT = old_NT if kept_logmass_NT is None else old_NT - kept_logmass_NT
+        gap_NT = (expected_NT - sampler_NT).abs() * mask_NT
+        measured: dict[str, Part] = {
+            "mismatch/mean": token_share(gap_NT, mask_NT),
+            "mismatch/max": Maximum(torch.nn.functional.pad(gap_NT.flatten(), (0, 1)).max()),  # there may be no token
+        }
+        if kept_logmass_NT is not None:
+            measured["kept_probability"] = token_share(kept_logmass_NT.exp(), mask_NT)
         return measured
 
     def _log_weights(self, old_NT: Tensor, sampler_NT: Tensor, mask_NT: Tensor) -> Tensor:

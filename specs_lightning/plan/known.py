@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from specs_lightning.data import PreferenceDataModule
 from specs_lightning.data.pairs import load_pairs
@@ -53,19 +55,24 @@ class Known:
         self.assumed.append(f"{found} is not there: assumed to have the shape of {there} (--shape)")
         return there
 
-    def prompts(self, source: PromptSource, model: str, longest: int | None = None) -> Groups:
-        """Those of a data set, without completions."""
+    def prompts(
+        self, source: PromptSource, model: str, longest: int | None = None, template: dict[str, Any] | None = None
+    ) -> Groups:
+        """Those of a data set, without completions, as a model's chat template with these arguments lays them out."""
         rows, tokens = self.settings.rows, self.settings.prompt_tokens
         if not (rows and tokens) and is_here(source.path):
             try:
-                return read_prompts(source, lambda: encoder(model, longest), image_token(model), self.settings.sample)
+                make_encoder = partial(encoder, model, longest, template)
+                return read_prompts(source, make_encoder, image_token(model), self.settings.sample)
             except OSError:  # the model's processor is not there
                 rows = rows or len(load_prompts(source, SetAside(), thorough=False))
         rows = self._or_assumed(rows, source.limit or ROWS, f"{source.path}: prompts", "rows")
         tokens = self._or_assumed(tokens, PROMPT_TOKENS, f"{source.path}: tokens of a prompt", "prompt_tokens")
         return made_up_prompts(min(rows, source.limit or rows), min(tokens, longest or tokens))
 
-    def pairs_of(self, data: PreferenceDataModule, sides: int, source: str) -> Groups:
+    def pairs_of(
+        self, data: PreferenceDataModule, sides: int, source: str, template: dict[str, Any] | None = None
+    ) -> Groups:
         """Those of a file, with their sides that are trained on."""
         if data.train in self.pairs:
             groups = self.pairs[data.train]
@@ -75,6 +82,7 @@ class Known:
         if not (given.rows and given.prompt_tokens and given.completion_tokens) and is_here(data.train):
             pairs = load_pairs(data.train, data.set_aside, sides)
             try:
+                data.encoder = encoder(source, data.max_prompt_tokens, template)
                 return _measured(data, some(pairs, given.sample), len(pairs), sides, source)
             except OSError:  # the model's processor is not there
                 rows = rows or len(pairs)
@@ -93,7 +101,7 @@ class Known:
 
 def _measured(data: PreferenceDataModule, pairs: list[PreferencePair], rows: int, sides: int, source: str) -> Groups:
     """The lengths of some pairs, as the data module encodes them."""
-    data.pairs, data.encoder = pairs, encoder(source, data.max_prompt_tokens)
+    data.pairs = pairs
     completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
     prompts = [pair.prompt for pair in data.encoded]
     return replace(Groups.of(rows, prompts, image_token(source)), completions=completions)
@@ -104,8 +112,9 @@ def is_here(path: str) -> bool:
     return Path(resolve(path)).exists()
 
 
-def encoder(source: str, longest: int | None) -> PromptEncoder:
-    return PromptEncoder(load_processor(model_source(source)), longest, image_memory_gib=0)
+def encoder(source: str, longest: int | None, template: dict[str, Any] | None) -> PromptEncoder:
+    processor = load_processor(model_source(source))
+    return PromptEncoder(processor, longest, image_memory_gib=0, chat_template_kwargs=template)
 
 
 def image_token(source: str) -> int | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,14 @@ from specs_lightning.rollout import (
 )
 from specs_lightning.runs.measurement import EvaluationSettings
 from specs_lightning.runs.pipeline import run
-from specs_lightning.runs.planned_stages import PlannedStage, as_argument, first_stages, plan_stages
+from specs_lightning.runs.planned_stages import (
+    TEMPLATE,
+    PlannedStage,
+    as_argument,
+    first_stages,
+    plan_stages,
+    with_template,
+)
 from specs_lightning.settings.functions import function_settings
 from specs_lightning.settings.yaml_files import config_files, kind_of, layers, read_settings
 from specs_lightning.strategies import FSDP2
@@ -126,7 +134,8 @@ class _Planner:
 
     def run(self, given: dict[str, Any]) -> Iterator[PlannedWork]:
         folder = Path(given["run_dir"] or f"runs/{given['name']}")
-        chosen = first_stages(given["stages"], given["until"])
+        told = with_template(given["stages"], given["chat_template_kwargs"])
+        chosen = first_stages(told, given["until"])
         stages = plan_stages(chosen, given["evaluation"], folder, given["seed"], given["engine"])
         engine = None if given["engine"] is None else as_argument(engine_class_path(given["engine"]))
         fits = {
@@ -164,13 +173,13 @@ class _Planner:
         devices = self._devices(trainer, policy)
         sampling, read = None, int(getattr(module.objective, "needs_reference", False))
         if isinstance(data, RolloutDataModule):
-            groups, work, notes = self._rollouts(data, trainer, source)
+            groups, work, notes = self._rollouts(data, trainer, source, policy.chat_template_kwargs)
             at_once = -(-data.prompts_per_round // devices.ranks)
             sampling = Sampling(data.engine, data.sampling, at_once, groups.longest)
             per_step = data.prompts_per_step
             read = module.needs_old_logprobs + bool(module.objective.kl_coefficient)
         elif isinstance(data, PreferenceDataModule):
-            groups, work, notes = self._pairs(data, module, trainer, source)
+            groups, work, notes = self._pairs(data, module, trainer, source, policy.chat_template_kwargs)
             per_step = data.batch_size
         else:
             raise SpecsError(f"specs plan knows RolloutDataModule and PreferenceDataModule, not {type(data).__name__}")
@@ -203,7 +212,7 @@ class _Planner:
     def distill(self, name: str, given: dict[str, Any]) -> PlannedWork:
         sampling: SamplingSettings = given["sampling"]
         source = self.known.source(given["base"])
-        prompts = self.known.prompts(given["prompts"], source)
+        prompts = self.known.prompts(given["prompts"], source, template=given["chat_template_kwargs"])
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
         wanted = given["pairs"].max_pairs
         pairs = min(prompts.rows, wanted or prompts.rows)
@@ -226,7 +235,8 @@ class _Planner:
 
     def base(self, planned: PlannedStage, evaluation: EvaluationSettings, engine: RolloutEngine) -> PlannedWork:
         """The base's evaluation; a run evaluates its later models in the same way."""
-        name, policy = f"{planned.name}: evaluation", PolicySettings(model=str(planned.model))
+        template = planned.stage.overrides.get(TEMPLATE) or {}
+        name, policy = f"{planned.name}: evaluation", PolicySettings(str(planned.model), chat_template_kwargs=template)
         devices = self._device(Computing(self.on_gpu))
         found = self.evaluation(name, policy, devices, evaluation.sets, evaluation.sampling, engine)
         return replace(found, notes=(*found.notes, "each evaluated model takes as much"))
@@ -242,7 +252,8 @@ class _Planner:
     ) -> PlannedWork:
         source = self.known.source(policy.model)
         k, tokens = sampling.completions_per_prompt, self.settings.completion_tokens or sampling.max_tokens
-        asked = [self.known.prompts(prompts, source).answered(tokens, k) for prompts in sets.values()]
+        asked_of = partial(self.known.prompts, model=source, template=policy.chat_template_kwargs)
+        asked = [asked_of(prompts).answered(tokens, k) for prompts in sets.values()]
         prompts = sum(found.rows for found in asked)
         work = {"prompts": prompts, "completions": prompts * k, SAMPLED: prompts * k * tokens}
         longest = max(found.longest for found in asked)
@@ -256,10 +267,10 @@ class _Planner:
         return PlannedWork(name, job, work, cost, (*notes, *self.known.taken()))
 
     def _rollouts(
-        self, data: RolloutDataModule, trainer: Namespace, source: str
+        self, data: RolloutDataModule, trainer: Namespace, source: str, template: dict[str, Any]
     ) -> tuple[Groups, dict[str, int], list[str]]:
         tokens, k = self.settings.completion_tokens or data.sampling.max_tokens, data.sampling.completions_per_prompt
-        groups = self.known.prompts(data.train, source, data.max_prompt_tokens).answered(tokens, k)
+        groups = self.known.prompts(data.train, source, data.max_prompt_tokens, template).answered(tokens, k)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)
         rounds = -(-steps // data.steps_per_round)
         asked = rounds * data.prompts_per_round
@@ -280,9 +291,14 @@ class _Planner:
         return groups, work, notes
 
     def _pairs(
-        self, data: PreferenceDataModule, module: PolicyModule, trainer: Namespace, source: str
+        self,
+        data: PreferenceDataModule,
+        module: PolicyModule,
+        trainer: Namespace,
+        source: str,
+        template: dict[str, Any],
     ) -> tuple[Groups, dict[str, int], list[str]]:
-        groups = self.known.pairs_of(data, module.completions_per_pair, source)
+        groups = self.known.pairs_of(data, module.completions_per_pair, source, template)
         steps = total_steps(data.steps_of(groups.rows), trainer.max_epochs, trainer.max_steps)
         trained_on = min(steps * data.batch_size, groups.rows * max(1, trainer.max_epochs or 1))
         work = {"optimizer steps": steps, "pairs": trained_on, "tokens trained on": round(trained_on * groups.tokens)}

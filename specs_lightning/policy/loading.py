@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -69,6 +69,9 @@ class PolicySettings:
     quantization: Literal["4bit"] | None = None
     """With `lora`: keep the language model's own weights in 4 bits (NF4, by bitsandbytes: a half byte each), and
     compute with them in `dtype`. Vision tower, embeddings and head stay as they are."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the model's chat template, such as `{enable_thinking: false}`, as `apply_chat_template` of
+    transformers takes them. They hold for all prompts of the policy: in training, sampling, pairs and evaluations."""
 
     def __post_init__(self) -> None:
         if self.quantization is not None and self.lora is None:

@@ -125,6 +125,13 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return self.banned_ids.device
 
+    def encoder(
+        self, max_prompt_tokens: int | None = None, image_memory_gib: float = 0.25, stop_ids: Sequence[int] = ()
+    ) -> PromptEncoder:
+        """What makes tensors of its prompts; the arguments are those of `PromptEncoder`."""
+        template = self.settings.chat_template_kwargs
+        return PromptEncoder(self.processor, max_prompt_tokens, image_memory_gib, stop_ids, template)
+
     def positions(self, prompt: EncodedPrompt) -> Tensor:
         """The position ids of a prompt, (rows, P), as the model itself finds them."""
         return prompt_positions(self.model, prompt)
@@ -279,7 +286,7 @@ class Policy(nn.Module):
             PIL.Image.new("RGB", (56, 56), "white").save(white, "PNG")
             images = (white.getvalue(),) if with_image else ()
             prompt = Prompt("dummy", build_messages("?", len(images), add_instruction=False), images)
-            self._dummy_prompts[with_image] = PromptEncoder(self.processor).encode(prompt)
+            self._dummy_prompts[with_image] = self.encoder().encode(prompt)
         return self._dummy_prompts[with_image]
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor
+from transformers.utils.chat_template_utils import _get_template_variables
 
 from specs_lightning.errors import SettingsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, Prompt
@@ -47,6 +48,8 @@ class RefusedPrompt(ValueError):
 UNUSABLE = (PromptTooLong, BadImage, SpecialTokenInText, RefusedPrompt)
 """What is wrong with one row, and concerns no other."""
 _PROBE = "a text of the user"
+_OURS = {"messages", "add_generation_prompt", "continue_final_message"}
+"""What templates read and the encoder says."""
 
 
 class PromptEncoder:
@@ -57,10 +60,12 @@ class PromptEncoder:
         max_prompt_tokens: the longest prompt that is taken, image tokens included; `None` for any.
         image_memory_gib: what processed images may take; those not used lately are processed again when needed.
         stop_ids: those at which sampling stops, one of which ends a completion; the tokenizer's end token if none.
+        chat_template_kwargs: further arguments of the chat template, by name.
 
     Raises:
         ValueError: a limit out of range.
-        SettingsError: a tokenizer without an end token, or no chat template that takes messages of parts.
+        SettingsError: a tokenizer without an end token, no chat template that takes messages of parts, or an argument
+            that the template does not read.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class PromptEncoder:
         max_prompt_tokens: int | None = None,
         image_memory_gib: float = 0.25,
         stop_ids: Sequence[int] = (),
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if max_prompt_tokens is not None and max_prompt_tokens < 1:
             raise ValueError(f"max_prompt_tokens must be positive, not {max_prompt_tokens}")
@@ -78,6 +84,7 @@ class PromptEncoder:
         self.tokenizer = processor.tokenizer
         if self.tokenizer.eos_token_id is None:
             raise SettingsError("the tokenizer has no eos token, so completions could not end")
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
         self._check_template()
         self.max_prompt_tokens = max_prompt_tokens
         self.stop_ids = stop_ids
@@ -135,7 +142,7 @@ class PromptEncoder:
 
     @cached_property
     def _turn_end(self) -> int:
-        return turn_end(self.processor, self.stop_ids)
+        return turn_end(self.processor, self.stop_ids, self.chat_template_kwargs)
 
     def decode(self, ids: Sequence[int] | Tensor) -> str:
         """The text of token ids, special tokens left out."""
@@ -181,7 +188,7 @@ class PromptEncoder:
     def _template(self, prompt: Prompt) -> tuple[str, dict[str, Any]]:
         """The prompt's text with one placeholder an image, and how to tokenize it."""
         try:
-            text = self.processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=True)
+            text = self._lay_out(prompt.messages)
         except Exception as error:  # templates raise what they want to
             raise RefusedPrompt(f"refused by the chat template: prompt {prompt.id} ({_said(error)})") from error
         # Some templates write the beginning-of-sequence token themselves; the tokenizer would add a second one.
@@ -193,8 +200,14 @@ class PromptEncoder:
         found = _OPENED.search(self._template(prompt)[0][-80:])
         if found is None:
             return ""
-        asked = self.processor.apply_chat_template(list(prompt.messages), tokenize=False, add_generation_prompt=False)
+        asked = self._lay_out(prompt.messages, add_generation_prompt=False)
         return "" if asked.endswith(found[0]) else found[0]
+
+    def _lay_out(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        turns: list[Any] = list(messages)
+        return self.processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **self.chat_template_kwargs
+        )
 
     def _check_parts(self, prompt: Prompt) -> None:
         parts = [part for m in prompt.messages if not isinstance(m["content"], str) for part in m["content"]]
@@ -210,17 +223,29 @@ class PromptEncoder:
         """One text is laid out, so that what is wrong with all prompts is not said of each."""
         message: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
         try:
-            text = str(self.processor.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+            unread = self._unread_arguments()
+            text = _PROBE if unread else self._lay_out([message])
         except Exception as error:  # there is none, or it takes no such message
             raise SettingsError(
                 f"the model has no chat template that can be used ({_said(error)}): take the instruction-tuned model, "
                 "or put its chat_template.jinja into the model's folder"
             ) from error
+        if unread:
+            raise SettingsError(
+                f"chat_template_kwargs: the model's chat template has no argument {', '.join(unread)}; its text in "
+                "chat_template.jinja says which it reads"
+            )
         if _PROBE not in text or re.search(r"""['"]type['"]\s*:""", text):
             raise SettingsError(
                 "the chat template does not read messages of parts, but prints them as a Python list: put the "
                 "chat_template.jinja of the model's vision-language release into its folder"
             )
+
+    def _unread_arguments(self) -> list[str]:
+        """The names of arguments that the template has no use for, such as misspelt ones, and our own."""
+        template = getattr(self.processor, "chat_template", None) or self.tokenizer.chat_template
+        read = _get_template_variables(template.get("default") if isinstance(template, dict) else template)
+        return sorted(self.chat_template_kwargs.keys() - (read - _OURS))
 
     def _refuse_special_tokens(self, text: str, what: str) -> None:
         """Special tokens in a text would be taken as such: an image token without its image, a turn ended early."""

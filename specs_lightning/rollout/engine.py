@@ -1,7 +1,8 @@
 """What a rollout engine is: it takes the policy's weights, and samples completions with their log-probabilities.
 
 The contract, tested for every engine: the log-probability that an engine reports for a sampled token is the one that
-`Policy.token_logprobs` gives it at the same temperature.
+`Policy.token_logprobs` gives it at the same temperature; where sampling is truncated, that of the distribution which is
+left of it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from specs_lightning.errors import check_positive
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
+
+_FIRST = ("completions_per_prompt", "max_tokens", "temperature")
+"""The settings of sampling that every version has."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,41 @@ class SamplingSettings:
     """The longest completion; one that reaches it is cut off and counts as unfinished."""
     temperature: float = 1.0
     """0 takes the most likely token each time."""
+    top_p: float = 1.0
+    """Draw from the most likely tokens alone that have this much of the probability together; 1: from all."""
+    top_k: int | None = None
+    """Draw from so many most likely tokens alone; from all if not given."""
+    min_p: float = 0.0
+    """Draw from tokens alone that have at least this share of the most likely one's probability; 0: from all. Of what
+    this leaves `top_k` is taken, and of that `top_p`, as in vLLM."""
+    stop: list[str] = field(default_factory=list)
+    """Texts that end a completion where it writes one of them; it counts as finished, as with the end token."""
+    include_stop: bool = False
+    """Leave that text at the completion's end. Otherwise the completion's text ends before it, as in vLLM."""
 
     def __post_init__(self) -> None:
         check_positive(completions_per_prompt=self.completions_per_prompt, max_tokens=self.max_tokens)
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be 0 or a positive number, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1 (all tokens), not {self.top_p}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be positive, not {self.top_k}: leave it out for all tokens")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be between 0 (all tokens) and 1, not {self.min_p}")
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise ValueError(f"stop must be a list of texts, none of them empty, not {self.stop!r}")
+
+    @property
+    def truncated(self) -> bool:
+        """Whether some tokens are never drawn. At temperature 0 nothing is: the most likely one is always left."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k is not None or self.min_p > 0)
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """What completions depend on; settings that the first versions do not have where they are not left out."""
+        unset = asdict(SamplingSettings())
+        return {name: value for name, value in asdict(self).items() if name in _FIRST or value != unset[name]}
 
 
 class RolloutEngine(ABC):

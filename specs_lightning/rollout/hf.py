@@ -19,6 +19,8 @@ from specs_lightning.policy.shared_prefix import next_positions, token_types
 from specs_lightning.rollout.cache import make_cache
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError
+from specs_lightning.rollout.stop_texts import StopWatch, cut_at
+from specs_lightning.rollout.truncation import truncation_of
 
 
 class HFEngine(RolloutEngine):
@@ -86,6 +88,10 @@ class _Decoding:
         self.finished_N = torch.zeros(n, dtype=torch.bool, device=device)
         self.stop_ids = torch.tensor(stop_ids(policy), device=device)
         self.head = policy.model.get_output_embeddings()
+        self.truncation = truncation_of(sampling)
+        self.watches = self._stop_watches() if sampling.stop else []
+        self.stopped_by: dict[int, str] = {}
+        """The stop text that a completion ended with, by its number."""
 
     def run(self) -> list[list[Completion]]:
         k = self.sampling.completions_per_prompt
@@ -101,6 +107,8 @@ class _Decoding:
             self.logprobs_NT[active_A, t] = logprob_A
             self.lengths_N[active_A] += 1
             going_A = ~torch.isin(token_A, self.stop_ids)
+            if self.watches:
+                self._end_at_stop_texts(active_A, token_A, going_A)
             self.finished_N[active_A[~going_A]] = True
             if not going_A.any():
                 break
@@ -114,6 +122,27 @@ class _Decoding:
                 hidden_AH = self._forward(token_A[:, None], seen_AL, position_CA[..., None], cache)
             position_CA = position_CA + 1
         return self._completions()
+
+    def _stop_watches(self) -> list[StopWatch]:
+        """One for each completion."""
+        if not self.policy.tokenizer.is_fast:
+            raise EngineError(
+                "sampling.stop needs a tokenizer of the tokenizers library (tokenizer.json); this model has another: "
+                "leave it out, or sample by specs_lightning.rollout.VLLMEngine or VLLMServers"
+            )
+        tokenizer = self.policy.tokenizer.backend_tokenizer
+        prompts = [prompt.input_ids.tolist() for prompt in self.prompts]
+        k, stop = self.sampling.completions_per_prompt, self.sampling.stop
+        return [StopWatch(tokenizer, ids, stop) for ids in prompts for _ in range(k)]
+
+    def _end_at_stop_texts(self, active_A: Tensor, token_A: Tensor, going_A: Tensor) -> None:
+        """Those whose token completes a stop text go on no more."""
+        numbers, tokens = active_A.tolist(), token_A.tolist()
+        for place in going_A.nonzero()[:, 0].tolist():
+            found = self.watches[numbers[place]].step(tokens[place])
+            if found is not None:
+                self.stopped_by[numbers[place]] = found
+                going_A[place] = False
 
     def _prefill(self) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
         """The last hidden state of each prompt, the cache, which of its columns are tokens, the next positions."""
@@ -151,13 +180,15 @@ class _Decoding:
         )[:, -1]
 
     def _sample(self, hidden_AH: Tensor, draw_A: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that follow, and their log-probabilities."""
+        """The tokens that follow, and their log-probabilities: of the distribution that they are drawn from."""
         logits_AV = self.head(hidden_AH).float()
         logits_AV[:, self.policy.banned_ids] = float("-inf")
         if self.sampling.temperature == 0:
             token_A = logits_AV.argmax(-1)
         else:
             logits_AV /= self.sampling.temperature
+            if self.truncation is not None:
+                logits_AV = self.truncation(logits_AV)
             token_A = inverse_transform(logits_AV.softmax(-1), draw_A)
         logprob_A = logits_AV.gather(-1, token_A[:, None])[:, 0] - logits_AV.logsumexp(-1)
         return token_A, logprob_A
@@ -166,7 +197,8 @@ class _Decoding:
         lengths, finished = self.lengths_N.tolist(), self.finished_N.tolist()
         ids = [row[:length] for row, length in zip(self.ids_NT.tolist(), lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(self.logprobs_NT.tolist(), lengths, strict=True)]
-        texts = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        decoded = self.policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        texts = [cut_at(text, self.stopped_by.get(n), self.sampling) for n, text in enumerate(decoded)]
         flat = [
             Completion(tuple(ids[n]), tuple(logprobs[n]), texts[n], finished[n], self.policy.version)
             for n in range(len(ids))

@@ -27,6 +27,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, Image
 from specs_lightning.prompts.images import load_image
 from specs_lightning.rollout.engine import SamplingSettings
+from specs_lightning.rollout.stop_texts import cut_at
 
 SUPPORTED_VLLM = (Version("0.32"), Version("0.33"))
 """From (tested) up to (not included): later versions may move what the worker's extension relies on."""
@@ -194,13 +195,17 @@ class VLLMSampler:
             SamplingParams(
                 n=sampling.completions_per_prompt if sampling.temperature else 1,  # it refuses more if they are alike
                 temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k or 0,  # all
+                min_p=sampling.min_p,
+                stop=sampling.stop,
                 max_tokens=sampling.max_tokens,
                 seed=request.seed,
                 stop_token_ids=list(stop_ids),
                 ignore_eos=True,  # the stop ids are all there is
                 logprobs=0,  # the sampled token's alone
                 flat_logprobs=True,
-                detokenize=False,
+                detokenize=bool(sampling.stop),
             )
             for request in requests
         ]
@@ -215,12 +220,14 @@ class VLLMSampler:
                     f"vLLM read prompt {request.prompt_id} otherwise than the trainer: {len(understood)} "
                     f"tokens against {len(request.expanded_ids)}. Do both use the same processor?"
                 )
-            completions = self._completions(output.outputs)
+            completions = self._completions(output.outputs, sampling)
             groups.append(completions if sampling.temperature else completions * sampling.completions_per_prompt)
         return groups
 
-    def _completions(self, outputs: Sequence[Any]) -> list[Completion]:
-        texts = self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
+    def _completions(self, outputs: Sequence[Any], sampling: SamplingSettings) -> list[Completion]:
+        decoded = self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
+        stopped_by = [o.stop_reason if isinstance(o.stop_reason, str) else None for o in outputs]  # or a token's id
+        texts = [cut_at(text, found, sampling) for text, found in zip(decoded, stopped_by, strict=True)]
         return [
             Completion(tuple(o.token_ids), tuple(o.logprobs.logprobs), text, o.finish_reason == "stop", self.version)
             for o, text in zip(outputs, texts, strict=True)

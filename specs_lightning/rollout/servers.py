@@ -120,7 +120,9 @@ class VLLMServers(RolloutEngine):
 
     def _get_to_know(self, policy: Policy) -> None:
         # A tokenizer cannot be used by two threads at once: this one is for `generate` alone.
-        self._encoder, self._stop_ids = PromptEncoder(copy.deepcopy(policy.processor)), stop_ids(policy)
+        processor, template = copy.deepcopy(policy.processor), policy.settings.chat_template_kwargs
+        self._encoder = PromptEncoder(processor, chat_template_kwargs=template)
+        self._stop_ids = stop_ids(policy)
         self._model = str(policy.source)
 
     def _forget(self) -> None:

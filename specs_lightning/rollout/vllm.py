@@ -53,7 +53,7 @@ class VLLMEngine(RolloutEngine):
         if self._policy() is policy and self.sampler.version == policy.version:
             return
         if self._policy() is not policy:
-            self._encoder, self._stop_ids = PromptEncoder(policy.processor), stop_ids(policy)
+            self._encoder, self._stop_ids = policy.encoder(), stop_ids(policy)
         self.sampler.load_weights(policy.named_weights(), policy.version)
         self._policy = weakref.ref(policy)
 

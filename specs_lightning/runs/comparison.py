@@ -146,6 +146,7 @@ def _add_finished(folder: Path, found: dict[str, Experiment]) -> None:
 
 def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
     from specs_lightning.runs.pipeline import run  # heavy, and not needed to compare finished runs
+    from specs_lightning.runs.planned_stages import with_template  # which it imports
 
     settings = function_settings(run, [f"--config={file}"])
     name = checked_name(settings["name"])
@@ -154,4 +155,5 @@ def _add_configured(file: Path, found: dict[str, Experiment]) -> None:
     for other in found.values():
         if other.settings is not None and other.settings["evaluation"] != settings["evaluation"]:
             raise ComparisonError(f"{file}: {name} would be measured otherwise than {other.name} (evaluation)")
-    found[name] = Experiment(name, {}, {key: settings[key] for key in ("stages", "evaluation")})
+    stages = with_template(settings["stages"], settings["chat_template_kwargs"])
+    found[name] = Experiment(name, {}, {"stages": stages, "evaluation": settings["evaluation"]})

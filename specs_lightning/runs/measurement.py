@@ -50,7 +50,7 @@ class EvaluationSettings:
         """The settings of the `EvaluationDataModule` that says the same."""
         return {
             "evaluation": {name: asdict(source) for name, source in self.sets.items()},
-            "evaluation_sampling": asdict(self.sampling),
+            "evaluation_sampling": self.sampling.decisive,
             "judge": None if self.judge is None else asdict(self.judge),
         }
 

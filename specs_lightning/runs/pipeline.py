@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from specs_lightning import __version__
 from specs_lightning.commands.endings import scored_by
@@ -30,6 +31,7 @@ from specs_lightning.runs.planned_stages import (
     first_stages,
     plan_stages,
     set_aside_old,
+    with_template,
 )
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
@@ -50,6 +52,7 @@ def run(
     engine: EngineSettings | None = None,
     at_once: int = 1,
     logger: TrackerSettings = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Path:
     """Run the whole method, stage by stage, to a table and a report.
 
@@ -67,6 +70,7 @@ def run(
             processor. Stages on one GPU would need its memory together.
         logger: what follows the trainings beside their `metrics.csv`, one or several of `mlflow`, `tensorboard`,
             `trackio` and `wandb`; each training is a run of its own there, all in one group.
+        chat_template_kwargs: arguments of the models' chat template, as those of `model.policy`, in every stage.
 
     Returns:
         the report's path.
@@ -75,6 +79,7 @@ def run(
         PipelineError: a finished stage's settings were changed since, or a reference leads nowhere.
     """
     folder = Path(run_dir or f"runs/{checked_name(name)}")
+    stages = with_template(stages, chat_template_kwargs)
     planned = stages_of(stages, evaluation, name, folder, seed, until, redo, engine, trackers=trackers_in(logger))
     with planned as (jobs, needs):
         run_jobs(jobs, needs, at_once)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,8 @@ from specs_lightning.system.terminal import pasted
 
 OUTPUTS = {"model": "model", "pairs": "pairs.parquet", "candidates": ".", "answers": ANSWERS}
 """What a stage hands on, by the name it is asked for with."""
+TEMPLATE = "model.policy.chat_template_kwargs"
+"""Where a stage that is no `distill` has the arguments of its chat template."""
 _REFERENCE = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
 
@@ -144,6 +146,16 @@ class PlannedStage:
         record, file = self.record(), self.folder / OUTPUTS["answers"]
         evaluated = file.exists() or (record is not None and record.answers is not None)
         return read_answers(file) if evaluated else None
+
+
+def with_template(stages: dict[str, Stage], chat_template_kwargs: dict[str, Any] | None) -> dict[str, Stage]:
+    """The stages, each with these arguments of the chat template; those of a stage's own overrides win."""
+
+    def told(stage: Stage) -> Stage:
+        name = "chat_template_kwargs" if stage.kind == "distill" else TEMPLATE
+        return replace(stage, overrides={name: chat_template_kwargs, **stage.overrides})
+
+    return {name: told(stage) for name, stage in stages.items()} if chat_template_kwargs else stages
 
 
 def first_stages(stages: dict[str, Stage], until: str | None) -> dict[str, Stage]:

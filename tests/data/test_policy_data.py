@@ -159,6 +159,9 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "engine": ({"engine": Idle()}, {}),
     "type": ({}, {"dtype": "bfloat16"}),
     "adapters": ({}, {"lora": LoRASettings()}),
+    "what the template is told": ({}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    "truncation": ({"evaluation_sampling": SamplingSettings(1, top_p=0.9)}, {}),
+    "stop texts": ({"evaluation_sampling": SamplingSettings(1, stop=["."])}, {}),
 }
 """Settings of the data and of the policy by which the same model answers otherwise."""
 

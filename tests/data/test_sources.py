@@ -108,6 +108,13 @@ class TestColumns:
         (prompt,) = load_all(write_jsonl(tmp_path, GOOD), add_instruction=False, system="Be brief.")
         assert prompt.text == "Be brief.\n2+2?"
 
+    def test_a_system_message_of_a_rows_own_stands_in_place_of_the_settings(self, tmp_path: Path) -> None:
+        own = [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "2+2?"}]
+        rows = write_jsonl(tmp_path, {"id": "a", "messages": own}, {"id": "b", "messages": own[1:]})
+        a, b = load_all(rows, add_instruction=False, system="Be brief.")
+        assert [message["role"] for message in a.messages] == ["system", "user"] == [m["role"] for m in b.messages]
+        assert (a.text, b.text) == ("Be exact.\n2+2?", "Be brief.\n2+2?")
+
     def test_the_instruction_can_be_of_ones_own(self, tmp_path: Path) -> None:
         (prompt,) = load_all(write_jsonl(tmp_path, GOOD), answer_format="boxed", instruction="Box it.")
         assert prompt.text == "2+2?\nBox it." and prompt.answer_format == "boxed"

@@ -63,6 +63,8 @@ class TestResume:
         [
             ({"seed": 1}, "seed: zero-0 -> zero-1"),
             ({"sampling": SamplingSettings(3, 32)}, "max_tokens: 64 -> 32"),
+            ({"sampling": SamplingSettings(3, 64, top_p=0.9)}, r"top_p: \(not set\) -> 0.9"),
+            ({"chat_template_kwargs": {"enable_thinking": False}}, r"chat_template_kwargs.*: \(not set\) -> .*False.*"),
         ],
     )
     def test_samples_drawn_otherwise_are_refused(

@@ -132,6 +132,10 @@ class TestForeign:
             (changed("model", "objective", {"clip_low": 0.3}), r"model\.objective\.clip_low: 0\.2 -> 0\.3"),
             (changed("data", "dynamic_sampling", {"max_refills": 1}), r"data\.dynamic_sampling: None -> \{"),
             ({**SETTINGS, "seed_everything": 1}, r"seed_everything: 0 -> 1"),
+            (
+                changed("model", "policy", {"chat_template_kwargs": {"enable_thinking": False}}),
+                r"model\.policy\.chat_template_kwargs\.enable_thinking: \(not set\) -> False",
+            ),
         ],
     )
     @pytest.mark.bad_input("checkpoints")
@@ -154,6 +158,7 @@ class TestForeign:
         ("section", "name", "value"),
         [
             ("model", "policy", {"model": "moved/a"}),
+            ("model", "policy", {"chat_template_kwargs": {}}),  # which an earlier version did not have
             ("model", "max_tokens_per_micro_batch", 32),
             ("data", "rounds", 4),
             ("data", "a_setting_of_a_later_version", 1),

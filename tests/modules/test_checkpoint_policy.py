@@ -41,3 +41,11 @@ def test_where_its_model_is_gone_only_one_of_all_weights_can_be_used(tmp_path: P
         policy_of_checkpoint(Path("c.ckpt"), state(model=gone, lora={"rank": 2}), GIVEN)
     with pytest.raises(CheckpointError, match="trained alone"):  # a folder is one of shards
         policy_of_checkpoint(tmp_path, state(model=gone), GIVEN)
+
+
+def test_what_the_template_is_told_is_what_is_given_or_else_what_it_was_in_training() -> None:
+    trained = state(chat_template_kwargs={"enable_thinking": False})
+    told = PolicySettings("toy:base", chat_template_kwargs={"enable_thinking": True})
+    for given, expected in ((None, False), (GIVEN, False), (told, True)):
+        found = policy_of_checkpoint(Path("c.ckpt"), trained, given)
+        assert found.chat_template_kwargs == {"enable_thinking": expected}

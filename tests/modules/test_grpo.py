@@ -26,6 +26,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from specs_lightning.data import RolloutDataModule
 from specs_lightning.data.sources import PromptSource
+from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.modules import GRPOModule, ScheduleSettings
 from specs_lightning.objectives import CISPO, GRPO, BatchScaled, MismatchCorrection, PerReward
@@ -302,3 +303,47 @@ class TestMismatch:
         with caplog.at_level(logging.WARNING):
             self.fit(tiny_model_path, prompts, tmp_path, [0.3, 0.4], warn_above=0.25)
         assert "engine and trainer" not in caplog.text
+
+
+class TestTruncatedSampling:
+    SAMPLING = SamplingSettings(4, 8, top_p=0.6, top_k=40)
+
+    def fit(self, model: Path, prompts: PromptSource, folder: Path, error: float) -> list[dict[str, float]]:
+        """What the steps of two rounds logged, two each, by an engine with this error."""
+        logger, objective = Logged(), GRPO(mismatch=MismatchCorrection("truncated"))
+        module = GRPOModule(PolicySettings(str(model)), objective, optimizer=adam, schedule=CONSTANT)
+        data = rollouts(prompts, engine=Mistaken([error] * 2), sampling=self.SAMPLING)
+        small_trainer(folder, logger=logger, log_every_n_steps=1).fit(module, datamodule=data)
+        return logger.steps
+
+    def test_what_is_cut_off_is_not_taken_for_an_engine_that_is_wrong(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            steps = self.fit(tiny_model_path, prompts, tmp_path, 0.0)
+        assert "engine and trainer" not in caplog.text
+        for name in ("mismatch/mean", "kept_probability"):
+            assert [f"train/{name}" in step for step in steps] == [True, False] * 2
+        for step in steps[::2]:
+            assert step["train/mismatch/max"] < 1e-5
+            assert 0.02 < step["train/kept_probability"] < 0.6  # of the tiny model's nearly even distribution
+
+    def test_an_engine_that_is_wrong_shows_as_ever(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            steps = self.fit(tiny_model_path, prompts, tmp_path, 0.2)
+        for step in steps[::2]:
+            assert step["train/mismatch/mean"] == pytest.approx(0.1, abs=2e-3)  # about every second token is wrong
+            assert step["train/mismatch/max"] == pytest.approx(0.2, abs=1e-5)
+        assert "engine and trainer differ by 0.1" in caplog.text
+
+    @pytest.mark.parametrize("cut", [{"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}])
+    @pytest.mark.bad_input("settings")
+    def test_it_is_refused_where_nothing_corrects_for_it(
+        self, tiny_model_path: Path, prompts: PromptSource, tmp_path: Path, cut: dict[str, Any]
+    ) -> None:
+        module = GRPOModule(PolicySettings(str(tiny_model_path)))
+        data = rollouts(prompts, sampling=SamplingSettings(4, 8, **cut))
+        with pytest.raises(SettingsError, match=r"set model\.objective\.mismatch\.kind to truncated"):
+            small_trainer(tmp_path).fit(module, datamodule=data)

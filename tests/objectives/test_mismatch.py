@@ -36,6 +36,10 @@ def values(parts: dict[str, Part]) -> dict[str, float]:
     return {name.removeprefix("mismatch/"): part.value.item() for name, part in parts.items()}
 
 
+def measured(correction: MismatchCorrection, batch: GroupBatch) -> dict[str, float]:
+    return values(correction.measure(*arguments(batch)) | correction.gap(*arguments(batch)))
+
+
 class TestWeights:
     batch = batch_with_weights([[0.5, 1.0, 4.0], [3.0, 0.25]])
 
@@ -148,21 +152,21 @@ class TestMeasures:
     @pytest.mark.parametrize("kind", ["none", "truncated", "masked"])
     def test_they_are_of_the_weights_before_any_bounds(self, kind: str) -> None:
         gap = math.log(2) + 0 + math.log(4) + math.log(3) + math.log(4)
-        by_token = values(MismatchCorrection(kind).measure(*arguments(self.batch)))
+        by_token = measured(MismatchCorrection(kind), self.batch)
         assert by_token["mean"] == pytest.approx(gap / 5)
         assert by_token["max"] == pytest.approx(math.log(4))
         assert by_token["effective_sample_size"] == pytest.approx(
             (0.5 + 1 + 4 + 3 + 0.25) ** 2 / (5 * (0.25 + 1 + 16 + 9 + 0.0625))
         )
-        by_sequence = values(MismatchCorrection(kind, "sequence").measure(*arguments(self.batch)))
+        by_sequence = measured(MismatchCorrection(kind, "sequence"), self.batch)
         assert (by_sequence["mean"], by_sequence["max"]) == (by_token["mean"], by_token["max"])
         assert by_sequence["effective_sample_size"] == pytest.approx((2 + 0.75) ** 2 / (2 * (4 + 0.5625)))
 
     def test_what_is_out_of_bounds_is_counted_where_there_are_bounds(self) -> None:
-        assert "out_of_bounds" not in values(MismatchCorrection().measure(*arguments(self.batch)))
-        by_token = values(MismatchCorrection("truncated", cap=3.5, floor=0.4).measure(*arguments(self.batch)))
+        assert "out_of_bounds" not in measured(MismatchCorrection(), self.batch)
+        by_token = measured(MismatchCorrection("truncated", cap=3.5, floor=0.4), self.batch)
         assert by_token["out_of_bounds"] == pytest.approx(2 / 5)
-        by_sequence = values(MismatchCorrection("masked", "sequence", cap=1.5).measure(*arguments(self.batch)))
+        by_sequence = measured(MismatchCorrection("masked", "sequence", cap=1.5), self.batch)
         assert by_sequence["out_of_bounds"] == pytest.approx(1 / 2)
 
     @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -171,22 +175,20 @@ class TestMeasures:
         batch.mask_NT[:] = torch.tensor([[True, False], [True, True], [False, False]])
         expected = batch_with_weights([[1.0], [2.0, 2.0]])
         correction = MismatchCorrection("masked", level)
-        assert values(correction.measure(*arguments(batch))) == pytest.approx(
-            values(correction.measure(*arguments(expected)))
-        )
+        assert measured(correction, batch) == pytest.approx(measured(correction, expected))
 
     @pytest.mark.parametrize("level", ["token", "sequence"])
     def test_an_engine_that_agrees_loses_no_sample(self, level: str) -> None:
-        measured = values(MismatchCorrection("none", level).measure(*arguments(batch_with_weights([[1.0] * 9] * 3))))
-        assert measured == {"mean": 0, "max": 0, "effective_sample_size": 1}
+        found = measured(MismatchCorrection("none", level), batch_with_weights([[1.0] * 9] * 3))
+        assert found == {"mean": 0, "max": 0, "effective_sample_size": 1}
 
     def test_a_completion_that_is_far_off_leaves_them_finite(self) -> None:
         """In float32, where its weight alone would be infinite."""
         batch = batch_with_weights([[2.0] * 200, [1.0] * 200])
         old_NT, sampler_NT, mask_NT = arguments(batch)
         correction = MismatchCorrection("truncated", "sequence")
-        measured = values(correction.measure(old_NT.float(), sampler_NT.float(), mask_NT))
-        assert measured["effective_sample_size"] == pytest.approx(1 / 2)
+        found = values(correction.measure(old_NT.float(), sampler_NT.float(), mask_NT))
+        assert found["effective_sample_size"] == pytest.approx(1 / 2)
         assert correction.weights(old_NT.float(), sampler_NT.float(), mask_NT).tolist() == [[2.0], [1.0]]
 
     @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -194,8 +196,54 @@ class TestMeasures:
         batch = batch_with_weights([[2.0, 3.0]])
         batch.mask_NT[:] = False
         for empty in (batch, batch.select([])):
-            measured = MismatchCorrection("masked", level).measure(*arguments(empty))
-            assert set(values(measured).values()) == {0.0}
+            assert set(measured(MismatchCorrection("masked", level), empty).values()) == {0.0}
+
+    def test_what_truncation_takes_away_is_no_gap_but_a_weight(self) -> None:
+        """The engine drew from three quarters of the trainer's distribution, and from half of it."""
+        batch = batch_with_weights([[0.75, 0.5, 0.5]])
+        kept_NT = torch.tensor([[0.75, 0.5, 0.25]], dtype=torch.float64).log()  # at the last, a quarter by the trainer
+        found = values(MismatchCorrection("truncated").gap(*arguments(batch), kept_NT))
+        assert found["mean"] == pytest.approx(math.log(2) / 3)
+        assert found["max"] == pytest.approx(math.log(2))
+        assert found["kept_probability"] == pytest.approx((0.75 + 0.5 + 0.25) / 3)
+        assert MismatchCorrection("truncated").weights(*arguments(batch)).tolist() == [pytest.approx([0.75, 0.5, 0.5])]
+
+
+class TestTruncatedSampling:
+    def test_the_gradient_is_that_of_the_policy_over_what_is_kept(self) -> None:
+        """Of a, b and c the engine draws the first two. Both in the proportion that it gives them."""
+        policy_V = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log().requires_grad_()
+        reward_2 = torch.tensor([1.0, -2.0], dtype=torch.float64)
+        drawn_N = torch.tensor([0] * 5 + [1] * 3)  # 0.5 and 0.3, of 0.8
+        logprobs_N1 = policy_V.log_softmax(-1)[drawn_N][:, None]
+        batch = batch_of(
+            [[1] * 8],
+            advantages_N=reward_2[drawn_N],
+            sampler_logprobs_NT=(logprobs_N1 - math.log(0.8)).detach(),
+            fresh=True,
+            truncation=lambda logits: logits,
+        )
+        grpo = GRPO(mismatch=MismatchCorrection("truncated"))
+        grpo(logprobs_N1, batch, grpo.denominator(batch)).loss.backward()
+        kept_2 = policy_V.detach().exp()[:2]
+        score_2V = torch.eye(3, dtype=torch.float64)[:2] - policy_V.detach().exp()  # of the softmax, by hand
+        torch.testing.assert_close(policy_V.grad, -(kept_2 * reward_2) @ score_2V)
+
+    def test_the_gap_is_measured_where_what_is_kept_is_known(self) -> None:
+        """That is in a round's first step."""
+        given = batch_with_weights([[0.5, 0.5]], advantages_N=torch.tensor([1.0], dtype=torch.float64))
+        cut = replace(given, truncation=lambda logits: logits)
+        grpo = GRPO(mismatch=MismatchCorrection("truncated"))
+
+        def told(batch: GroupBatch) -> dict[str, float]:
+            assert given.old_logprobs_NT is not None
+            metrics = grpo(given.old_logprobs_NT, batch, grpo.denominator(batch)).metrics
+            return {name: part for name, part in values(metrics).items() if name in ("mean", "out_of_bounds")}
+
+        assert told(given) == {"mean": pytest.approx(math.log(2)), "out_of_bounds": 0}
+        assert told(cut) == {"out_of_bounds": 0}
+        kept_NT = torch.full_like(given.old_logprobs_NT, math.log(0.5))
+        assert told(replace(cut, kept_logmass_NT=kept_NT)) == {"mean": pytest.approx(0), "out_of_bounds": 0}
 
 
 @pytest.mark.parametrize(

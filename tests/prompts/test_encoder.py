@@ -4,7 +4,7 @@ import copy
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,8 +13,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from specs_lightning.errors import SettingsError
 from specs_lightning.groups import Prompt
+from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.policy import Policy
+from specs_lightning.policy.processors import TextProcessor
 from specs_lightning.prompts.encoder import PromptEncoder, PromptTooLong, RefusedPrompt, encode_all
-from specs_lightning.prompts.images import BadImage
+from specs_lightning.prompts.images import BadImage, load_image
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.scoring.answer_formats import FORMATS
@@ -200,6 +203,63 @@ def _options(encoder: PromptEncoder, processor: Any) -> dict[str, Any]:
 
 
 TEXTS = "{% for m in messages %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endfor %}"
+
+
+SILENCED = "assistant\n<think>\n\n</think>\n\n"
+
+
+class TestTemplateArguments:
+    """Templates may be told more than the messages; what they then write is transformers' own."""
+
+    SILENT: ClassVar = {"enable_thinking": False}
+
+    @pytest.fixture(scope="class")
+    def processor(self, switching_model_path: Path) -> Any:
+        return AutoProcessor.from_pretrained(switching_model_path)
+
+    @pytest.mark.parametrize("arguments", [{}, {"enable_thinking": True}, SILENT])
+    @pytest.mark.parametrize("images", [0, 2])
+    def test_a_prompt_is_what_transformers_makes_of_it(
+        self, processor: Any, arguments: dict[str, Any], images: int
+    ) -> None:
+        asked = prompt("How many?", images)
+        shown = iter([load_image(image) for image in asked.images])
+        messages = copy.deepcopy(list(asked.messages))
+        for part in messages[0]["content"]:
+            part.update({"image": next(shown)} if part["type"] == "image" else {})
+        options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        expected = processor.apply_chat_template(messages, **options, **arguments)
+        encoded = PromptEncoder(processor, chat_template_kwargs=arguments).encode(asked)
+        assert encoded.input_ids.tolist() == expected["input_ids"][0].tolist()
+        assert processor.tokenizer.decode(encoded.input_ids).endswith(SILENCED) == (arguments == self.SILENT)
+        if images:
+            assert torch.equal(encoded.vision["pixel_values"], expected["pixel_values"])
+
+    def test_engines_that_expand_images_themselves_get_the_same(self, processor: Any) -> None:
+        encoder, asked = PromptEncoder(processor, chat_template_kwargs=self.SILENT), prompt("Which?", 2)
+        expanded = encoder.encode(asked).input_ids.tolist()
+        assert [i for i, _ in groupby(expanded)] == [i for i, _ in groupby(encoder.template_ids(asked))]
+        assert encoder.length(asked, [(70, 60), (70, 90)]) == len(expanded)
+
+    @pytest.mark.parametrize("name", ["enable_thinkng", "add_generation_prompt", "tokenize", "messages"])
+    @pytest.mark.bad_input("settings")
+    def test_an_argument_that_the_template_does_not_read_or_that_is_not_the_users_is_refused(
+        self, processor: Any, name: str
+    ) -> None:
+        """It would change nothing, without a word."""
+        with pytest.raises(SettingsError, match=f"the model's chat template has no argument {name};"):
+            PromptEncoder(processor, chat_template_kwargs={**self.SILENT, name: False})
+
+    def test_a_text_models_template_is_told_too(self, processor: Any) -> None:
+        tokenizer = copy.deepcopy(processor.tokenizer)
+        tokenizer.chat_template = processor.chat_template
+        encoder = PromptEncoder(TextProcessor(tokenizer), chat_template_kwargs=self.SILENT)  # type: ignore[arg-type]
+        assert tokenizer.decode(encoder.template_ids(prompt("How many?", 0))).endswith(SILENCED)
+
+    def test_the_policys_own_are_those_of_every_prompt(self, switching_model_path: Path) -> None:
+        policy = Policy(PolicySettings(str(switching_model_path), chat_template_kwargs=self.SILENT))
+        for encoded in (policy.encoder().encode(prompt()), policy.dummy_prompt(with_image=True)):
+            assert policy.tokenizer.decode(encoded.input_ids).endswith(SILENCED)
 
 
 class TestOpenedTag:

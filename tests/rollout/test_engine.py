@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.questions import prompt
@@ -27,6 +28,30 @@ def test_settings_out_of_range(wrong: tuple[int, int, float]) -> None:
         SamplingSettings(*wrong)
     with pytest.raises(ValueError, match="max_sequences"):
         HFEngine(max_sequences=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1 .all tokens., not 0.0"),
+        ({"top_p": 1.1}, "top_p must be"),
+        ({"top_k": -1}, "top_k must be positive, not -1: leave it out for all tokens"),
+        ({"min_p": -0.1}, "min_p must be between 0"),
+        ({"min_p": 1.5}, "min_p must be"),
+        ({"stop": "</answer>"}, "stop must be a list of texts, none of them empty, not '</answer>'"),
+        ({"stop": [""]}, "stop must be"),
+    ],
+)
+@pytest.mark.bad_input("settings")
+def test_truncation_and_stop_texts_out_of_range(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SamplingSettings(**wrong)
+
+
+def test_what_completions_depend_on_is_told_as_before_where_nothing_new_is_set() -> None:
+    assert SamplingSettings(3, 64).decisive == {"completions_per_prompt": 3, "max_tokens": 64, "temperature": 1.0}
+    more = SamplingSettings(3, 64, top_k=5, stop=["."]).decisive
+    assert more == SamplingSettings(3, 64).decisive | {"top_k": 5, "stop": ["."]}
 
 
 def test_a_model_that_names_no_end_token_is_refused(tiny_model_path: Path) -> None:

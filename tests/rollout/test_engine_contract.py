@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +17,7 @@ import pytest
 import torch
 from helpers.tiny_models import tiny_qwen2_5_vl
 from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
+from helpers.truncated import cut, distributions
 from helpers.vllm_servers import specs_serve
 from torch import Tensor
 
@@ -106,6 +109,77 @@ def test_logprobs_of_sampled_tokens_are_the_trainers(
     assert [len(group) for group in completions] == [3] * len(prompts)
     assert difference(policy, prompts, completions, temperature).abs().max() <= BOUND
     assert difference(policy, prompts, completions, temperature + 0.1).abs().max() > 100 * BOUND  # it would show
+
+
+TRUNCATED = {
+    "top_p": {"top_p": 0.8},
+    "top_k": {"top_k": 7},
+    "min_p": {"min_p": 0.05},
+    "all three": {"top_p": 0.9, "top_k": 30, "min_p": 0.01, "temperature": 1.3},
+}
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_truncated_sampling_draws_from_what_is_left_and_reports_its_log_probabilities(
+    engine: RolloutEngine, policy: Policy, prompts: list[EncodedPrompt], name: str
+) -> None:
+    """Held against whole distributions by plain transformers, cut by hand."""
+    sampling, asked = SamplingSettings(4, 10, **TRUNCATED[name]), prompts[:4]
+    engine.sync(policy)
+    completions = engine.generate(asked, sampling, "seed")
+    gaps, gaps_to_the_whole, sizes = [], [], set()
+    for prompt, group in zip(asked, completions, strict=True):
+        for completion in group:
+            whole = distributions(policy, prompt, completion, sampling.temperature)
+            for token, logprob, row in zip(completion.token_ids, completion.logprobs, whole, strict=True):
+                left = cut(row, sampling)
+                assert token in left
+                gaps.append(abs(logprob - math.log(left[token])))
+                gaps_to_the_whole.append(abs(logprob - math.log(row[token])))
+                sizes.add(len(left))
+    assert max(gaps) <= BOUND
+    assert sum(gaps_to_the_whole) > 100 * BOUND * len(gaps)  # it would show
+    assert max(sizes) < len(whole[0]) / 2 and (len(sizes) > 2 or name == "top_k")
+
+
+def test_at_temperature_0_nothing_is_cut(engine: RolloutEngine, policy: Policy, prompts: list[EncodedPrompt]) -> None:
+    engine.sync(policy)
+    whole = engine.generate(prompts, SamplingSettings(1, 6, 0.0), "seed")
+    assert engine.generate(prompts, SamplingSettings(1, 6, 0.0, top_p=0.5, top_k=2, min_p=0.3), "seed") == whole
+
+
+def test_a_stop_text_ends_a_completion_with_the_token_that_completes_it(
+    engine: RolloutEngine, policy: Policy, prompts: list[EncodedPrompt]
+) -> None:
+    """Held against the same completions without it, decoded token by token. Some stop texts span several tokens."""
+    engine.sync(policy)
+    whole = [c for group in engine.generate(prompts, SamplingSettings(6, 24), "seed") for c in group]
+    stop = _frequent_pieces([c.text for c in whole], 3, count=4)
+    for include in (False, True):
+        sampling = SamplingSettings(6, 24, stop=stop, include_stop=include)
+        stopped = [c for group in engine.generate(prompts, sampling, "seed") for c in group]
+        ended = 0
+        for completion, before in zip(stopped, whole, strict=True):
+            texts = [policy.tokenizer.decode(before.token_ids[: t + 1], skip_special_tokens=True) for t in range(24)]
+            written = [text for text in texts[: len(before.token_ids)] if any(one in text for one in stop)]
+            if not written:
+                assert completion == before
+                continue
+            ended += 1
+            length = texts.index(written[0]) + 1
+            assert completion.token_ids == before.token_ids[:length]
+            assert completion.logprobs == pytest.approx(before.logprobs[:length], abs=BOUND)
+            assert completion.finished
+            cut_text, found = min((written[0].split(one)[0], one) for one in stop if one in written[0])
+            assert completion.text == (cut_text + found if include else cut_text)
+        assert 5 < ended < len(whole)
+
+
+def _frequent_pieces(texts: list[str], length: int, count: int) -> list[str]:
+    """The texts of so many letters that are in most of the given ones."""
+    pieces = Counter(text[i : i + length] for text in texts for i in range(len(text) - length + 1))
+    ascii_ones = [piece for piece, _ in pieces.most_common() if piece.isascii() and piece.strip()]
+    return ascii_ones[:count]
 
 
 VARIANTS = {

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import torch
 import torch.multiprocessing
+from helpers.questions import prompt
 from helpers.server_checks import SAMPLING, MakeEngine, StartServer, assert_answered, fail, warnings_in
 from helpers.tiny_models import tiny_qwen2_5_vl
 from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
@@ -49,6 +50,19 @@ class TestSpreading:
         assert_answered(prompts, engine.generate(prompts, SAMPLING, "seed"))
         assert server.sampler.calls == 2
         assert engine.generate([], SAMPLING, "seed") == []
+
+    def test_prompts_are_laid_out_as_the_policy_lays_them_out(
+        self, start: StartServer, make: MakeEngine, switching_model_path: Path
+    ) -> None:
+        silent = sharp_policy(switching_model_path, chat_template_kwargs={"enable_thinking": False})
+        asked = silent.encoder().encode(prompt("How many?", 0))
+        server = start(switching_model_path)
+        engine = make(server)
+        engine.sync(silent)
+        engine.generate([asked], SAMPLING, "seed")
+        (request,) = server.sampler.requests
+        assert request.template_ids == tuple(asked.input_ids.tolist())
+        assert silent.tokenizer.decode(request.template_ids).endswith("</think>\n\n")
 
 
 class TestLostServers:

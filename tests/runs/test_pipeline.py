@@ -106,6 +106,14 @@ class TestOrder:
             assert f"{prefix}engine={json.dumps(chosen)}" in work.overrides[stage]
         assert work.overrides["evaluate base"][1] == "VLLMEngine"
 
+    def test_one_set_of_template_arguments_for_all_of_them(self, work: Work) -> None:
+        run(stages(), EVALUATION, run_dir="r", chat_template_kwargs={"enable_thinking": False})
+        for stage, name in (
+            ("fit zero", "model.policy.chat_template_kwargs"),
+            ("distill distill", "chat_template_kwargs"),
+        ):
+            assert f'--{name}={{"enable_thinking": false}}' in work.overrides[stage]
+
     def test_trackers_follow_every_training_and_are_no_change_of_a_run(
         self, work: Work, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -9,7 +9,7 @@ from helpers.stand_in_work import Work
 
 from specs_lightning.data.sources import PromptSource
 from specs_lightning.runs.measurement import EvaluationSettings
-from specs_lightning.runs.planned_stages import PipelineError, PlannedStage, Stage, plan_stages
+from specs_lightning.runs.planned_stages import PipelineError, PlannedStage, Stage, plan_stages, with_template
 
 EVALUATION = EvaluationSettings(PromptSource("id.jsonl"), {"ood": PromptSource("ood.jsonl")})
 STAGES = {
@@ -54,3 +54,16 @@ def test_a_missing_file_is_named(work: Work) -> None:
 def test_a_stage_without_its_file_is_refused() -> None:
     with pytest.raises(ValueError, match="a stage of kind fit needs a config"):
         Stage("fit")
+
+
+def test_what_the_template_is_told_is_told_in_every_stage_that_says_nothing_else() -> None:
+    other = {"model.policy.chat_template_kwargs": {"enable_thinking": True}}
+    told = with_template({**STAGES, "other": Stage("fit", "grpo.yaml", overrides=other)}, {"enable_thinking": False})
+    of_a_policy = {"model.policy.chat_template_kwargs": {"enable_thinking": False}}
+    assert told["base"].overrides == told["zero"].overrides == of_a_policy
+    assert told["cold_start"].overrides == of_a_policy | STAGES["cold_start"].overrides
+    assert told["distill"].overrides == STAGES["distill"].overrides | {
+        "chat_template_kwargs": {"enable_thinking": False}
+    }
+    assert told["other"].overrides == other
+    assert with_template(STAGES, None) == STAGES

@@ -148,7 +148,7 @@ def test_what_is_no_request_is_refused_unread(served: ServedSampler, monkeypatch
         ("/generate", "[1", "JSONDecodeError"),
         ("/generate", "[1]", "TypeError"),
         ("/generate", "{}", "'requests'"),
-        ("/generate", '{"requests": [], "sampling": {"top_p": 1}}', "top_p"),
+        ("/generate", '{"requests": [], "sampling": {"typical_p": 1}}', "typical_p"),
         (
             "/generate",
             '{"requests": [{"prompt_id": "", "template_ids": [], "expanded_ids": [], "images": ["ä"]}]}',
