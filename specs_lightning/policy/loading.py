@@ -13,7 +13,7 @@ from torch import nn
 
 from specs_lightning.errors import SpecsError, check_positive
 from specs_lightning.policy.attention import use_shared_prefix
-from specs_lightning.policy.families import ModelFamily, use_linear_patch_embedding, vision_modules
+from specs_lightning.policy.families import ModelFamily, audio_modules, use_linear_patch_embedding, vision_modules
 from specs_lightning.policy.model_files import check_loaded, usable
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
     plain = empty_model(config, PolicySettings(settings.model))
-    kept = [*vision_modules(plain), plain.get_output_embeddings()]
+    kept = _kept_whole(plain)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -134,9 +134,13 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
 
 def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
     """The layers of a model (not quantized) that `quantization` keeps in 4 bits."""
-    kept = {module for part in (*vision_modules(model), model.get_output_embeddings()) for module in part.modules()}
+    kept = {module for part in _kept_whole(model) for module in part.modules()}
     linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m not in kept)
     return [layer for layer in linear if not layer.weight.requires_grad]
+
+
+def _kept_whole(model: PreTrainedModel) -> list[nn.Module]:
+    return [*vision_modules(model), *audio_modules(model), model.get_output_embeddings()]
 
 
 def layers_in_4_bits(model: nn.Module) -> list[nn.Linear]:
@@ -149,9 +153,8 @@ def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:
     use_linear_patch_embedding(model)
     if settings.attention == "sdpa":
         use_shared_prefix(model.config)
-    if settings.freeze_vision:
-        for module in vision_modules(model):
-            module.requires_grad_(False)
+    for module in (*audio_modules(model), *(vision_modules(model) if settings.freeze_vision else ())):
+        module.requires_grad_(False)
     if settings.lora is not None:
         _add_adapters(model, settings.lora)
     if settings.gradient_checkpointing:
@@ -177,11 +180,12 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
     """Put adapters beside linear layers, in place; every other weight is frozen."""
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and for adapters alone
 
-    vision = {module for tower in vision_modules(model) for module in tower.modules()}
+    left_alone = (*audio_modules(model), *(() if settings.vision else vision_modules(model)))
+    without = {module for tower in left_alone for module in tower.modules()}
     linear = {
         name: module
         for name, module in model.base_model.named_modules(prefix=model.base_model_prefix)
-        if isinstance(module, nn.Linear) and (settings.vision or module not in vision)
+        if isinstance(module, nn.Linear) and module not in without
     }
     ends = settings.target_modules
     targets = [name for name in linear if not ends or name.rpartition(".")[2] in ends]
@@ -196,9 +200,14 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
 
 def model_class(config: PretrainedConfig) -> Any:
     """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    return transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
+    classes = transformers.AutoModelForImageTextToText, transformers.AutoModelForMultimodalLM
+    of_images = next((kind for kind in classes if type(config) in kind._model_mapping), None)
+    return of_images if of_images and takes_images(config) else transformers.AutoModelForCausalLM
 
 
 def takes_images(config: PretrainedConfig) -> bool:
-    """Whether a model's architecture is one of images and text."""
-    return type(config) in transformers.AutoModelForImageTextToText._model_mapping
+    """Whether a model's architecture is one of images and text, of which some take sounds, too."""
+    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:
+        return True
+    several = type(config) in transformers.AutoModelForMultimodalLM._model_mapping
+    return several and "vision_config" in config.sub_configs

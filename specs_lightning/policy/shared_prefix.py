@@ -8,7 +8,8 @@ prompt, an ordinary mask) serve families whose attention cannot share a prompt, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,9 +18,16 @@ from torch import Tensor
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.attention import PrefixLayout
 
+FIRST_AXIS: Mapping[str, int] = MappingProxyType({})
+
 
 def pack_rows(
-    batch: GroupBatch, positions: Callable[[EncodedPrompt], Tensor], *, shared_prefix: bool = True, pad_id: int = 0
+    batch: GroupBatch,
+    positions: Callable[[EncodedPrompt], Tensor],
+    *,
+    shared_prefix: bool = True,
+    pad_id: int = 0,
+    joined_along: Mapping[str, int] = FIRST_AXIS,
 ) -> tuple[dict[str, Any], Tensor]:
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 
@@ -27,6 +35,7 @@ def pack_rows(
         positions: a prompt's position ids, (rows, P); text continues from their largest value.
         shared_prefix: one row for all groups, each prompt in it once, rather than one for each completion.
         pad_id: what fills up the rows.
+        joined_along: as `join_vision` takes it.
 
     Returns:
         What the model takes: `input_ids` (R, L), `position_ids` ((R, L), or (rows, R, L) for families with several),
@@ -66,7 +75,8 @@ def pack_rows(
         end_N = prompt_lengths_G + batch.lengths_N
         attention = {"attention_mask": (torch.arange(length, device=device) < end_N[:, None]).long()}
     position_ids = position_CRL[0] if position_CRL.shape[0] == 1 else position_CRL
-    inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention, **join_vision(prompts)}
+    inputs = {"input_ids": input_ids_RL, "position_ids": position_ids, **attention}
+    inputs |= join_vision(prompts, joined_along)
     inputs |= token_types(prompts, input_ids_RL, start_G.tolist())
     before_N = start_G[prompt_N] + prompt_lengths_G[prompt_N]
     predictor_NT = torch.where(token_T == 0, before_N[:, None], place_NT) - 1
@@ -105,19 +115,21 @@ def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int])
     return types
 
 
-def join_vision(prompts: list[EncodedPrompt]) -> dict[str, Tensor]:
+def join_vision(prompts: list[EncodedPrompt], along: Mapping[str, int] = FIRST_AXIS) -> dict[str, Tensor]:
     """The image tensors of several prompts, one after the other; empty when none has an image.
 
-    Where they differ beyond the first axis (tiles an image, for families that cut images into them), smaller ones are
-    filled up with zeros, which these families leave out.
+    They are joined along their first axis, or the one that is told by name. Where they differ in others (tiles an
+    image, for families that cut images into them), smaller ones are filled up with zeros, which these families leave
+    out.
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.vision)
-    return {name: _concatenate([p.vision[name] for p in prompts if name in p.vision]) for name in names}
+    return {name: _join([p.vision[name] for p in prompts if name in p.vision], along.get(name, 0)) for name in names}
 
 
-def _concatenate(tensors: list[Tensor]) -> Tensor:
-    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    return torch.cat([_fill_up(tensor, sizes) for tensor in tensors])
+def _join(tensors: list[Tensor], axis: int) -> Tensor:
+    ahead = [tensor.movedim(axis, 0) for tensor in tensors]
+    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in ahead), strict=True)]
+    return torch.cat([_fill_up(tensor, sizes) for tensor in ahead]).movedim(0, axis)
 
 
 def _fill_up(tensor: Tensor, sizes: list[int]) -> Tensor:
