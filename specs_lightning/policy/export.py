@@ -25,6 +25,7 @@ def in_files(model: PreTrainedModel, name: str, weight: Tensor) -> Iterator[tupl
         exchanged = own_name.endswith(_TRANSPOSED.get(model.config.model_type, ()))
         yield own_name, own_weight.transpose(1, 2).contiguous() if exchanged else own_weight
 
+
 def _dense(weight: Tensor) -> Tensor:
     """A weight, in full precision if it is quantized."""
     if (state := getattr(weight, "quant_state", None)) is None:

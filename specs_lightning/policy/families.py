@@ -29,6 +29,11 @@ log = logging.getLogger(__name__)
 
 _VISION_ID = re.compile(r"(image|video|vision|audio)(_start|_end)?_token_(id|index)|[be]o[ia]_token_(id|index)")
 _LOGIT_CHANGES = ("logits_scaling", "logit_scale")
+_REFUSED = {
+    "phi4_multimodal": "its published weights read images by a LoRA adapter beside them, and its processor in "
+    "transformers takes no chat template"
+}
+_OF_LONGEST = frozenset({"dynamic", "longrope"})
 _VISION_MODULES = (
     "visual",
     "vision_tower",
@@ -37,9 +42,8 @@ _VISION_MODULES = (
     "connector",
     "merger",  # MiniCPM-V
     "embed_vision",  # Gemma 4
-    "embed_tokens_extend.image_embed",  # Phi-4-multimodal
 )
-_AUDIO_MODULES = ("audio_tower", "embed_audio", "embed_tokens_extend.audio_embed")
+_AUDIO_MODULES = ("audio_tower", "embed_audio")
 
 
 class UnsupportedModel(SpecsError, ValueError):
@@ -84,7 +88,6 @@ FAMILIES: dict[str, ModelFamily] = {
     "internvl": _SHARED,
     "mistral3": _SHARED,
     "minicpmv4_6": replace(_SHARED, joined_along={"pixel_values": -1}),
-    "phi4_multimodal": _SHARED,
     "gemma3": _PADDED,  # its images are seen both ways, and layers have windows
     "gemma4": _PADDED,
     "llama": _SHARED,
@@ -105,12 +108,16 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
     decides for both.
 
     Raises:
-        UnsupportedModel: its logits are not its head's output alone, so that log-probabilities would be wrong.
+        UnsupportedModel: its logits are not its head's output alone, so that log-probabilities would be wrong, or its
+            images are not read by its weights alone.
     """
+    if reason := _REFUSED.get(config.model_type):
+        raise UnsupportedModel(f"model type {config.model_type!r} is unsupported: {reason}")
     text = config.get_text_config()
     if changed := [name for name in _LOGIT_CHANGES if getattr(text, name, None) not in (None, 1, 1.0)]:
         how = ", ".join(changed)
         raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
+    _warn_of_what_is_left_out(config.model_type, text)
     family = FAMILIES.get(config.model_type)
     if family is not None and config.sub_configs.get("text_config") is AutoConfig:
         family = _with_language_model(family, FAMILIES.get(text.model_type))
@@ -121,6 +128,23 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
     if not family.shared_prefix:
         log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
     return family
+
+
+def _warn_of_what_is_left_out(kind: str, text: PretrainedConfig) -> None:
+    if getattr(text, "output_router_logits", False):
+        log.warning(
+            "model type %r: config.json asks for the router's auxiliary loss (output_router_logits). No objective adds "
+            "it: the router is trained by the objective alone",
+            kind,
+        )
+    rope: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _OF_LONGEST:
+        log.warning(
+            "model type %r scales positions by the longest sequence of a batch: keep prompt and completion together "
+            "within %s tokens, beyond which one sequence would change another's log-probabilities",
+            kind,
+            rope.get("original_max_position_embeddings", text.max_position_embeddings),
+        )
 
 
 def _with_language_model(family: ModelFamily, language: ModelFamily | None) -> ModelFamily:
@@ -179,10 +203,8 @@ def token_types_asked_for(model: PreTrainedModel) -> tuple[str, ...]:
 def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
     """The ids that stand for images, videos and sounds in a prompt: never to be sampled, since a completion has
     nothing behind them."""
-    settings = config.to_dict()
-    parts = (settings, *(settings.get(part) or {} for part in ("vision_config", "audio_config")))
-    named = (item for part in parts for item in part.items())
-    return tuple(sorted({value for name, value in named if _VISION_ID.fullmatch(name) and isinstance(value, int)}))
+    ids = {value for name, value in config.to_dict().items() if _VISION_ID.fullmatch(name) and isinstance(value, int)}
+    return tuple(sorted(ids))
 
 
 def logits_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
@@ -194,16 +216,16 @@ def logits_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 
 def vision_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The vision tower and what projects its output, where the model has them."""
-    return _modules_at(model, _VISION_MODULES)
+    return _children(model, _VISION_MODULES)
 
 
 def audio_modules(model: PreTrainedModel) -> list[nn.Module]:
     """What makes tokens of sounds: never run, since prompts have none."""
-    return _modules_at(model, _AUDIO_MODULES)
+    return _children(model, _AUDIO_MODULES)
 
 
-def _modules_at(model: PreTrainedModel, places: Sequence[str]) -> list[nn.Module]:
-    return [module for name, module in model.base_model.named_modules() if name in places]
+def _children(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
+    return [module for name, module in model.base_model.named_children() if name in names]
 
 
 def use_linear_patch_embedding(model: nn.Module) -> None:

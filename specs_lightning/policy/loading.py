@@ -200,14 +200,9 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
 
 def model_class(config: PretrainedConfig) -> Any:
     """The class of transformers that loads a model with its head: of images and text, or of text alone."""
-    classes = transformers.AutoModelForImageTextToText, transformers.AutoModelForMultimodalLM
-    of_images = next((kind for kind in classes if type(config) in kind._model_mapping), None)
-    return of_images if of_images and takes_images(config) else transformers.AutoModelForCausalLM
+    return transformers.AutoModelForImageTextToText if takes_images(config) else transformers.AutoModelForCausalLM
 
 
 def takes_images(config: PretrainedConfig) -> bool:
-    """Whether a model's architecture is one of images and text, of which some take sounds, too."""
-    if type(config) in transformers.AutoModelForImageTextToText._model_mapping:
-        return True
-    several = type(config) in transformers.AutoModelForMultimodalLM._model_mapping
-    return several and "vision_config" in config.sub_configs
+    """Whether a model's architecture is one of images and text."""
+    return type(config) in transformers.AutoModelForImageTextToText._model_mapping

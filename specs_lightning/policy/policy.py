@@ -84,12 +84,12 @@ class Policy(nn.Module):
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
+        self.family = family_of(config)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
         self.takes_images = takes_images(config)
         with usable(self.source, "processor"):
             self.processor: Any = load_processor(self.source, self.takes_images)
         self.tokenizer = self.processor.tokenizer
-        self.family = family_of(self.model.config)
         self._token_types = token_types_asked_for(self.model)
         self.shared_prefix = shares_prefix(self.family, settings)
         """Whether a row holds a prompt once for several completions."""
@@ -268,7 +268,7 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight by the name and in the layout that it has in the model's files, one at a time: what engines take.
+        """Every weight by the name and in the layout of the model's files, one at a time: what engines take.
 
         Adapters are merged in and shards gathered on the way, for which all processes must go through them; the
         policy's own weights are not touched. Tied weights come once.
@@ -356,7 +356,6 @@ class Policy(nn.Module):
             for file in partial.iterdir():
                 file.chmod(readable)
         return folder
-
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """What belongs to the model's files and is never trained (how GLM's experts are balanced, Gemma 4's scales)."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.attention import PrefixLayout
 
-FIRST_AXIS: Mapping[str, int] = MappingProxyType({})
+JOINED_ALONG: Mapping[str, int] = MappingProxyType({})
+"""The axis by the tensors' names; those without an entry are joined along their first."""
 
 
 def pack_rows(
@@ -27,7 +28,7 @@ def pack_rows(
     *,
     shared_prefix: bool = True,
     pad_id: int = 0,
-    joined_along: Mapping[str, int] = FIRST_AXIS,
+    joined_along: Mapping[str, int] = JOINED_ALONG,
 ) -> tuple[dict[str, Any], Tensor]:
     """Lay out a batch for one forward pass, on the batch's device: in `_R` rows of length `_L`.
 
@@ -115,12 +116,11 @@ def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int])
     return types
 
 
-def join_vision(prompts: list[EncodedPrompt], along: Mapping[str, int] = FIRST_AXIS) -> dict[str, Tensor]:
+def join_vision(prompts: list[EncodedPrompt], along: Mapping[str, int] = JOINED_ALONG) -> dict[str, Tensor]:
     """The image tensors of several prompts, one after the other; empty when none has an image.
 
-    They are joined along their first axis, or the one that is told by name. Where they differ in others (tiles an
-    image, for families that cut images into them), smaller ones are filled up with zeros, which these families leave
-    out.
+    Where they differ beyond the axis that they are joined along (tiles an image, for families that cut images into
+    them), smaller ones are filled up with zeros, which these families leave out.
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.vision)
     return {name: _join([p.vision[name] for p in prompts if name in p.vision], along.get(name, 0)) for name in names}

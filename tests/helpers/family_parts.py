@@ -35,5 +35,3 @@ def template(image: str) -> str:
 def text_settings(tokenizer: Any, model_type: str, **settings: Any) -> dict[str, Any]:
     ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     return TEXT | {"model_type": model_type, "vocab_size": len(tokenizer)} | ids | settings
-
-

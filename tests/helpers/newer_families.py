@@ -167,31 +167,3 @@ def minicpmv4_6(tokenizer: Any) -> tuple[Any, Any]:
         chat_template=template("<|image_pad|>"),
     )
     return config, processor
-
-
-def phi4_multimodal(tokenizer: Any) -> tuple[Any, Any]:
-    names = {"image_token": "<|image|>", "audio_token": "<|audio|>"}
-    tokenizer = tf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-        extra_special_tokens=names,
-    )
-    ids = tokenizer.get_vocab()
-    # Its processor takes it for granted that an image has 32 patches on a side.
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 64, "crop_size": 64, "patch_size": 2, "image_token_id": ids["<|image|>"]}
-    audio = {"hidden_size": 32, "intermediate_size": 32, "num_blocks": 1, "num_attention_heads": 2}
-    audio |= {"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 32}
-    config = tf.Phi4MultimodalConfig(
-        **text_settings(tokenizer, "phi4_multimodal"),
-        vision_config=vision,
-        audio_config=audio | {"audio_token_id": ids["<|audio|>"]},
-    )
-    processor = tf.Phi4MultimodalProcessor(
-        tf.Phi4MultimodalImageProcessor(size={"height": 64, "width": 64}, patch_size=2, dynamic_hd=4),
-        tf.Phi4MultimodalFeatureExtractor(),
-        tokenizer,
-        chat_template=template("<|image|>"),
-    )
-    return config, processor

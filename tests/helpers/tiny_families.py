@@ -17,13 +17,13 @@ from helpers.newer_families import (
     minicpmv4_6,
     ministral3,
     mistral3,
-    phi4_multimodal,
 )
 from helpers.tiny_models import CHAT_TEMPLATE, tiny_qwen2_5_vl, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from specs_lightning.policy.loading import model_class
 from specs_lightning.policy.processors import TextProcessor
+
 
 def llava(tokenizer: Any) -> tuple[Any, Any]:
     return _llava(tokenizer, tf.LlavaConfig, tf.LlavaProcessor, tf.CLIPImageProcessor)
@@ -195,7 +195,6 @@ FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
         mistral3,
         ministral3,
         minicpmv4_6,
-        phi4_multimodal,
     )
 }
 
@@ -241,7 +240,9 @@ def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
         torch.manual_seed(0)
         model = model_class(config).from_config(config)
         for weight in model.parameters():
-            if weight.dim() > 1 and not weight.any():  # Gemma's projector: no image would make a difference
+            # Gemma's projector is zero, and no image would make a difference; a tiny SigLIP's weights are so large that
+            # rounding would.
+            if weight.dim() > 1 and not 0 < weight.std() < 0.1:
                 torch.nn.init.normal_(weight, std=0.02)
     tokenizer = processor.tokenizer
     model.generation_config = tf.GenerationConfig(
@@ -250,5 +251,3 @@ def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
