@@ -192,7 +192,9 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
     if not targets:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         raise SpecsError(f"lora.target_modules {list(ends)} name no linear layer; there are: {known}")
-    inject_adapter_in_model(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets), model)
+    # Within another module: of a model that it knows, peft would put some of the adapters beside experts instead.
+    adapters = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    inject_adapter_in_model(adapters, nn.ModuleDict({"model": model}))
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()  # small steps are lost in bfloat16
