@@ -25,6 +25,7 @@ from specs_lightning.data.values import (
     read_gold,
     read_image,
     read_precision,
+    refuse_other_media,
     refuse_surrogates,
 )
 from specs_lightning.errors import DataError, check_positive
@@ -242,6 +243,8 @@ class RowReader:
         values, single = self._image_values(row)
         if not values and any(PLACEHOLDER.search(turn["content"]) for turn in turns):
             raise ValueError("missing image: the text refers to one, and the row has none")
+        if not values:
+            refuse_other_media(row.values)
         messages, image_order = lay_out(turns, len(values), sheet=single)
         images = [self._image(value) for value in values]
         return Prompt(

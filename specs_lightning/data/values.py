@@ -37,6 +37,13 @@ def refuse_surrogates(row: Mapping[str, Any]) -> None:
             raise ValueError(f"half a character (a lone surrogate) in the text: in {name!r}")
 
 
+def refuse_other_media(row: Mapping[str, Any]) -> None:
+    """`ValueError` of a row without images that has a video or a sound in a column: its question is about that."""
+    for name in ("video", "videos", "audio", "audios"):
+        if row.get(name):
+            raise ValueError(f"{name.removesuffix('s')}, only images are read: in {name!r}")
+
+
 def _has_surrogate(value: Any) -> bool:
     if isinstance(value, str):
         return not value.isascii() and _SURROGATE.search(value) is not None

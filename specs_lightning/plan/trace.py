@@ -24,7 +24,7 @@ from transformers import PretrainedConfig
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.plan.lengths import Images
 from specs_lightning.policy.attention import PrefixLayout, use_shared_prefix
-from specs_lightning.policy.families import family_of, prompt_positions
+from specs_lightning.policy.families import family_of, logits_head, prompt_positions
 from specs_lightning.policy.loading import DTYPES, PolicySettings, empty_model, shares_prefix
 from specs_lightning.policy.shared_prefix import pack_rows
 from specs_lightning.policy.token_logprobs import LOGITS_IN_MEMORY, token_logprobs
@@ -197,8 +197,7 @@ class TracedModel:
         return token_logprobs(hidden_MH[:few], targets_M[:few], self._head, with_entropy=True).logprobs
 
     def _head(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits
+        return logits_head(self.model)(hidden)
 
 
 def activations(

@@ -9,14 +9,15 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import AutoConfig
 
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt
@@ -26,9 +27,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VISION_ID = re.compile(r"(image|video)_token_(id|index)|vision_(start|end)_token_id|[be]oi_token_index")
-_LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-_VISION_MODULES = ("visual", "vision_tower", "vision_model", "multi_modal_projector", "connector")
+_VISION_ID = re.compile(r"(image|video|vision|audio)(_start|_end)?_token_(id|index)|[be]o[ia]_token_(id|index)")
+_LOGIT_CHANGES = ("logits_scaling", "logit_scale")
+_REFUSED = {
+    "phi4_multimodal": "its published weights read images by a LoRA adapter beside them, and its processor in "
+    "transformers takes no chat template"
+}
+_OF_LONGEST = frozenset({"dynamic", "longrope"})
+_VISION_MODULES = (
+    "visual",
+    "vision_tower",
+    "vision_model",
+    "multi_modal_projector",
+    "connector",
+    "merger",  # MiniCPM-V
+    "embed_vision",  # Gemma 4
+)
+_AUDIO_MODULES = ("audio_tower", "embed_audio")
 
 
 class UnsupportedModel(SpecsError, ValueError):
@@ -43,10 +58,12 @@ class ModelFamily:
         shared_prefix: whether its attention is causal over all of a row, as that over shared-prefix rows is.
         tested: whether tests hold its log-probabilities equal to plain transformers'; if not, they are compared as a
             policy is made of it.
+        joined_along: the axis along which tensors of several prompts' images are joined, by name, where it is not 0.
     """
 
     shared_prefix: bool
     tested: bool = True
+    joined_along: Mapping[str, int] = field(default_factory=dict)
 
 
 _SHARED = ModelFamily(shared_prefix=True)
@@ -57,29 +74,53 @@ FAMILIES: dict[str, ModelFamily] = {
     "qwen2_vl": _SHARED,
     "qwen2_5_vl": _SHARED,
     "qwen3_vl": _SHARED,
+    "qwen3_vl_moe": _SHARED,
+    "qwen3_5": _PADDED,  # three of four layers hold a state in place of keys: it has no mask
+    "qwen3_5_moe": _PADDED,
+    "glm4v": _SHARED,
+    "glm4v_moe": _SHARED,
+    "glm46v": _SHARED,
     "llava": _SHARED,
     "llava_next": _SHARED,
+    "llava_onevision": _SHARED,
     "idefics3": _SHARED,
     "smolvlm": _SHARED,
     "internvl": _SHARED,
-    "gemma3": _PADDED,  # its images are seen both ways
+    "mistral3": _SHARED,
+    "minicpmv4_6": replace(_SHARED, joined_along={"pixel_values": -1}),
+    "gemma3": _PADDED,  # its images are seen both ways, and layers have windows
+    "gemma4": _PADDED,
     "llama": _SHARED,
     "qwen2": _SHARED,
     "qwen3": _SHARED,
+    "qwen3_moe": _SHARED,
+    "mistral": _SHARED,
+    "ministral3": _SHARED,
+    "glm4v_text": _SHARED,
+    "qwen3_5_text": _PADDED,
 }
 
 
 def family_of(config: PretrainedConfig) -> ModelFamily:
     """The family of a model by its `model_type`; an unknown one is packed into padded rows.
 
+    Some vision-language models take any language model: both must be known, and one that cannot share a prefix
+    decides for both.
+
     Raises:
-        UnsupportedModel: its logits are not its head's output alone, so that log-probabilities would be wrong.
+        UnsupportedModel: its logits are not its head's output alone, so that log-probabilities would be wrong, or its
+            images are not read by its weights alone.
     """
+    if reason := _REFUSED.get(config.model_type):
+        raise UnsupportedModel(f"model type {config.model_type!r} is unsupported: {reason}")
     text = config.get_text_config()
     if changed := [name for name in _LOGIT_CHANGES if getattr(text, name, None) not in (None, 1, 1.0)]:
         how = ", ".join(changed)
         raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
+    _warn_of_what_is_left_out(config.model_type, text)
     family = FAMILIES.get(config.model_type)
+    if family is not None and config.sub_configs.get("text_config") is AutoConfig:
+        family = _with_language_model(family, FAMILIES.get(text.model_type))
     if family is None:
         return _UNKNOWN
     if family.shared_prefix and _has_windows(text):
@@ -87,6 +128,29 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
     if not family.shared_prefix:
         log.warning("model type %r trains on padded rows: its attention cannot share a prompt", config.model_type)
     return family
+
+
+def _warn_of_what_is_left_out(kind: str, text: PretrainedConfig) -> None:
+    if getattr(text, "output_router_logits", False):
+        log.warning(
+            "model type %r: config.json asks for the router's auxiliary loss (output_router_logits). No objective adds "
+            "it: the router is trained by the objective alone",
+            kind,
+        )
+    rope: Mapping[str, Any] = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _OF_LONGEST:
+        log.warning(
+            "model type %r scales positions by the longest sequence of a batch: keep prompt and completion together "
+            "within %s tokens, beyond which one sequence would change another's log-probabilities",
+            kind,
+            rope.get("original_max_position_embeddings", text.max_position_embeddings),
+        )
+
+
+def _with_language_model(family: ModelFamily, language: ModelFamily | None) -> ModelFamily:
+    if language is None:
+        return replace(family, shared_prefix=False, tested=False)
+    return replace(family, shared_prefix=family.shared_prefix and language.shared_prefix)
 
 
 def _has_windows(text: PretrainedConfig) -> bool:
@@ -137,14 +201,31 @@ def token_types_asked_for(model: PreTrainedModel) -> tuple[str, ...]:
 
 
 def vision_token_ids(config: PretrainedConfig) -> tuple[int, ...]:
-    """The ids that stand for images in a prompt: never to be sampled, since a completion has no image behind them."""
+    """The ids that stand for images, videos and sounds in a prompt: never to be sampled, since a completion has
+    nothing behind them."""
     ids = {value for name, value in config.to_dict().items() if _VISION_ID.fullmatch(name) and isinstance(value, int)}
     return tuple(sorted(ids))
 
 
+def logits_head(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Hidden states to logits: the output embeddings, with the cap that Gemma 2 and 4 put on what they give."""
+    head: nn.Module = model.get_output_embeddings()
+    cap: float | None = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return head if cap is None else lambda hidden: torch.tanh(head(hidden) / cap) * cap
+
+
 def vision_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The vision tower and what projects its output, where the model has them."""
-    return [module for name, module in model.base_model.named_children() if name in _VISION_MODULES]
+    return _children(model, _VISION_MODULES)
+
+
+def audio_modules(model: PreTrainedModel) -> list[nn.Module]:
+    """What makes tokens of sounds: never run, since prompts have none."""
+    return _children(model, _AUDIO_MODULES)
+
+
+def _children(model: PreTrainedModel, names: Sequence[str]) -> list[nn.Module]:
+    return [module for name, module in model.base_model.named_children() if name in names]
 
 
 def use_linear_patch_embedding(model: nn.Module) -> None:

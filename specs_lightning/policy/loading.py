@@ -13,7 +13,7 @@ from torch import nn
 
 from specs_lightning.errors import SpecsError, check_positive
 from specs_lightning.policy.attention import use_shared_prefix
-from specs_lightning.policy.families import ModelFamily, use_linear_patch_embedding, vision_modules
+from specs_lightning.policy.families import ModelFamily, audio_modules, use_linear_patch_embedding, vision_modules
 from specs_lightning.policy.model_files import check_loaded, usable
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
     plain = empty_model(config, PolicySettings(settings.model))
-    kept = [*vision_modules(plain), plain.get_output_embeddings()]
+    kept = _kept_whole(plain)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -137,9 +137,13 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
 
 def quantized_layers(model: PreTrainedModel) -> list[nn.Linear]:
     """The layers of a model (not quantized) that `quantization` keeps in 4 bits."""
-    kept = {module for part in (*vision_modules(model), model.get_output_embeddings()) for module in part.modules()}
+    kept = {module for part in _kept_whole(model) for module in part.modules()}
     linear = (m for m in model.modules() if isinstance(m, nn.Linear) and m not in kept)
     return [layer for layer in linear if not layer.weight.requires_grad]
+
+
+def _kept_whole(model: PreTrainedModel) -> list[nn.Module]:
+    return [*vision_modules(model), *audio_modules(model), model.get_output_embeddings()]
 
 
 def layers_in_4_bits(model: nn.Module) -> list[nn.Linear]:
@@ -152,9 +156,8 @@ def _prepare(model: PreTrainedModel, settings: PolicySettings) -> None:
     use_linear_patch_embedding(model)
     if settings.attention == "sdpa":
         use_shared_prefix(model.config)
-    if settings.freeze_vision:
-        for module in vision_modules(model):
-            module.requires_grad_(False)
+    for module in (*audio_modules(model), *(vision_modules(model) if settings.freeze_vision else ())):
+        module.requires_grad_(False)
     if settings.lora is not None:
         _add_adapters(model, settings.lora)
     if settings.gradient_checkpointing:
@@ -180,18 +183,21 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
     """Put adapters beside linear layers, in place; every other weight is frozen."""
     from peft import LoraConfig, inject_adapter_in_model  # slow to import, and for adapters alone
 
-    vision = {module for tower in vision_modules(model) for module in tower.modules()}
+    left_alone = (*audio_modules(model), *(() if settings.vision else vision_modules(model)))
+    without = {module for tower in left_alone for module in tower.modules()}
     linear = {
         name: module
         for name, module in model.base_model.named_modules(prefix=model.base_model_prefix)
-        if isinstance(module, nn.Linear) and (settings.vision or module not in vision)
+        if isinstance(module, nn.Linear) and module not in without
     }
     ends = settings.target_modules
     targets = [name for name in linear if not ends or name.rpartition(".")[2] in ends]
     if not targets:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
         raise SpecsError(f"lora.target_modules {list(ends)} name no linear layer; there are: {known}")
-    inject_adapter_in_model(LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets), model)
+    # Within another module: of a model that it knows, peft would put some of the adapters beside experts instead.
+    adapters = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
+    inject_adapter_in_model(adapters, nn.ModuleDict({"model": model}))
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()  # small steps are lost in bfloat16

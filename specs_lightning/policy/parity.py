@@ -1,4 +1,4 @@
-"""How far a policy's log-probabilities are from those of plain transformers, on one prompt with an image.
+"""How far a policy's log-probabilities are from those of plain transformers, on two prompts with an image each.
 
 Plain transformers is `generate`, held to given completions, which finds positions, token types and masks by itself. A
 model that is fed otherwise trains on other probabilities than its own, and its engine agrees, being fed likewise.
@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 ALIKE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 """What rounding makes of equal computations at most, in nats; wrong positions make tenths and more."""
 
-_IMAGE_SIZE = (168, 112)
-_LENGTHS = (8, 5)
+_IMAGE_SIZES = ((168, 112), (112, 224))
+"""Of one prompt each, in pixels: how images of several prompts are joined counts, too."""
+_LENGTHS = ((8, 5), (3,))
+"""Of the completions to each prompt, in tokens."""
 
 
 class Asked(Protocol):
@@ -71,8 +73,9 @@ def refuse_unless_alike(policy: Asked) -> None:
 
 def distance(policy: Asked, plain: Sequence[Tensor]) -> float:
     """How far the policy's log-probabilities are from these `plain_logprobs`, in the mean over all tokens, in nats."""
-    prompt, completions = PromptEncoder(policy.processor).encode(_prompt(policy)), _completions(policy)
-    batch = GroupBatch.from_token_ids([prompt], [completions]).to(policy.device)
+    encoder = PromptEncoder(policy.processor)
+    prompts = [encoder.encode(prompt) for prompt in _prompts(policy)]
+    batch = GroupBatch.from_token_ids(prompts, _completions(policy)).to(policy.device)
     with torch.no_grad():
         own_M = policy.token_logprobs(batch).logprobs[batch.mask_NT]
     return float((own_M.cpu() - torch.cat(list(plain))).abs().mean())
@@ -80,9 +83,11 @@ def distance(policy: Asked, plain: Sequence[Tensor]) -> float:
 
 def plain_logprobs(policy: Asked, model: PreTrainedModel) -> list[Tensor]:
     """What a model of transformers, of the policy's kind, gives some completions' tokens: (T,) each, on the CPU."""
-    made = PromptEncoder(policy.processor).process(_prompt(policy))
-    inputs = {name: tensor.to(model.device) for name, tensor in made.items()}
-    return [_forced(model, inputs, completion, policy.banned_ids) for completion in _completions(policy)]
+    encoder, found = PromptEncoder(policy.processor), []
+    for prompt, completions in zip(_prompts(policy), _completions(policy), strict=True):
+        inputs = {name: tensor.to(model.device) for name, tensor in encoder.process(prompt).items()}
+        found += [_forced(model, inputs, completion, policy.banned_ids) for completion in completions]
+    return found
 
 
 def plain_model(source: str, device: str) -> PreTrainedModel:
@@ -111,21 +116,32 @@ def _forced(model: Any, inputs: dict[str, Tensor], completion: list[int], banned
     return logits_TV.log_softmax(-1).cpu()[torch.arange(len(completion)), completion]
 
 
-def _prompt(policy: Asked) -> Prompt:
-    """A question about an image of noise that is wider than high, of text alone where the policy takes no images."""
+def _prompts(policy: Asked) -> list[Prompt]:
+    """Questions about an image of noise, one wider than high and one the other way; of text alone where the policy
+    takes no images."""
     if not policy.takes_images:
-        return Prompt("parity", build_messages("Which is larger, and by how much?", 0, add_instruction=False))
-    pixels = numpy.random.default_rng(0).integers(0, 256, (*reversed(_IMAGE_SIZE), 3), dtype=numpy.uint8)
+        questions = ("Which is larger, and by how much?", "Why?")
+        asked = [build_messages(question, 0, add_instruction=False) for question in questions]
+        return [Prompt(f"parity {i}", messages) for i, messages in enumerate(asked)]
+    question = "Look at this: <image> Which part is larger, and by how much?"
+    messages = build_messages(question, 1, add_instruction=False)
+    return [Prompt(f"parity {i}", messages, (_noise(i, size),)) for i, size in enumerate(_IMAGE_SIZES)]
+
+
+def _noise(seed: int, size: tuple[int, int]) -> bytes:
+    pixels = numpy.random.default_rng(seed).integers(0, 256, (*reversed(size), 3), dtype=numpy.uint8)
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "PNG")
-    messages = build_messages("Look at this: <image> Which part is larger, and by how much?", 1, add_instruction=False)
-    return Prompt("parity", messages, (file.getvalue(),))
+    return file.getvalue()
 
 
-def _completions(policy: Asked) -> list[list[int]]:
-    """Tokens that no model would say, to which errors make the more of a difference."""
+def _completions(policy: Asked) -> list[list[list[int]]]:
+    """To each prompt, tokens that no model would say, to which errors make the more of a difference."""
     special = {*policy.tokenizer.added_tokens_decoder, *policy.banned_ids.tolist()}
     size = min(len(policy.tokenizer), policy.model.config.get_text_config().vocab_size)
     allowed = [token for token in range(size) if token not in special]
-    draws = torch.randint(len(allowed), (sum(_LENGTHS),), generator=torch.Generator().manual_seed(0))
-    return [[allowed[i] for i in part.tolist()] for part in draws.split(list(_LENGTHS))]
+    generator = torch.Generator().manual_seed(0)
+    return [
+        [[allowed[i] for i in torch.randint(len(allowed), (length,), generator=generator).tolist()] for length in group]
+        for group in _LENGTHS
+    ]

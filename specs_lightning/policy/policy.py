@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,9 +21,10 @@ from torch.distributed.tensor import DTensor
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.dealing import deal
-from specs_lightning.policy.export import _adapter_change, _dense
+from specs_lightning.policy.export import _adapter_change, _dense, in_files
 from specs_lightning.policy.families import (
     family_of,
+    logits_head,
     prompt_positions,
     token_types_asked_for,
     vision_token_ids,
@@ -85,12 +85,12 @@ class Policy(nn.Module):
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
+        self.family = family_of(config)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
         self.takes_images = takes_images(config)
         with usable(self.source, "processor"):
             self.processor: Any = load_processor(self.source, self.takes_images)
         self.tokenizer = self.processor.tokenizer
-        self.family = family_of(self.model.config)
         self._token_types = token_types_asked_for(self.model)
         self.shared_prefix = shares_prefix(self.family, settings)
         """Whether a row holds a prompt once for several completions."""
@@ -147,7 +147,8 @@ class Policy(nn.Module):
                 return {} if features is None else {"mm_encoder_outputs": {"image": features}}
             except NotFrozen:
                 self.image_features = None
-        return {name: tensor.to(self.device) for name, tensor in join_vision(prompts).items()}
+        tensors = join_vision(prompts, self.family.joined_along)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def hidden_states(self, **inputs: Any) -> Tensor:
         """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay.
@@ -223,7 +224,7 @@ class Policy(nn.Module):
         scored = token_logprobs(
             hidden_RLH.flatten(0, 1)[predictors_M],
             batch.completion_ids_NT[batch.mask_NT],
-            self.model.get_output_embeddings(),
+            logits_head(self.model),
             temperature=temperature,
             banned_ids=self.banned_ids,
             with_entropy=with_entropy,
@@ -291,13 +292,13 @@ class Policy(nn.Module):
 
     @torch.no_grad()
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight by the name that it has in the model's files, one at a time: what engines take.
+        """Every weight by the name and in the layout of the model's files, one at a time: what engines take.
 
         Adapters are merged in and shards gathered on the way, for which all processes must go through them; the
         policy's own weights are not touched. Tied weights come once.
         """
         for name, weight in self._merged_weights():
-            yield self._names_in_files[name], weight
+            yield from in_files(self.model, name, weight)
 
     def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         self.free_weights()  # what is gathered already may be in another precision
@@ -314,27 +315,16 @@ class Policy(nn.Module):
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type (`bfloat16`) and shape of each of `named_weights`, in their order; nothing is gathered for it."""
         self.free_weights()
-        names, weights = self._names_in_files, self._shapes()
-        return [(names[name], str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in weights]
+        named = (pair for name, empty in self._shapes() for pair in in_files(self.model, name, empty))
+        return [(name, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in named]
 
-    def _shapes(self) -> Iterator[tuple[str, Any]]:
-        """What knows each weight's shape and type, adapters left out: of a quantized one its state does."""
+    def _shapes(self) -> Iterator[tuple[str, Tensor]]:
+        """Each weight without content, adapters left out; of a quantized one its state knows what it was."""
         for name, weight in self.model.named_parameters():
             if ".lora_" not in name:
-                yield name.replace(".base_layer.", "."), getattr(weight, "quant_state", weight)
-
-    @cached_property
-    def _names_in_files(self) -> dict[str, str]:
-        """The name that each weight has in the files that the model was read from; transformers renames on reading."""
-        from transformers.core_model_loading import revert_weight_conversion  # slow to import
-
-        names = {}
-        for name, weight in self._shapes():
-            empty = torch.empty(weight.shape, device="meta")
-            in_files = revert_weight_conversion(self.model, {name: empty})
-            # Where several weights were made into one on reading, engines take the one.
-            names[name] = next(iter(in_files)) if [w.shape for w in in_files.values()] == [empty.shape] else name
-        return names
+                known: Any = getattr(weight, "quant_state", weight)
+                empty = torch.empty(known.shape, dtype=known.dtype, device="meta")
+                yield name.replace(".base_layer.", "."), empty
 
     def _without_quantization(self) -> transformers.PreTrainedModel:
         """A model of the same configuration whose files are plain ones."""
@@ -380,9 +370,9 @@ class Policy(nn.Module):
         if rank() > 0:
             deque(self._merged_weights(), maxlen=0)
             return folder
-        weights = {name: weight.cpu() for name, weight in self._merged_weights()}
+        weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *self._saved_buffers())}
         with atomic(folder) as partial:
-            self._without_quantization().save_pretrained(partial, state_dict=weights)
+            self._without_quantization().save_pretrained(partial, state_dict=weights, save_original_format=False)
             self.processor.save_pretrained(partial)
             if card is not None:
                 (partial / MODEL_CARD).write_text(card, encoding="utf-8")
@@ -390,6 +380,13 @@ class Policy(nn.Module):
             for file in partial.iterdir():
                 file.chmod(readable)
         return folder
+
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """What belongs to the model's files and is never trained (how GLM's experts are balanced, Gemma 4's scales)."""
+        trained = dict(self.model.named_parameters())
+        for name, tensor in self.model.state_dict().items():
+            if name not in trained and "quant" not in name:
+                yield from in_files(self.model, name, tensor)
 
 
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:

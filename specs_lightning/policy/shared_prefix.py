@@ -9,6 +9,7 @@ prompt, an ordinary mask) serve families whose attention cannot share a prompt, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,15 +18,18 @@ from torch import Tensor
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.attention import PrefixLayout
 
+JOINED_ALONG: Mapping[str, int] = MappingProxyType({})
+"""The axis by the tensors' names; those without an entry are joined along their first."""
 
-def join_vision(prompts: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
+
+def join_vision(prompts: Sequence[EncodedPrompt], along: Mapping[str, int] = JOINED_ALONG) -> dict[str, Tensor]:
     """The image tensors of several prompts, one after the other; empty when none has an image.
 
-    Where they differ beyond the first axis (tiles an image, for families that cut images into them), smaller ones are
-    filled up with zeros, which these families leave out.
+    Where they differ beyond the axis that they are joined along (tiles an image, for families that cut images into
+    them), smaller ones are filled up with zeros, which these families leave out.
     """
     names = dict.fromkeys(name for prompt in prompts for name in prompt.vision)
-    return {name: _concatenate([p.vision[name] for p in prompts if name in p.vision]) for name in names}
+    return {name: _join([p.vision[name] for p in prompts if name in p.vision], along.get(name, 0)) for name in names}
 
 
 def pack_rows(
@@ -121,9 +125,10 @@ def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int])
     return types
 
 
-def _concatenate(tensors: list[Tensor]) -> Tensor:
-    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-    return torch.cat([_fill_up(tensor, sizes) for tensor in tensors])
+def _join(tensors: list[Tensor], axis: int) -> Tensor:
+    ahead = [tensor.movedim(axis, 0) for tensor in tensors]
+    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in ahead), strict=True)]
+    return torch.cat([_fill_up(tensor, sizes) for tensor in ahead]).movedim(0, axis)
 
 
 def _fill_up(tensor: Tensor, sizes: list[int]) -> Tensor:

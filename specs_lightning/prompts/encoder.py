@@ -99,8 +99,8 @@ class PromptEncoder:
             BadImage: an image cannot be read, or the processor refuses it (one a hundred times as wide as high).
             PromptTooLong: it has more than `max_prompt_tokens`.
             SpecialTokenInText: its text holds special tokens.
-            RefusedPrompt: its image parts and images differ in number, or the template or the tokenizer refuses it (two
-                user turns in a row, a system turn).
+            RefusedPrompt: it has parts of other kinds than text and image (a video), its image parts and images differ
+                in number, or the template or the tokenizer refuses it (two user turns in a row, a system turn).
         """
         # The content, since two data sets may use the same id; bytes and paths are hashable.
         key = (prompt.id, json.dumps(prompt.messages), prompt.images)
@@ -211,6 +211,10 @@ class PromptEncoder:
 
     def _check_parts(self, prompt: Prompt) -> None:
         parts = [part for m in prompt.messages if not isinstance(m["content"], str) for part in m["content"]]
+        if others := {part["type"] for part in parts} - {"text", "image"}:
+            raise RefusedPrompt(
+                f"only texts and images are read: prompt {prompt.id} has a part of type {min(others)!r}"
+            )
         n_parts = sum(part["type"] == "image" for part in parts)
         if n_parts != len(prompt.images):
             raise RefusedPrompt(

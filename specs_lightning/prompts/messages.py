@@ -14,6 +14,9 @@ PLACEHOLDER = re.compile(r"<image(?:[ _]?(\d+))?>")
 
 _CONTROL_TOKEN = re.compile(r"<\|[a-z][a-z0-9_]+\|>")
 
+_MOVING = re.compile(r"<(video|audio)(?:[ _]?\d+)?>")
+"""Placeholders of what is not read: refused, since the question would be asked without it."""
+
 Message = dict[str, Any]
 """`role` and `content`: a text with images as placeholders, or once they are laid out a list of parts."""
 
@@ -87,11 +90,14 @@ def lay_out(
 
     Returns:
         The messages, and the order in which their image parts show the images (indices into the row's own order).
-        `ValueError` where there are fewer images than the text asks for, or a turn holds control tokens.
+        `ValueError` where there are fewer images than the text asks for, or a turn holds control tokens, or
+        placeholders of a video or a sound.
     """
     for turn in turns:
         if found := _CONTROL_TOKEN.search(turn["content"]):
             raise ValueError(f"control token in the text: {found[0]}")
+        if found := _MOVING.search(turn["content"]):
+            raise ValueError(f"{found[1]}, only images are read: {found[0]} in the text")
     mentions = [number for turn in turns for number in PLACEHOLDER.findall(turn["content"])]
     if sheet and n_images == 1 and "" not in mentions and len(set(mentions)) > 1:
         contents = [_join([turn["content"]]) for turn in turns]
@@ -189,6 +195,8 @@ def as_turn(message: Any) -> Message:
             texts.append(part["text"])
         elif kind in ("image", "image_url"):
             texts.append("<image>")
+        elif kind in ("video", "video_url", "audio", "input_audio"):
+            raise ValueError(f"{kind.removesuffix('_url')}, only images are read: a message part of type {kind!r}")
         else:
             raise ValueError(f"message part is neither text nor image: {kind!r}")
     return {"role": role, "content": "".join(texts)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -32,14 +31,8 @@ class RoomyLayer(DynamicLayer):
             buffer[:, :, start:end] = states
         return self._show(end)
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self._change(lambda buffer: buffer.repeat_interleave(repeats, dim=0))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        self._change(lambda buffer: buffer[indices])
-
-    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
-        self._buffers = [change(buffer) for buffer in self._buffers]
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self._buffers = [buffer[beam_idx] for buffer in self._buffers]
         self._show(self.get_seq_length())
 
     def _show(self, length: int) -> tuple[Tensor, Tensor]:
@@ -48,7 +41,11 @@ class RoomyLayer(DynamicLayer):
 
 
 def make_cache(config: PretrainedConfig) -> DynamicCache:
-    """An empty cache for a model; layers with a sliding window stay transformers'."""
+    """An empty cache for a model; layers with a sliding window, or with a state in place of keys, stay transformers'.
+
+    `reorder_cache(rows)` makes its rows those of the given numbers, which may come several times: of all kinds of
+    layers.
+    """
     cache = DynamicCache(config=config.get_text_config())
     cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]  # type: ignore[no-untyped-call]
     return cache

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from specs_lightning.groups import Completion, EncodedPrompt
+from specs_lightning.policy.families import logits_head
 from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.shared_prefix import next_positions, token_types
 from specs_lightning.rollout.cache import make_cache
@@ -87,7 +88,7 @@ class _Decoding:
         self.lengths_N = torch.zeros(n, dtype=torch.long, device=device)
         self.finished_N = torch.zeros(n, dtype=torch.bool, device=device)
         self.stop_ids = torch.tensor(stop_ids(policy), device=device)
-        self.head = policy.model.get_output_embeddings()
+        self.head = logits_head(policy.model)
         self.truncation = truncation_of(sampling)
         self.watches = self._stop_watches() if sampling.stop else []
         self.stopped_by: dict[int, str] = {}
@@ -96,7 +97,7 @@ class _Decoding:
     def run(self) -> list[list[Completion]]:
         k = self.sampling.completions_per_prompt
         hidden_GH, cache, seen_GL, next_CG = self._prefill()
-        cache.batch_repeat_interleave(k)
+        cache.reorder_cache(torch.arange(len(self.prompts), device=self.policy.device).repeat_interleave(k))
         hidden_AH = hidden_GH.repeat_interleave(k, 0)
         seen_AL = seen_GL.repeat_interleave(k, 0)
         position_CA = next_CG.repeat_interleave(k, 1)
@@ -114,7 +115,7 @@ class _Decoding:
                 break
             if not going_A.all():
                 kept = going_A.nonzero()[:, 0]
-                cache.batch_select_indices(kept)
+                cache.reorder_cache(kept)
                 token_A, seen_AL, active_A = token_A[kept], seen_AL[kept], active_A[kept]
                 position_CA = position_CA[:, kept]
             seen_AL = torch.cat([seen_AL, seen_AL.new_ones(len(seen_AL), 1)], dim=1)
@@ -157,11 +158,6 @@ class _Decoding:
             seen_GL[g, length - len(prompt) :] = 1
             position_CGL[:, g, length - len(prompt) :] = position_G[g]
         cache = make_cache(policy.model.config)
-        if not all(hasattr(layer, "batch_repeat_interleave") for layer in cache.layers):
-            raise EngineError(
-                f"model type {policy.model.config.model_type!r} has recurrent layers, whose states the embedded engine "
-                "cannot copy for each completion: sample by specs_lightning.rollout.VLLMEngine or VLLMServers"
-            )
         starts = [(g + 1) * length - len(prompt) for g, prompt in enumerate(prompts)]
         types = token_types(prompts, ids_GL, starts)
         hidden_GH = self._forward(ids_GL, seen_GL, position_CGL, cache, **types, **policy.of_images(prompts))

@@ -8,95 +8,21 @@ from typing import Any
 
 import torch
 import transformers as tf
+from helpers.family_parts import CLIP, SIDE, template, text_settings
+from helpers.mrope_families import glm4v, glm4v_moe, glm46v, qwen2_vl, qwen3_5, qwen3_5_moe, qwen3_vl, qwen3_vl_moe
+from helpers.newer_families import (
+    gemma4,
+    gemma4_moe,
+    llava_onevision,
+    minicpmv4_6,
+    ministral3,
+    mistral3,
+)
 from helpers.tiny_models import CHAT_TEMPLATE, tiny_qwen2_5_vl, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from specs_lightning.policy.loading import model_class
 from specs_lightning.policy.processors import TextProcessor
-
-HIDDEN = 64
-TEXT: dict[str, Any] = {
-    "hidden_size": HIDDEN,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,  # the smallest that vLLM takes on a CPU
-    "max_position_embeddings": 2048,
-}
-CLIP: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 56,
-    "patch_size": 14,
-}
-SIDE = {"height": 56, "width": 56}
-
-
-def _template(image: str) -> str:
-    """The chat template with another text for an image."""
-    return CHAT_TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", image)
-
-
-def text_settings(tokenizer: Any, model_type: str, **settings: Any) -> dict[str, Any]:
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    return TEXT | {"model_type": model_type, "vocab_size": len(tokenizer)} | ids | settings
-
-
-def qwen2_vl(tokenizer: Any) -> tuple[Any, Any]:
-    ids = tokenizer.get_vocab()
-    config = tf.Qwen2VLConfig(
-        text_config=text_settings(
-            tokenizer,
-            "qwen2_vl_text",
-            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
-        ),
-        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": HIDDEN, "num_heads": 2, "mlp_ratio": 2},
-        **_qwen_ids(ids),
-    )
-    processor = tf.Qwen2VLProcessor(
-        tf.Qwen2VLImageProcessor(min_pixels=56**2, max_pixels=112**2),
-        tokenizer,
-        tf.Qwen2VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    )
-    return config, processor
-
-
-def qwen3_vl(tokenizer: Any) -> tuple[Any, Any]:
-    ids = tokenizer.get_vocab()
-    config = tf.Qwen3VLConfig(
-        text_config=text_settings(
-            tokenizer,
-            "qwen3_vl_text",
-            rope_parameters={
-                "rope_type": "default",
-                "rope_theta": 1e4,
-                "mrope_section": [4, 6, 6],
-                "mrope_interleaved": True,
-            },
-        ),
-        vision_config={
-            "depth": 3,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_heads": 2,
-            "out_hidden_size": HIDDEN,
-            "patch_size": 14,
-            "num_position_embeddings": 64,
-            "deepstack_visual_indexes": [0, 1],
-        },
-        **_qwen_ids(ids),
-    )
-    processor = tf.Qwen3VLProcessor(
-        tf.Qwen2VLImageProcessor(min_pixels=56**2, max_pixels=112**2, patch_size=14),
-        tokenizer,
-        tf.Qwen3VLVideoProcessor(),
-        chat_template=CHAT_TEMPLATE,
-    )
-    return config, processor
 
 
 def llava(tokenizer: Any) -> tuple[Any, Any]:
@@ -121,7 +47,7 @@ def _llava(tokenizer: Any, config_class: Any, processor_class: Any, images_class
         tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
-        chat_template=_template("<|image_pad|>"),
+        chat_template=template("<|image_pad|>"),
         image_token="<|image_pad|>",
         num_additional_image_tokens=1,
     )
@@ -163,11 +89,24 @@ def _idefics(
     )
     images = images_class(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
     more = (tf.SmolVLMVideoProcessor(),) if processor_class is tf.SmolVLMProcessor else ()
-    processor = processor_class(images, tokenizer, *more, image_seq_len=4, chat_template=_template("<image>"))
+    processor = processor_class(images, tokenizer, *more, image_seq_len=4, chat_template=template("<image>"))
     return config, processor
 
 
 def internvl(tokenizer: Any) -> tuple[Any, Any]:
+    return _internvl(tokenizer, "qwen2")
+
+
+def internvl3_5(tokenizer: Any) -> tuple[Any, Any]:
+    return _internvl(tokenizer, "qwen3")
+
+
+def internvl3_5_moe(tokenizer: Any) -> tuple[Any, Any]:
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    return _internvl(tokenizer, "qwen3_moe", **experts)
+
+
+def _internvl(tokenizer: Any, text_type: str, **text: Any) -> tuple[Any, Any]:
     names = {
         "start_image_token": "<|vision_start|>",
         "end_image_token": "<|vision_end|>",
@@ -181,7 +120,7 @@ def internvl(tokenizer: Any) -> tuple[Any, Any]:
         extra_special_tokens=names,
     )
     config = tf.InternVLConfig(
-        text_config=text_settings(tokenizer, "qwen2"),
+        text_config=text_settings(tokenizer, text_type, **text),
         vision_config=CLIP | {"model_type": "internvl_vision", "image_size": [56, 56], "patch_size": [14, 14]},
         image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         image_seq_length=4,
@@ -191,7 +130,7 @@ def internvl(tokenizer: Any) -> tuple[Any, Any]:
         tokenizer,
         tf.InternVLVideoProcessor(),
         image_seq_length=4,
-        chat_template=_template("<|image_pad|>"),
+        chat_template=template("<|image_pad|>"),
     )
     return config, processor
 
@@ -220,7 +159,7 @@ def gemma3(tokenizer: Any) -> tuple[Any, Any]:
         tf.Gemma3ImageProcessor(size=SIDE),
         tokenizer,
         image_seq_length=4,
-        chat_template=_template("<|vision_start|>"),
+        chat_template=template("<|vision_start|>"),
     )
     return config, processor
 
@@ -232,7 +171,31 @@ def qwen3(tokenizer: Any) -> tuple[Any, Any]:
 
 FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     builder.__name__: builder
-    for builder in (qwen2_vl, qwen3_vl, llava, llava_next, idefics3, smolvlm, internvl, gemma3, qwen3)
+    for builder in (
+        qwen2_vl,
+        qwen3_vl,
+        llava,
+        llava_next,
+        idefics3,
+        smolvlm,
+        internvl,
+        gemma3,
+        qwen3,
+        qwen3_vl_moe,
+        qwen3_5,
+        qwen3_5_moe,
+        glm4v,
+        glm46v,
+        glm4v_moe,
+        internvl3_5,
+        internvl3_5_moe,
+        gemma4,
+        gemma4_moe,
+        llava_onevision,
+        mistral3,
+        ministral3,
+        minicpmv4_6,
+    )
 }
 
 
@@ -241,11 +204,33 @@ def tiny_family(name: str, folder: Path) -> Path:
     if name == "qwen2_5_vl":
         return tiny_qwen2_5_vl(folder, heads=2)
     save_family(FAMILIES[name], folder)
-    if name in ("llava", "llava_next", "gemma3"):  # published with the names of an older transformers
-        weights = load_file(folder / "model.safetensors")
-        published = {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in weights.items()}
-        save_file(published, folder / "model.safetensors", {"format": "pt"})
+    place = folder / "model.safetensors"
+    save_file(_as_published(name, load_file(place)), place, {"format": "pt"})
     return folder
+
+
+def _as_published(name: str, weights: dict[str, Any]) -> dict[str, Any]:
+    """Under the names and in the layout of published files, where transformers would write others."""
+    if name in ("llava", "llava_next", "gemma3"):  # an older transformers wrote them
+        return {n.replace("vision_tower.", "vision_tower.vision_model."): w for n, w in weights.items()}
+    if name == "qwen3_vl_moe":
+        return {n: w.transpose(1, 2).contiguous() if ".experts." in n else w for n, w in weights.items()}
+    return _experts_in_one(weights) if name == "qwen3_5_moe" else weights
+
+
+def _experts_in_one(weights: dict[str, Any]) -> dict[str, Any]:
+    """`experts.0.gate_proj.weight` and its like as `experts.gate_up_proj` and `experts.down_proj`."""
+    parts: dict[str, dict[str, Any]] = {}
+    for name in [name for name in weights if ".experts." in name]:
+        layer, _, rest = name.partition(".experts.")
+        parts.setdefault(f"{layer}.experts", {})[rest] = weights.pop(name)
+    for experts, tensors in parts.items():
+        n = len(tensors) // 3
+        gate, up, down = (
+            torch.stack([tensors[f"{e}.{part}_proj.weight"] for e in range(n)]) for part in ("gate", "up", "down")
+        )
+        weights |= {f"{experts}.gate_up_proj": torch.cat([gate, up], dim=1), f"{experts}.down_proj": down}
+    return weights
 
 
 def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
@@ -255,7 +240,9 @@ def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
         torch.manual_seed(0)
         model = model_class(config).from_config(config)
         for weight in model.parameters():
-            if weight.dim() > 1 and not weight.any():  # Gemma's projector: no image would make a difference
+            # Gemma's projector is zero, and no image would make a difference; a tiny SigLIP's weights are so large that
+            # rounding would.
+            if weight.dim() > 1 and not 0 < weight.std() < 0.1:
                 torch.nn.init.normal_(weight, std=0.02)
     tokenizer = processor.tokenizer
     model.generation_config = tf.GenerationConfig(
@@ -264,12 +251,3 @@ def save_family(build: Callable[[Any], tuple[Any, Any]], folder: Path) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
-
-
-def _qwen_ids(ids: dict[str, int]) -> dict[str, int]:
-    return {
-        "image_token_id": ids["<|image_pad|>"],
-        "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|vision_start|>"],
-        "vision_end_token_id": ids["<|vision_end|>"],
-    }

@@ -29,7 +29,7 @@ def test_rows_are_repeated_and_chosen_as_in_transformers() -> None:
     for cache in (roomy, plain):
         cache.update(*prompt, 0)
         cache.update(*prompt, 1)
-        cache.batch_repeat_interleave(2)
-        cache.batch_select_indices(torch.tensor([5, 0]))
+        cache.reorder_cache(torch.arange(3).repeat_interleave(2))
+        cache.reorder_cache(torch.tensor([5, 0]))
     for mine, expected in zip(roomy.update(*token, 0), plain.update(*token, 0), strict=True):
         assert torch.equal(mine, expected)
