@@ -32,7 +32,7 @@ GRPO_MENU = {
 SAMPLING_MENU = {
     "top_p": ["top_p=0.9"],
     "top_k": ["top_k=20"],
-    "min_p": ["min_p=0.05"],
+    "min_p": ["min_p=0.3"],
     "all three": ["top_p=0.95", "top_k=50", "min_p=0.02"],
     "stop texts": ["stop=[e, '!']", "include_stop=true"],
 }
