@@ -198,6 +198,10 @@ FAMILIES: dict[str, Callable[[Any], tuple[Any, Any]]] = {
     )
 }
 
+KIN = frozenset({"qwen3_5_moe", "glm46v", "glm4v_moe", "internvl3_5", "internvl3_5_moe", "gemma4_moe", "ministral3"})
+"""Each is like another one, which is in every run of the tests."""
+NEWER = frozenset({"qwen3_vl_moe", "qwen3_5", "glm4v", "gemma4", "llava_onevision", "mistral3", "minicpmv4_6", *KIN})
+
 
 def tiny_family(name: str, folder: Path) -> Path:
     """Save a random model of a family (float32, the same weights each time) with its processor into `folder`."""

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_families import FAMILIES, tiny_family
+from helpers.tiny_families import FAMILIES, KIN, NEWER, tiny_family
 from helpers.tiny_policies import (
     encode,
     gradient,
@@ -21,8 +22,16 @@ from helpers.tiny_policies import (
     relative_difference,
 )
 from helpers.tiny_policies import sharp_policy as policy_of
+from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, Gemma2Config, LlavaConfig, Qwen3Config
+from transformers import (
+    AutoConfig,
+    GraniteConfig,
+    LlavaConfig,
+    MiniCPMV4_6Config,
+    Phi4MultimodalConfig,
+    Qwen3Config,
+)
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
 from specs_lightning.policy.families import UnsupportedModel, family_of, use_linear_patch_embedding, vision_modules
@@ -35,16 +44,11 @@ from specs_lightning.rollout.sampler import EngineError
 TEXT_ONLY = frozenset({"qwen3"})
 PADDED = frozenset({"gemma3", "gemma4", "gemma4_moe", "qwen3_5", "qwen3_5_moe", "minicpmv4_6"})
 ONE_WAY_ON_CPU = frozenset({"gemma3"})
-KIN = frozenset(
-    {"qwen3_5_moe", "glm46v", "glm4v_moe", "internvl3_5", "internvl3_5_moe", "gemma4_moe", "ministral3"},
-)
-"""Too much for every run: one of their kind is in it."""
-NEWER = frozenset({"qwen3_vl_moe", "qwen3_5", "glm4v", "gemma4", "llava_onevision", "mistral3", "minicpmv4_6", *KIN})
-"""Whose vLLM is not started in every run."""
 FEATURES_ARE_TRAINED = frozenset({"llava_next", "llava_onevision"})
 """In part: what is put at the end of each of an image's lines is none of the tower's weights."""
 NAMES = ("qwen2_5_vl", *FAMILIES)
 LORA = LoRASettings(rank=4, alpha=8)
+ROUTER = "model.language_model.layers.0.mlp.gate.weight"
 
 
 def _long(names: frozenset[str]) -> list[Any]:
@@ -200,10 +204,19 @@ def test_lora_trains_adapters_alone_and_its_export_is_a_plain_model_with_the_sam
     torch.testing.assert_close(exported.token_logprobs(batch_for(exported)).logprobs, after_NT, rtol=0, atol=1e-3)
 
 
-def test_plain_transformers_loads_the_export_with_the_same_logits(policy: Policy, tmp_path: Path) -> None:
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """Of the tensors in a model's file, by name."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  it is no mapping
+
+
+def test_plain_transformers_loads_the_export_with_the_same_logits(
+    policy: Policy, model_path: Path, tmp_path: Path
+) -> None:
     folder = policy.save(tmp_path / "model")
     loaded, info = model_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert shapes(folder) == shapes(model_path)
     inputs = plain_inputs(policy, prompts_for(policy)[0])
     with torch.no_grad():
         torch.testing.assert_close(loaded.eval()(**inputs).logits, policy.model(**inputs).logits, rtol=1e-5, atol=1e-5)
@@ -216,9 +229,71 @@ def test_layers_with_windows_train_on_padded_rows(caplog: pytest.LogCaptureFixtu
     assert "padded rows" in caplog.text
 
 
+def test_a_language_model_that_is_not_known_makes_its_vision_language_model_unknown() -> None:
+    of_llama, of_phi = (
+        family_of(LlavaConfig(text_config=text)) for text in ({"model_type": "llama"}, {"model_type": "phi"})
+    )
+    assert of_llama.tested and of_llama.shared_prefix
+    assert not of_phi.tested and not of_phi.shared_prefix
+
+
+def test_a_language_model_that_cannot_share_a_prefix_decides_for_its_vision_language_model() -> None:
+    family = family_of(MiniCPMV4_6Config(text_config={"model_type": "qwen3_5_text"}))
+    assert family.tested and not family.shared_prefix
+    assert family_of(MiniCPMV4_6Config(text_config={"model_type": "qwen3"})).shared_prefix
+
+
 def test_a_model_that_changes_its_logits_is_refused() -> None:
-    with pytest.raises(UnsupportedModel, match="final_logit_softcapping"):
-        family_of(Gemma2Config(final_logit_softcapping=30.0))
+    with pytest.raises(UnsupportedModel, match="logits_scaling"):
+        family_of(GraniteConfig(logits_scaling=8.0))
+
+
+def test_a_model_whose_images_need_more_than_its_weights_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedModel, match=r"'phi4_multimodal' is unsupported: .* LoRA adapter"):
+        family_of(Phi4MultimodalConfig())
+
+
+def test_positions_that_follow_from_the_longest_sequence_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    factors = {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64, **factors}
+    family_of(Qwen3Config(rope_parameters=rope, head_dim=32, max_position_embeddings=128))
+    assert "within 64 tokens" in caplog.text
+
+
+class TestRouterLoss:
+    """The auxiliary loss of mixtures of experts: no objective adds it, whatever config.json says."""
+
+    @pytest.fixture(scope="class")
+    def asking(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tiny_family("qwen3_vl_moe", tmp_path_factory.mktemp("asking"))
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"] |= {"output_router_logits": True, "router_aux_loss_coef": 1.0}
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    def test_it_is_not_in_the_gradient_and_a_model_that_asks_for_it_is_warned_of(
+        self, asking: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        policy = policy_of(asking)
+        assert "router's auxiliary loss" in caplog.text
+        batch, router = batch_for(policy), policy.model.get_parameter(ROUTER)
+        own, plain = (
+            logprobs.sum() for logprobs in (policy.token_logprobs(batch).logprobs, plain_logprobs(policy, batch))
+        )
+        (found,), (expected,) = (torch.autograd.grad(loss, router) for loss in (own, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+    def test_transformers_would_add_it_to_the_loss_of_labels(self, asking: Path) -> None:
+        """So that the test above has something to find."""
+        policy = policy_of(asking)
+        inputs = plain_inputs(policy, prompts_for(policy)[1])
+        with_it = policy.model(**inputs, labels=inputs["input_ids"])
+        without = policy.model(**inputs, labels=inputs["input_ids"], output_router_logits=False)
+        assert with_it.loss > without.loss + 0.1
+
+    def test_the_export_keeps_what_config_json_says(self, asking: Path, tmp_path: Path) -> None:
+        saved = json.loads((policy_of(asking).save(tmp_path / "model") / "config.json").read_text())
+        assert saved["text_config"]["output_router_logits"] and saved["text_config"]["router_aux_loss_coef"] == 1.0
 
 
 def patch_embeddings(bias: bool) -> tuple[nn.Conv3d, nn.Conv3d]:

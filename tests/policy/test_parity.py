@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
+from helpers.family_parts import text_settings
 from helpers.tiny_families import FAMILIES as TINY_FAMILIES
-from helpers.tiny_families import qwen2_vl, qwen3_vl, save_family, text_settings, tiny_family
+from helpers.tiny_families import NEWER, llava, save_family, tiny_family
 from helpers.tiny_models import CHAT_TEMPLATE
 from helpers.tiny_policies import encode, mixed_prompts, plain_logprobs, random_completions, sharp_policy
 
@@ -21,46 +22,20 @@ from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.policy.processors import TextProcessor
 from specs_lightning.rollout import HFEngine, SamplingSettings
-from specs_lightning.rollout.sampler import EngineError
 
-LISTED = ("qwen2_5_vl", *TINY_FAMILIES)
-RECURRENT = frozenset({"qwen3_5"})
-
-
-def qwen3_vl_moe(tokenizer: Any) -> tuple[Any, Any]:
-    config, processor = qwen3_vl(tokenizer)
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    text = config.text_config.to_dict() | {"model_type": "qwen3_vl_moe_text", **experts}
-    return tf.Qwen3VLMoeConfig(text_config=text, vision_config=_of(config.vision_config), **_ids(config)), processor
+KNOWN_OTHERWISE = frozenset({"minicpmv4_6"})
+"""Whose images are not joined in the usual way."""
+LISTED = [
+    pytest.param(name, marks=[pytest.mark.long] * (name in NEWER))
+    for name in ("qwen2_5_vl", *TINY_FAMILIES)
+    if name not in KNOWN_OTHERWISE
+]
 
 
-def qwen3_5(tokenizer: Any) -> tuple[Any, Any]:
-    """Three of four layers are recurrent."""
-    config, processor = qwen3_vl(tokenizer)
-    heads = {f"linear_{what}": size for what, size in (("num_value_heads", 2), ("num_key_heads", 2))}
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    text = config.text_config.to_dict() | {
-        "model_type": "qwen3_5_text",
-        "num_hidden_layers": 4,
-        "layer_types": ["linear_attention"] * 3 + ["full_attention"],
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "rope_parameters": rope | {"partial_rotary_factor": 0.25},
-        **heads,
-    }
-    vision = _of(config.vision_config, without=("deepstack_visual_indexes",))
-    return tf.Qwen3_5Config(text_config=text, vision_config=vision, **_ids(config)), processor
-
-
-def glm4v(tokenizer: Any) -> tuple[Any, Any]:
-    config, processor = qwen2_vl(tokenizer)
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "partial_rotary_factor": 0.5}
-    text = config.text_config.to_dict() | {"model_type": "glm4v_text", "rope_parameters": rope}
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64}
-    vision |= {"patch_size": 14, "image_size": 56, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    ids = _ids(config)
-    ends = {"image_start_token_id": ids["vision_start_token_id"], "image_end_token_id": ids["vision_end_token_id"]}
-    return tf.Glm4vConfig(text_config=text, vision_config=vision, **ids, **ends), processor
+def vipllava(tokenizer: Any) -> tuple[Any, Any]:
+    config, processor = llava(tokenizer)
+    settings = {name: getattr(config, name) for name in ("text_config", "vision_config", "image_token_index")}
+    return tf.VipLlavaConfig(**settings, image_seq_length=16, vision_feature_layers=[-2, -1]), processor
 
 
 def gpt2(tokenizer: Any) -> tuple[Any, Any]:
@@ -72,8 +47,16 @@ def opt(tokenizer: Any) -> tuple[Any, Any]:
     return _text_alone(tokenizer, tf.OPTConfig, num_hidden_layers=2, num_attention_heads=2, **sizes)
 
 
-def mistral(tokenizer: Any) -> tuple[Any, Any]:
-    return _text_alone(tokenizer, tf.MistralConfig, **text_settings(tokenizer, "mistral", sliding_window=8))
+def gemma2(tokenizer: Any) -> tuple[Any, Any]:
+    """Whose logits have a cap."""
+    sizes = text_settings(tokenizer, "gemma2", sliding_window=8, query_pre_attn_scalar=32)
+    return _text_alone(tokenizer, tf.Gemma2Config, **sizes, final_logit_softcapping=3.0)
+
+
+def lfm2(tokenizer: Any) -> tuple[Any, Any]:
+    """One of two layers is a convolution, which remembers its last inputs in place of keys."""
+    layers = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+    return _text_alone(tokenizer, tf.Lfm2Config, **text_settings(tokenizer, "lfm2", **layers))
 
 
 def bert(tokenizer: Any) -> tuple[Any, Any]:
@@ -83,17 +66,8 @@ def bert(tokenizer: Any) -> tuple[Any, Any]:
 
 
 UNLISTED: dict[str, Callable[[Any], tuple[Any, Any]]] = {
-    builder.__name__: builder for builder in (qwen3_vl_moe, qwen3_5, glm4v, gpt2, opt, mistral)
+    builder.__name__: builder for builder in (vipllava, gpt2, opt, gemma2, lfm2)
 }
-
-
-def _of(config: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    return {name: value for name, value in config.to_dict().items() if name not in ("model_type", *without)}
-
-
-def _ids(config: Any) -> dict[str, int]:
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return {name: getattr(config, name) for name in names}
 
 
 def _text_alone(tokenizer: Any, config_class: Any, **settings: Any) -> tuple[Any, Any]:
@@ -118,10 +92,6 @@ def assert_those_of_transformers(policy: Policy) -> None:
     torch.testing.assert_close(found_NT, expected_NT.where(batch.mask_NT, 0), rtol=0, atol=2e-5)
     engine = HFEngine()
     engine.sync(policy)
-    if policy.model.config.model_type in RECURRENT:
-        with pytest.raises(EngineError, match="recurrent layers"):
-            engine.generate(prompts, SamplingSettings(), "s")
-        return
     groups = engine.generate(prompts, SamplingSettings(completions_per_prompt=3, max_tokens=8), "s")
     drawn = GroupBatch.from_token_ids(prompts, [[c.token_ids for c in group] for group in groups])
     with torch.no_grad():
@@ -142,6 +112,15 @@ def test_a_family_whose_line_is_taken_away_trains_on_the_same_log_probabilities(
 def test_a_type_that_is_not_listed_trains_on_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert name not in families.FAMILIES
     assert_those_of_transformers(sharp_policy(save_family(UNLISTED[name], tmp_path)))
+
+
+def test_a_family_whose_images_would_be_joined_wrongly_is_refused_when_its_line_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(tiny_family("minicpmv4_6", tmp_path))
+    monkeypatch.delitem(families.FAMILIES, "minicpmv4_6")
+    with pytest.raises(UnsupportedModel, match=r"'minicpmv4_6' is not known, and its inputs cannot be built"):
+        Policy(PolicySettings(model))
 
 
 def test_a_type_of_which_we_would_make_something_else_is_refused_by_name(tmp_path: Path) -> None:
@@ -195,6 +174,6 @@ def test_a_processor_that_makes_no_token_types_leaves_mrope_unknown(tiny_model_p
 def test_plain_log_probabilities_are_those_of_one_forward_pass(tiny_model_path: Path) -> None:
     policy = sharp_policy(tiny_model_path)
     found = parity.plain_logprobs(policy, policy.model)
-    assert [len(of_one) for of_one in found] == [8, 5]
+    assert [len(of_one) for of_one in found] == [8, 5, 3]
     assert parity.distance(policy, found) < 1e-5
     assert parity.distance(policy, [of_one + 0.5 for of_one in found]) == pytest.approx(0.5, abs=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import DynamicCache, Qwen2Config
+from transformers import DynamicCache, Qwen2Config, Qwen3_5TextConfig
 
 from specs_lightning.rollout.cache import ROOM, RoomyLayer, make_cache
 
@@ -33,3 +33,18 @@ def test_rows_are_repeated_and_chosen_as_in_transformers() -> None:
         cache.reorder_cache(torch.tensor([5, 0]))
     for mine, expected in zip(roomy.update(*token, 0), plain.update(*token, 0), strict=True):
         assert torch.equal(mine, expected)
+
+
+def test_states_in_place_of_keys_are_repeated_and_chosen_as_rows_are() -> None:
+    config = Qwen3_5TextConfig(num_hidden_layers=2, layer_types=["linear_attention", "full_attention"])
+    cache = make_cache(config)
+    convolved, state = torch.rand(3, 6, 4), torch.rand(3, 2, 4, 5)
+    cache.update_conv_state(convolved, 0)
+    cache.update_recurrent_state(state, 0)
+    cache.update(torch.rand(3, 2, 5, 4), torch.rand(3, 2, 5, 4), 1)
+    rows = torch.tensor([2, 2, 0])
+    cache.reorder_cache(rows)
+    layer = cache.layers[0]
+    assert torch.equal(layer.conv_states[0], convolved[rows]) and torch.equal(layer.recurrent_states[0], state[rows])
+    layer.recurrent_states[0][0] += 1
+    assert torch.equal(layer.recurrent_states[0][1], state[2])  # a state of its own, changed in place by later tokens
