@@ -246,7 +246,7 @@ class _Planner:
             groups = made_up_prompts(settings.rows, settings.prompt_tokens).answered(settings.completion_tokens, sides)
         else:
             with _missing("--rows, --prompt_tokens and --completion_tokens"):
-                pairs = load_pairs(data.train, data.set_aside, sides)
+                pairs = load_pairs(data.source, data.set_aside, sides)
                 data.pairs, data.encoder = some(pairs, settings.sample), _encoder(source, data.max_prompt_tokens)
                 completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
                 prompts = [pair.prompt for pair in data.encoded]
