@@ -22,6 +22,7 @@ from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.messages import as_turn, message_images
 from specs_lightning.scoring.boxes import read_boxes
+from specs_lightning.scoring.choices import LETTERS
 
 _VIDEO = re.compile(r"\.(?:mp4|avi|mov|mkv|webm)$", re.IGNORECASE)
 
@@ -92,7 +93,10 @@ class MMEureka(Schema):
 
 
 class MathVista(Schema):
-    """MathVista (testmini): the gold of a multiple-choice row is the option's text; decimals have a precision."""
+    """MathVista (testmini): the gold of a multiple-choice row is the option's text; decimals have a precision.
+
+    One row has an option twice, which is the gold: there it is given by its first letter, and either counts.
+    """
 
     columns: ClassVar = {"id": "pid", "images": "image", "precision": "precision", "unit": "unit"}
     required = ("pid", "question", "question_type", "answer_type", "answer")
@@ -100,7 +104,10 @@ class MathVista(Schema):
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         kinds = {"integer": "number", "float": "number", "text": "text", "list": "math"}
         kind = "choice" if row["question_type"] == "multi_choice" else kinds.get(row["answer_type"], "auto")
-        return {**with_image(row), **renamed_type(row), "answer_type": kind}
+        gold = row["answer"]
+        if kind == "choice" and (options := list(row.get("choices") or [])).count(gold) > 1:
+            gold = LETTERS[options.index(gold)]
+        return {**with_image(row), **renamed_type(row), "answer": gold, "answer_type": kind}
 
 
 class MathVerse(Schema):

@@ -80,8 +80,8 @@ def _as_settings(known: Mapping[str, Any]) -> PolicySettings:
     values = _of(PolicySettings, known)
     if values.get("lora") is not None:
         adapters = _of(LoRASettings, values["lora"])
-        adapters["target_modules"] = tuple(adapters.get("target_modules") or ())
-        values["lora"] = LoRASettings(**adapters)
+        named = {name: tuple(value) for name, value in adapters.items() if isinstance(value, list)}
+        values["lora"] = LoRASettings(**adapters | named)
     return PolicySettings(**values)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from specs_lightning.system.files import atomic
 from specs_lightning.system.ranks import whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def _dense(weight: Tensor) -> Tensor:
@@ -18,9 +26,37 @@ def _dense(weight: Tensor) -> Tensor:
     return dequantize_4bit(weight.detach(), state)
 
 
-def _adapter_change(layer: Any) -> Tensor:
-    """What the adapter adds to its layer's weight."""
+def _with_adapter(weight: Tensor, layer: Any) -> Tensor:
+    """The weight that alone does what a layer does with its adapter: W + s·BA, s being alpha / rank or its like.
+
+    With DoRA each row of it has the length that was learned for it (arXiv 2402.09353, equation 5).
+    """
     (adapter,) = layer.active_adapters
     down, up = (whole(matrix[adapter].weight.detach()) for matrix in (layer.lora_A, layer.lora_B))
     change: Tensor = (up @ down) * layer.scaling[adapter]
-    return change
+    if adapter not in layer.lora_magnitude_vector:
+        return weight + change.to(weight)
+    moved = weight.to(change) + change
+    lengths = whole(layer.lora_magnitude_vector[adapter].weight.detach())
+    scaled: Tensor = moved * (lengths / torch.linalg.norm(moved, dim=1))[:, None]
+    return scaled.to(weight)
+
+
+def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The adapters of a model by the names of PEFT's files; gathered, for which all processes must call it."""
+    from peft import get_peft_model_state_dict  # slow to import, and for adapters alone
+
+    own = {name: whole(weight.detach()) for name, weight in model.named_parameters() if ".lora_" in name}
+    named = get_peft_model_state_dict(model, own, save_embedding_layers=False)  # "auto" would ask the hub
+    return {f"base_model.model.{name}": weight.cpu().contiguous() for name, weight in named.items()}
+
+
+def write_adapter(model: PreTrainedModel, weights: dict[str, Tensor], source: str, folder: Path) -> None:
+    """A folder that `PeftModel.from_pretrained` puts beside the model from `source`; it appears whole or not at all."""
+    config: Any = copy(model.peft_config["default"])
+    config.base_model_name_or_path, config.task_type, config.inference_mode = source, "CAUSAL_LM", True
+    with atomic(folder) as partial:
+        config.save_pretrained(str(partial))
+        save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        readable = (partial / "adapter_config.json").stat().st_mode
+        (partial / "adapter_model.safetensors").chmod(readable)

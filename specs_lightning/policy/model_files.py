@@ -61,11 +61,22 @@ def same_model(digest: str, other: str) -> bool | None:
     return None if ("@" in digest) != ("@" in other) else digest == other
 
 
+ADAPTER = "-adapter"
+
+
+def adapter_beside(folder: Path) -> Path:
+    """Where the adapters of a merged model lie by themselves."""
+    return folder.with_name(folder.name + ADAPTER)
+
+
 def _what_is_there(place: Path) -> str:
     if place.is_file():
         return f"it is a file. The folder that it lies in is {place.parent}."
     if not place.is_dir():
         return "nothing is there."
+    merged = place.with_name(place.name.removesuffix(ADAPTER))
+    if merged != place and (merged / "config.json").is_file():
+        return f"it has no config.json, but a LoRA adapter. Merged into its model, it is {merged}."
     if (place / "adapter_config.json").is_file():
         return (
             "it has no config.json, but a LoRA adapter. Merge it into its model first (peft: load the model with the "

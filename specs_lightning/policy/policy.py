@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.dealing import deal
-from specs_lightning.policy.export import _adapter_change, _dense
+from specs_lightning.policy.export import _dense, _with_adapter, adapter_weights, write_adapter
 from specs_lightning.policy.families import (
     family_of,
     prompt_positions,
@@ -284,7 +284,7 @@ class Policy(nn.Module):
             weight = whole(_dense(parameter))
             layer, _, rest = name.rpartition(".base_layer.")
             if layer and rest == "weight":
-                weight = weight + _adapter_change(layers[layer]).to(weight)
+                weight = _with_adapter(weight, layers[layer])
             yield name.replace(".base_layer.", "."), weight
 
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -366,6 +366,23 @@ class Policy(nn.Module):
             for file in partial.iterdir():
                 file.chmod(readable)
         return folder
+
+    def save_adapter(self, folder: Path | str) -> Path | None:
+        """Write the adapters as PEFT has them, in a folder that appears whole; None, and no folder, without adapters.
+
+        All processes of a training must call it; the first writes.
+
+        Raises:
+            BrokenWeights: weights are NaN or infinite.
+        """
+        if self.settings.lora is None:
+            return None
+        self.check_finite()
+        self.free_weights()
+        weights = adapter_weights(self.model)
+        if rank() == 0:
+            write_adapter(self.model, weights, self.source, Path(folder))
+        return Path(folder)
 
 
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:

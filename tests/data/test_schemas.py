@@ -98,9 +98,10 @@ FILES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str, str]], list[st
             mathvista("1", unit="cm"),
             mathvista("2", answer="1.2", answer_type="float", precision=1.0),
             mathvista("3", answer="No", answer_type="text", question_type="multi_choice", choices=["Yes", "No"]),
+            mathvista("5", answer="4", answer_type="text", question_type="multi_choice", choices=["5", "4", "4"]),
             mathvista("4", answer="[0, 2]", answer_type="list"),
         ],
-        [(1, "2 cm", "number"), (1, "1.2", "number"), (1, "No", "choice"), (1, "[0, 2]", "math")],
+        [(1, "2 cm", "number"), (1, "1.2", "number"), (1, "No", "choice"), (1, "B", "choice"), (1, "[0, 2]", "math")],
         [],
     ),
     "mathverse": (
