@@ -34,12 +34,23 @@ class PairSource:
     """The folder that image paths start from and must not leave. Default: the folder that the file lies in."""
     split: str | None = None
     """The split to read, of a saved data set or of a folder of parquet files with several."""
+    revision: str | None = None
+    """Of a data set on the hub: the commit, tag or branch to read; the newest if not given."""
+
+    def __post_init__(self) -> None:
+        self.as_prompts(self.schema, ())  # which checks them
 
     def as_prompts(self, schema: str, unused: Iterable[str]) -> PromptSource:
         """The source of the prompts alone, nothing added to them."""
         columns = dict.fromkeys(unused, "") | ({"question": "prompt"} if schema == "generic" else {})
         return PromptSource(
-            self.path, schema, columns=columns, image_root=self.image_root, split=self.split, add_instruction=False
+            self.path,
+            schema,
+            columns=columns,
+            image_root=self.image_root,
+            split=self.split,
+            revision=self.revision,
+            add_instruction=False,
         )
 
 
@@ -54,7 +65,7 @@ def load_pairs(source: PairSource | str, set_aside: SetAside, sides: int = 2) ->
     """
     if isinstance(source, str):
         source = PairSource(source)
-    table = table_of(source.path, source.split)
+    table = table_of(source.path, source.split, source.revision)
     schema_name = recognised(source.schema, table.columns, pairs=True)
     schema = find_schema(schema_name)
     _check_columns(source.path, schema_name, schema, table.columns, sides)
@@ -90,13 +101,12 @@ def _check_columns(path: str, schema_name: str, schema: Schema, existing: tuple[
     if schema_name == "generic":
         needed |= {"prompt", "completion" if sides == 1 and "chosen" not in existing else "chosen"}
     if missing := needed - set(existing):
-        what = "demonstrations need prompt and chosen (or completion)"
-        what = (
-            what
-            if sides == 1
-            else f"pairs need prompt, chosen and {schema.rejected} (SFT does without {schema.rejected})"
+        demonstrations = "demonstrations need prompt and chosen (or completion)"
+        pairs = f"pairs need prompt, chosen and {schema.rejected} (SFT does without {schema.rejected})"
+        raise DataError(
+            f"{path} has no column {', '.join(sorted(missing))}: {demonstrations if sides == 1 else pairs}, and it has "
+            f"{', '.join(existing)}"
         )
-        raise DataError(f"{path} has no column {', '.join(sorted(missing))}: {what}, and it has {', '.join(existing)}")
 
 
 def _sides(schema: Schema, values: dict[str, Any], sides: int) -> tuple[str, str | None]:

@@ -104,6 +104,8 @@ class PromptSource:
     benchmark: str | None = None
     """Score evaluation answers by the rule of this benchmark, and tell its tasks apart: mathvista, mathverse,
     mathvision, mmmu or mega_bench."""
+    revision: str | None = None
+    """Of a data set on the hub: the commit, tag or branch to read; the newest if not given."""
 
     def __post_init__(self) -> None:
         format_named(self.answer_format)
@@ -118,6 +120,10 @@ class PromptSource:
         check_positive(limit=self.limit)
         if not self.path:
             raise ValueError("path is empty: name a file, a folder, toy:NAME or hf:OWNER/NAME")
+        if self.revision is not None and not self.path.startswith(HUB):
+            raise ValueError(
+                f"revision {self.revision} is of a data set on the hub, and {self.path} is none: leave it out"
+            )
 
 
 def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = True) -> list[Prompt]:
@@ -166,7 +172,7 @@ def open_source(source: PromptSource) -> tuple[Table, RowReader]:
     split = source.split or re.split(r"[-.]", path.name)[0]  # as far as the settings or the file's name tell
     if source.schema != AUTO and split in find_schema(source.schema).forbidden_splits:
         raise DataError(f"{source.path}: the split {split!r} of {source.schema} holds other data; use split: train")
-    table = table_of(source.path, source.split)
+    table = table_of(source.path, source.split, source.revision)
     default_root = Path.cwd() if source.path.startswith(HUB) else path if path.is_dir() else path.parent
     root = Path(source.image_root) if source.image_root is not None else default_root
     if not root.is_dir():
@@ -176,10 +182,10 @@ def open_source(source: PromptSource) -> tuple[Table, RowReader]:
     return table, RowReader(source, find_schema(source.schema), columns, root, _read_template(source.template))
 
 
-def table_of(path: str, split: str | None) -> Table:
+def table_of(path: str, split: str | None, revision: str | None = None) -> Table:
     """The rows behind a `path` setting; `DataError` as of `load_prompts`."""
     if path.startswith(HUB):
-        return read_hub(path.removeprefix(HUB), split)
+        return read_hub(path.removeprefix(HUB), split, revision)
     return read_table(Path(resolve(path)), split)
 
 

@@ -47,7 +47,7 @@ def draw_candidates(
     and has no entry. Completions that the JSONL `file` holds already are not drawn again (`DataError` if they are of
     another model or were drawn otherwise); it grows with every batch.
     """
-    drawn_by = {"model": model.model, **asdict(sampling), "seed": seed, "digest": model_digest(model.model)}
+    drawn_by = {"model": model.model, **asdict(sampling), "seed": seed, "digest": model_digest(model.pinned)}
     asked = {prompt.id: prompt_digest(prompt) for prompt in prompts}
     candidates = _read(file, drawn_by, asked)
     # The same prompts are drawn together however often it was stopped: in other company, rounding is another.

@@ -39,11 +39,11 @@ def policy_of_checkpoint(
         if given is None:
             raise CheckpointError(f"{file} does not say which model it was trained in: give it (--model)")
         return given
-    own = _as_settings(known if model is None else {**known, "model": model})
-    trained = {name: getattr(own, name) for name in ("model", "lora", "quantization", "freeze_vision")}
+    own = _as_settings(known if model is None else {**known, "model": model, "revision": None})
+    trained = {name: getattr(own, name) for name in ("model", "revision", "lora", "quantization", "freeze_vision")}
     policy = replace(given or own, **trained)
     try:
-        model_source(policy.model)
+        model_source(policy.pinned)
     except ModelNotFound as error:
         holds_all = own.lora is None and not file.is_dir()
         if not holds_all:
@@ -55,7 +55,7 @@ def policy_of_checkpoint(
             raise CheckpointError(
                 f"the model {own.model}, in which {file} was trained, is not there: give its new place (--model)"
             ) from error
-        return replace(policy, model=given.model)
+        return replace(policy, model=given.model, revision=given.revision)
     return policy
 
 

@@ -127,7 +127,7 @@ class _Planner:
         for planned in stages:
             if planned.stage.kind == "fit":
                 cli = fits[planned.name]
-                self.shapes[str(planned.model)] = self._source(cli.model.policy_settings.model)
+                self.shapes[str(planned.model)] = self._source(cli.model.policy_settings.pinned)
                 yield self.fit(planned.name, cli)
             elif planned.stage.kind == "distill":
                 arguments = [*_arguments(planned, engine and f"--engine={engine}"), f"--output={planned.folder}"]
@@ -140,7 +140,7 @@ class _Planner:
         module, data, trainer = cli.model, cli.datamodule, cli.config.trainer
         policy: PolicySettings = module.policy_settings
         check_trainable(policy)
-        source = self._source(policy.model)
+        source = self._source(policy.pinned)
         devices = self._devices(trainer, policy)
         sampling = None
         if isinstance(data, RolloutDataModule):

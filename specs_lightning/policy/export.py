@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from specs_lightning.policy.loading import PolicySettings
 from specs_lightning.system.files import atomic
 from specs_lightning.system.ranks import whole
 
@@ -51,10 +52,14 @@ def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return {f"base_model.model.{name}": weight.cpu().contiguous() for name, weight in named.items()}
 
 
-def write_adapter(model: PreTrainedModel, weights: dict[str, Tensor], source: str, folder: Path) -> None:
-    """A folder that `PeftModel.from_pretrained` puts beside the model from `source`; it appears whole or not at all."""
+def write_adapter(
+    model: PreTrainedModel, weights: dict[str, Tensor], settings: PolicySettings, source: str, folder: Path
+) -> None:
+    """A folder that `PeftModel.from_pretrained` puts beside the model that it was trained beside, in `source`; it
+    appears whole or not at all."""
     config: Any = copy(model.peft_config["default"])
-    config.base_model_name_or_path, config.task_type, config.inference_mode = source, "CAUSAL_LM", True
+    config.base_model_name_or_path = source if settings.revision is None else settings.model
+    config.revision, config.task_type, config.inference_mode = settings.revision, "CAUSAL_LM", True
     with atomic(folder) as partial:
         config.save_pretrained(str(partial))
         save_file(weights, partial / "adapter_model.safetensors", metadata={"format": "pt"})

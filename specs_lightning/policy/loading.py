@@ -16,7 +16,7 @@ from torch import nn
 from specs_lightning.errors import SpecsError, check_positive
 from specs_lightning.policy.attention import use_shared_prefix
 from specs_lightning.policy.families import ModelFamily, use_linear_patch_embedding, vision_modules
-from specs_lightning.policy.model_files import check_loaded, usable
+from specs_lightning.policy.model_files import at_revision, check_loaded, usable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
@@ -103,8 +103,17 @@ class PolicySettings:
     quantization: Literal["4bit"] | None = None
     """With `lora`: keep the language model's own weights in 4 bits (NF4, by bitsandbytes: a half byte each), and
     compute with them in `dtype`. Vision tower, embeddings and head stay as they are."""
+    revision: str | None = None
+    """Of a model on the hub: the commit, tag or branch to take; the newest if not given. Wherever else a model is
+    named, `NAME@REVISION` says it."""
+
+    @property
+    def pinned(self) -> str:
+        """The model at its revision."""
+        return at_revision(self.model, self.revision)
 
     def __post_init__(self) -> None:
+        at_revision(self.model, self.revision)
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantized weights cannot be trained: quantization needs lora")
         if self.lora is not None and self.lora.vision and self.freeze_vision:
@@ -155,7 +164,7 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
-    plain = empty_model(config, PolicySettings(settings.model))
+    plain = empty_model(config, PolicySettings(settings.model, revision=settings.revision))
     kept = [*vision_modules(plain), plain.get_output_embeddings()]
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,

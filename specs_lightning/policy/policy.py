@@ -81,7 +81,7 @@ class Policy(nn.Module):
         self.version = 0
         """Counts the changes of the weights; completions carry the version that made them."""
         self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
-        self.source = model_source(settings.model)
+        self.source = model_source(settings.pinned)
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
         self.model = read_model(self.source, config, settings) if weights else empty_model(config, settings)
@@ -381,7 +381,7 @@ class Policy(nn.Module):
         self.free_weights()
         weights = adapter_weights(self.model)
         if rank() == 0:
-            write_adapter(self.model, weights, self.source, Path(folder))
+            write_adapter(self.model, weights, self.settings, self.source, Path(folder))
         return Path(folder)
 
 
