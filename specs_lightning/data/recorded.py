@@ -105,8 +105,8 @@ def answered(
     if not found:
         theirs, ours = ", ".join(map(str, list(by_key)[:3])), ", ".join(prompt.id for prompt in prompts[:3])
         raise DataError(
-            f"no recorded answer is of a question in {source.path}: they are of {theirs}, …, and its are {ours}, …; map "
-            "the column with their ids (`columns: {id: index}`), or give the data set that the harness asked"
+            f"no recorded answer is of a question in {source.path}: they are of {theirs}, …, and its are {ours}, …; "
+            "map the column with their ids (`columns: {id: index}`), or give the data set that the harness asked"
         )
     return found
 

@@ -26,7 +26,7 @@ def write_samples(file: Path, rows: list[dict[str, Any]]) -> Path:
 
 def write_predictions(file: Path, rows: list[tuple[str, str, str]]) -> Path:
     with file.open("w", newline="") as opened:
-        table = csv.writer(opened, delimiter="\t")
+        table = csv.writer(opened, delimiter="\t", quoting=csv.QUOTE_ALL)
         table.writerow(["index", "question", "answer", "prediction"])
         table.writerows([index, "How many?", gold, text] for index, gold, text in rows)
     return file
