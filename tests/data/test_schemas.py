@@ -176,6 +176,14 @@ def test_what_is_particular_to_a_row_is_kept(folder: Path) -> None:
     assert first("orsta_47k").id == "mm_math/3"
 
 
+def test_mathvistas_option_that_stands_there_twice_is_found_right_by_its_rule(folder: Path) -> None:
+    """Or the row would be set aside before it is asked: its gold is scored against itself."""
+    row = mathvista("5", answer="4", answer_type="text", question_type="multi_choice", choices=["5", "4", "4"])
+    pq.write_table(pa.Table.from_pylist([row]), folder / "testmini.parquet")
+    (prompt,), _ = load(folder / "testmini.parquet", schema="mathvista", benchmark="mathvista")
+    assert (prompt.answer, prompt.choices) == ("B", ("5", "4", "4"))
+
+
 @pytest.mark.parametrize("column", ["message", "conversations"])
 def test_mm_eureka_keeps_its_images_inside_the_messages(folder: Path, column: str) -> None:
     parts = [{"type": "image", "image": "file://1.png"}, {"type": "text", "text": "How many?"}]

@@ -15,6 +15,7 @@ from peft.tuners.lora import LoraLayer
 from specs_lightning.errors import SpecsError
 from specs_lightning.policy.loading import LoRASettings, PolicySettings, model_class
 from specs_lightning.policy.policy import Policy
+from specs_lightning.settings.hints import HintingParser
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,13 @@ class TestAdapters:
         inject_adapter_in_model(LoraConfig(r=2, **settings), plain)
         theirs = {name for name, module in plain.named_modules() if isinstance(module, LoraLayer)}
         assert ours == {name for name in theirs if ".visual." not in name}
+
+    @pytest.mark.parametrize("named", ["['q_proj', 'v_proj']", ".*q_proj"])
+    def test_settings_give_a_list_or_a_pattern(self, named: str) -> None:
+        parser = HintingParser(exit_on_error=False)
+        parser.add_class_arguments(LoRASettings, "lora")
+        lora = parser.instantiate(parser.parse_args([f"--lora.target_modules={named}"])).lora
+        assert lora.target_modules == (("q_proj", "v_proj") if named.startswith("[") else named)
 
     def test_patterns_that_fit_no_layer_or_are_none_are_refused(self, tiny_model_path: Path) -> None:
         with pytest.raises(SpecsError, match=r"'q_proj' name no linear layer; .* a pattern of a whole name, such as m"):
