@@ -53,7 +53,8 @@ class LoRASettings:
     exclude_modules: tuple[str, ...] | str = ()
     """Layers that get none although the above names them, in the same way."""
     dora: bool = False
-    """Train the length of each row of an adapted weight by itself (DoRA, arXiv 2402.09353): slower, more memory."""
+    """Train the length of each row of an adapted weight by itself (DoRA, arXiv 2402.09353): slower, more memory;
+    not beside `quantization`."""
     rslora: bool = False
     """Scale what the adapters add by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
 
@@ -116,6 +117,8 @@ class PolicySettings:
         at_revision(self.model, self.revision)
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantized weights cannot be trained: quantization needs lora")
+        if self.quantization is not None and self.lora is not None and self.lora.dora:
+            raise ValueError("lora.dora measures the rows of weights that quantization keeps in 4 bits: choose one")
         if self.lora is not None and self.lora.vision and self.freeze_vision:
             raise ValueError("lora.vision adapts the vision tower, freeze_vision freezes it: choose one")
 
