@@ -20,6 +20,7 @@ import docstring_parser
 
 from specs_lightning import callbacks, data, modules, objectives, rewards, rollout
 from specs_lightning.commands.export import export
+from specs_lightning.commands.score import score
 from specs_lightning.data.check import check
 from specs_lightning.data.policy_data import PolicyDataModule
 from specs_lightning.distill.pairs import distill
@@ -98,7 +99,7 @@ def sections() -> dict[str, list[Any]]:
     from lightning.pytorch import Callback
 
     listed: dict[str, list[Any]] = {
-        "Commands": [run, compare, distill, check, export],
+        "Commands": [run, compare, distill, score, check, export],
         "Modules (`model`)": exported(modules, modules.PolicyModule),
         "Objectives (`model.objective`)": exported(objectives, ColdStartObjective, GRPO),
         "Surrogates (`model.objective.surrogate`)": exported(objectives, objectives.Surrogate),
@@ -175,7 +176,7 @@ def _entry(item: Any) -> str:
     rows = [(name, *rest, meanings.get(name)) for name, *rest in _fields(item)]
     if undocumented := [name for name, *_, meaning in rows if not meaning]:
         raise ValueError(f"{item.__qualname__} does not say what {', '.join(undocumented)} means")
-    if item in (run, compare, distill, check, export):
+    if item in (run, compare, distill, score, check, export):
         title, path = f"`specs {item.__name__}`", ""
     else:
         title, path = f"`{item.__name__}`", f"`{_class_path(item)}`. "

@@ -81,6 +81,7 @@ COMMANDS = {
         "commands.export:export",
         {"positional": "checkpoint", "takes_files": False},
     ),
+    "score": Command("judge answers that lmms-eval or VLMEvalKit recorded", "commands.score:score", names_classes=True),
     "distill": Command(
         "make preference pairs from the seed model and the base",
         "distill.pairs:distill",

@@ -12,6 +12,7 @@ from specs_lightning.commands.endings import scored_by
 from specs_lightning.errors import SpecsError
 from specs_lightning.modules.checkpoint_files import FOLDER, by_step, find
 from specs_lightning.modules.checkpoint_policy import policy_of_checkpoint, read_policy
+from specs_lightning.policy.model_files import adapter_beside
 from specs_lightning.records.model_card import model_card
 from specs_lightning.records.results import RESULTS
 from specs_lightning.records.run import STAGE
@@ -30,7 +31,7 @@ def export(
 
     Args:
         checkpoint: a file, a folder of shards, or the folder of a training, for its newest one. Adapters are merged
-            into their model.
+            into their model, and also written alone, as PEFT has them, to a folder beside it (`-adapter`).
         output: the folder to write; `model-NAME` beside `checkpoints/` if not given, NAME being the checkpoint's.
         model: where the model is now that it was trained from, if not in its place any more.
         push_to_hub: also upload the folder to this repository of the hub (`you/name`), with the token of `hf auth
@@ -47,12 +48,14 @@ def export(
     file, state = find(checkpoint, Path())
     training = _training_of(file)
     folder = Path(output) if output is not None else training / f"model-{file.stem}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecsError(f"{folder} is there already: give another --output, or delete it")
+    for place in (folder, adapter_beside(folder)):
+        if place.exists() and (not place.is_dir() or any(place.iterdir())):
+            raise SpecsError(f"{place} is there already: give another --output, or delete it")
     check_writable(folder.parent)  # before the model is read
     settings = state.get("settings", {})
     policy = read_policy(file, policy_of_checkpoint(file, state, None, model))
     policy.save(folder, model_card(training, settings, file, _run_of(file, training)))
+    policy.save_adapter(adapter_beside(folder))
     say(scored_by(folder))
     if push_to_hub is not None:
         push(folder, push_to_hub, private)

@@ -301,7 +301,7 @@ class SpecsCLI(LightningCLI):
         config = self.config.clone()
         settings = config[self.subcommand]
         settings.base, settings.ckpt_path = None, None
-        settings.model.init_args.policy.model = base
+        settings.model.init_args.policy.model, settings.model.init_args.policy.revision = base, None
         settings.trainer.default_root_dir = str(folder)
         say(f"the base, {base}:")
         answers: Mapping[str, Sequence[Answer]] = BaseCLI.launch(config).model.outcome.answers

@@ -164,7 +164,7 @@ class PolicyDataModule(LightningDataModule):
         policy, trainer = self.policy, self.attached_trainer
         settings, template = asdict(policy.settings), policy.settings.chat_template_kwargs
         return {
-            "model": model_digest(policy.source),
+            "model": model_digest(policy.settings.pinned),
             "checkpoint": content_digest(Path(trainer.ckpt_path)) if trainer.ckpt_path else None,
             "policy": {name: settings[name] for name in ("dtype", "attention", "lora")},
             **({"chat_template_kwargs": template} if template else {}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from specs_lightning.data.pairs import load_pairs
+from specs_lightning.data.pairs import PairSource, load_pairs
 from specs_lightning.data.policy_data import PolicyDataModule, check_rows, rows_digest, shuffled
 from specs_lightning.errors import DataError, check_positive
 from specs_lightning.groups import EncodedPrompt, GroupBatch, prompt_digest
@@ -41,8 +41,8 @@ class PreferenceDataModule(PolicyDataModule):
     """The cold start's data.
 
     Args:
-        train: a parquet or JSONL file of pairs, as `specs distill` writes it or as TRL takes it; for SFT, of
-            demonstrations (`prompt` and `chosen` or `completion`) as well.
+        train: a parquet or JSONL file of pairs, as `specs distill` writes it or as TRL, LLaMA-Factory or ms-swift take
+            it; for SFT, of demonstrations as well. Its `path`, or a `PairSource` that says more.
         batch_size: pairs in one optimizer step, on all ranks together.
         max_completion_tokens: pairs with a longer side are set aside (never cut), and counted.
         max_prompt_tokens: likewise for prompts.
@@ -54,11 +54,12 @@ class PreferenceDataModule(PolicyDataModule):
     """
 
     def __init__(
-        self, train: str, batch_size: int = 64, max_completion_tokens: int | None = None, **kwargs: Any
+        self, train: str | PairSource, batch_size: int = 64, max_completion_tokens: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         check_positive(batch_size=batch_size, max_completion_tokens=max_completion_tokens)
-        self.train = train
+        self.source = PairSource(train) if isinstance(train, str) else train
+        self.train = self.source.path
         self.batch_size = batch_size
         self.max_completion_tokens = max_completion_tokens
         self.pairs: list[PreferencePair] = []
@@ -90,7 +91,7 @@ class PreferenceDataModule(PolicyDataModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         if stage == "fit" and not self.pairs:
-            self.pairs = load_pairs(self.train, self.set_aside, self.module.completions_per_pair)
+            self.pairs = load_pairs(self.source, self.set_aside, self.module.completions_per_pair)
 
     def train_dataloader(self) -> PreferenceLoader:
         return PreferenceLoader(self)

@@ -1,7 +1,7 @@
 """What differs between published data sets: each schema turns a row as it was published into one with our columns.
 
 `PromptSource.schema` names one, or the class path of one of your own. Reading files, images, choices and answers is
-the same for all (`data.sources`).
+the same for all (`data.sources`). How other trainers lay out their files is in `data.trainer_schemas`.
 """
 
 from __future__ import annotations
@@ -12,35 +12,23 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any, ClassVar
 
+from specs_lightning.data.schema_base import Schema as Schema
+from specs_lightning.data.trainer_schemas import TRL, EasyR1, LLaMAFactory, MsSwift, Verl
 from specs_lightning.errors import SpecsError
 from specs_lightning.prompts.images import load_image
 from specs_lightning.prompts.messages import as_turn, message_images
 from specs_lightning.scoring.boxes import read_boxes
+from specs_lightning.scoring.choices import LETTERS
 
 _VIDEO = re.compile(r"\.(?:mp4|avi|mov|mkv|webm)$", re.IGNORECASE)
 
 
 class SchemaError(SpecsError, ValueError):
     """A schema that does not exist, or whose class cannot be used."""
-
-
-class Schema:
-    """Rows as they are. A subclass says what its data set calls things, and puts right what differs row by row."""
-
-    columns: ClassVar[Mapping[str, str]] = {}
-    """Their column for ours (`columns.USUAL_COLUMNS`), where it is not a usual name; a dot leads into a nested one."""
-    required: ClassVar[tuple[str, ...]] = ()
-    """Columns by which a file of this data set is known."""
-    forbidden_splits: ClassVar[tuple[str, ...]] = ()
-    """Splits that hold other data than their name says."""
-
-    def read(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The row's values under the names of `columns`; of one that cannot be used `ValueError("kind: details")`."""
-        return row
 
 
 class Orsta47k(Schema):
@@ -105,7 +93,10 @@ class MMEureka(Schema):
 
 
 class MathVista(Schema):
-    """MathVista (testmini): the gold of a multiple-choice row is the option's text; decimals have a precision."""
+    """MathVista (testmini): the gold of a multiple-choice row is the option's text; decimals have a precision.
+
+    One row has an option twice, which is the gold: there it is given by its first letter, and either counts.
+    """
 
     columns: ClassVar = {"id": "pid", "images": "image", "precision": "precision", "unit": "unit"}
     required = ("pid", "question", "question_type", "answer_type", "answer")
@@ -113,7 +104,10 @@ class MathVista(Schema):
     def read(self, row: dict[str, Any]) -> dict[str, Any]:
         kinds = {"integer": "number", "float": "number", "text": "text", "list": "math"}
         kind = "choice" if row["question_type"] == "multi_choice" else kinds.get(row["answer_type"], "auto")
-        return {**with_image(row), **renamed_type(row), "answer_type": kind}
+        gold = row["answer"]
+        if kind == "choice" and (options := list(row.get("choices") or [])).count(gold) > 1:
+            gold = LETTERS[options.index(gold)]
+        return {**with_image(row), **renamed_type(row), "answer": gold, "answer_type": kind}
 
 
 class MathVerse(Schema):
@@ -192,6 +186,11 @@ SCHEMAS: dict[str, type[Schema]] = {
     "mathvision": MathVision,
     "mmmu": MMMU,
     "mega_bench": MEGABench,
+    "verl": Verl,
+    "easyr1": EasyR1,
+    "trl": TRL,
+    "llama_factory": LLaMAFactory,
+    "ms_swift": MsSwift,
     "frozen": Frozen,
 }
 

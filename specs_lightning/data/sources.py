@@ -12,7 +12,7 @@ from typing import Any
 
 import PIL.Image
 
-from specs_lightning.data.columns import USUAL_COLUMNS, find_columns, listed
+from specs_lightning.data.columns import AUTO, USUAL_COLUMNS, find_columns, listed, recognised
 from specs_lightning.data.options import lettered_options, named_twice, read_options, without_labels
 from specs_lightning.data.reading import default_workers, read_together
 from specs_lightning.data.schemas import Schema, find_schema
@@ -49,6 +49,8 @@ from specs_lightning.system.progress import progress_bar
 from specs_lightning.system.ranks import rank
 from specs_lightning.toy import resolve
 
+HUB = "hf:"
+"""How the `path` of a data set of the hub begins."""
 LONG = 1000
 """Rows from which on reading shows a bar."""
 
@@ -69,10 +71,11 @@ class PromptSource:
     path: str
     """A JSONL, JSON, CSV or parquet file, a folder of parquet files, a data set saved by `datasets`, `toy:NAME`, or
     `hf:OWNER/NAME` (with a configuration `hf:OWNER/NAME:CONFIGURATION`) from the Hugging Face hub."""
-    schema: str = "generic"
-    """How rows were published: generic, orsta_47k, virl39k, mm_eureka, mathvista, mathverse, mathvision, mmmu,
-    mega_bench, frozen (what `specs data check` writes), or the class path of your own
-    `specs_lightning.data.schemas.Schema`."""
+    schema: str = AUTO
+    """How rows were published: orsta_47k, virl39k, mm_eureka, mathvista, mathverse, mathvision, mmmu, mega_bench,
+    frozen (what `specs data check` writes), generic, or the class path of your own
+    `specs_lightning.data.schemas.Schema`; or the trainer that the file was made for: verl, easyr1, trl, llama_factory,
+    ms_swift. With `auto` it is that trainer where the columns tell, and generic elsewhere."""
     answer_format: str = "think_answer"
     """The format in which prompts ask for their answer, for rows that name none."""
     answer_type: str = "auto"
@@ -102,10 +105,13 @@ class PromptSource:
     benchmark: str | None = None
     """Score evaluation answers by the rule of this benchmark, and tell its tasks apart: mathvista, mathverse,
     mathvision, mmmu or mega_bench."""
+    revision: str | None = None
+    """Of a data set on the hub: the commit, tag or branch to read; the newest if not given."""
 
     def __post_init__(self) -> None:
         format_named(self.answer_format)
-        find_schema(self.schema)
+        if self.schema != AUTO:
+            find_schema(self.schema)
         if self.benchmark is not None and self.benchmark not in BENCHMARK_TASKS:
             raise ValueError(f"unknown benchmark {self.benchmark!r}; there are: {', '.join(BENCHMARK_TASKS)}")
         if unknown := set(self.columns) - set(USUAL_COLUMNS):
@@ -115,6 +121,10 @@ class PromptSource:
         check_positive(limit=self.limit)
         if not self.path:
             raise ValueError("path is empty: name a file, a folder, toy:NAME or hf:OWNER/NAME")
+        if self.revision is not None and not self.path.startswith(HUB):
+            raise ValueError(
+                f"revision {self.revision} is of a data set on the hub, and {self.path} is none: leave it out"
+            )
 
 
 def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = True) -> list[Prompt]:
@@ -159,20 +169,25 @@ def load_prompts(source: PromptSource, set_aside: SetAside, thorough: bool = Tru
 
 def open_source(source: PromptSource) -> tuple[Table, RowReader]:
     """The rows of a data set, and what makes prompts of them; `DataError` as of `load_prompts`."""
-    schema = find_schema(source.schema)
     path = Path(resolve(source.path))
     split = source.split or re.split(r"[-.]", path.name)[0]  # as far as the settings or the file's name tell
-    if split in schema.forbidden_splits:
+    if source.schema != AUTO and split in find_schema(source.schema).forbidden_splits:
         raise DataError(f"{source.path}: the split {split!r} of {source.schema} holds other data; use split: train")
-    if source.path.startswith("hf:"):
-        table, default_root = read_hub(source.path.removeprefix("hf:"), source.split), Path.cwd()
-    else:
-        table, default_root = read_table(path, source.split), path if path.is_dir() else path.parent
+    table = table_of(source.path, source.split, source.revision)
+    default_root = Path.cwd() if source.path.startswith(HUB) else path if path.is_dir() else path.parent
     root = Path(source.image_root) if source.image_root is not None else default_root
     if not root.is_dir():
         raise DataError(f"image_root {root} is no folder")
+    source = replace(source, schema=recognised(source.schema, table.columns))
     columns = find_columns(source.columns, source.schema, path, table.columns)
-    return table, RowReader(source, schema, columns, root, _read_template(source.template))
+    return table, RowReader(source, find_schema(source.schema), columns, root, _read_template(source.template))
+
+
+def table_of(path: str, split: str | None, revision: str | None = None) -> Table:
+    """The rows behind a `path` setting; `DataError` as of `load_prompts`."""
+    if path.startswith(HUB):
+        return read_hub(path.removeprefix(HUB), split, revision)
+    return read_table(Path(resolve(path)), split)
 
 
 def _read_template(file: str | None) -> str | None:

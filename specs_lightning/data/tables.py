@@ -85,17 +85,19 @@ def _read(path: Path, split: str | None) -> Table:
     raise DataError(f"{path} is no JSONL (.jsonl), JSON (.json), CSV (.csv) or parquet (.parquet) file: convert it")
 
 
-def read_hub(name: str, split: str | None) -> Table:
-    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache."""
+def read_hub(name: str, split: str | None, revision: str | None = None) -> Table:
+    """The rows of a data set of the Hugging Face hub, `OWNER/NAME` or `OWNER/NAME:CONFIGURATION`, or of its cache; the
+    newest revision if none is given."""
     from datasets import load_dataset
 
     repository, _, configuration = name.partition(":")
     try:
-        found = load_dataset(repository, configuration or None, split=split)
+        found = load_dataset(repository, configuration or None, split=split, revision=revision)
     except Exception as error:  # whatever the hub, the network or a damaged cache make it raise
         raise DataError(
-            f"hf:{name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check its name, `split` and "
-            "configuration, and HF_TOKEN for one that asks for consent, or download it and give the folder as `path`"
+            f"hf:{name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check its name, "
+            "`split`, `revision` and configuration, and HF_TOKEN for one that asks for consent, or download it and "
+            "give the folder as `path`"
         ) from error
     return _of_datasets(f"hf:{name}", found)
 

@@ -47,7 +47,7 @@ def draw_candidates(
     and has no entry. Completions that the JSONL `file` holds already are not drawn again (`DataError` if they are of
     another model or were drawn otherwise); it grows with every batch.
     """
-    drawn_by = {"model": model.model, **sampling.decisive, "seed": seed, "digest": model_digest(model.model)}
+    drawn_by = {"model": model.model, **sampling.decisive, "seed": seed, "digest": model_digest(model.pinned)}
     if model.chat_template_kwargs:
         drawn_by["chat_template_kwargs"] = model.chat_template_kwargs
     asked = {prompt.id: prompt_digest(prompt) for prompt in prompts}

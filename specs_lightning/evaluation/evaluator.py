@@ -37,7 +37,36 @@ class Answered(NamedTuple):
     answer: Answer
 
 
-class Evaluator:
+class AnswerJudge:
+    """Judges answers by rules, and by a language model where there is one.
+
+    Args:
+        judge: is asked of answers in other words than the gold's; without one they are wrong.
+    """
+
+    def __init__(self, judge: Judge | None = None) -> None:
+        self.accuracy = AccuracyReward(judge=judge)
+
+    def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
+        """Answers that were drawn before, by today's rules and judge."""
+        verdicts = self.verdicts(questions, [answer.text for answer in answers])
+        triples = zip(questions, answers, verdicts, strict=True)
+        return [replace(a, **_judged(a, question, verdict)) for question, a, verdict in triples]
+
+    def verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
+        """What is to be said of responses to these questions, by the rules of each prompt's benchmark."""
+        judged = [judge_response(text, question) for question, text in zip(questions, texts, strict=True)]
+        open_questions = [Verdict(None) if isinstance(j, float) else j for j in judged]
+        verdicts = decide(open_questions, questions, self.accuracy.verifier, self.accuracy.judge)
+        known = [(math.nan if v.correct is None else float(v.correct), v.cause) for v in verdicts]
+        return [(j, None) if isinstance(j, float) else verdict for j, verdict in zip(judged, known, strict=True)]
+
+    def close(self) -> None:
+        """End the processes that judge."""
+        self.accuracy.close()
+
+
+class Evaluator(AnswerJudge):
     """Answers prompts with an engine, each perhaps several times, and judges the answers.
 
     Args:
@@ -55,7 +84,7 @@ class Evaluator:
         judge: Judge | None = None,
     ) -> None:
         self.engine, self.sampling, self.seed, self.with_choice = engine, sampling, seed, with_choice
-        self.accuracy = AccuracyReward(judge=judge)
+        super().__init__(judge)
 
     def ask(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answered]:
         """Judged answers, those to one prompt next to each other, with the prompts and completions."""
@@ -69,27 +98,9 @@ class Evaluator:
             policy.free_weights()
         else:
             choice = [(math.nan, math.nan)] * len(completions)
-        verdicts = self._verdicts(questions, [completion.text for completion in completions])
+        verdicts = self.verdicts(questions, [completion.text for completion in completions])
         judged = zip(questions, completions, verdicts, choice, strict=True)
         return [Answered(q, c, judge(set_name, q, c, verdict, *measured)) for q, c, verdict, measured in judged]
-
-    def judge_again(self, questions: Sequence[Prompt], answers: Sequence[Answer]) -> list[Answer]:
-        """Answers that were drawn before, by today's rules and judge."""
-        verdicts = self._verdicts(questions, [answer.text for answer in answers])
-        triples = zip(questions, answers, verdicts, strict=True)
-        return [replace(a, **_judged(a, question, verdict)) for question, a, verdict in triples]
-
-    def _verdicts(self, questions: Sequence[Prompt], texts: Sequence[str]) -> list[Judgement]:
-        """By the rules of each prompt's benchmark."""
-        judged = [judge_response(text, question) for question, text in zip(questions, texts, strict=True)]
-        open_questions = [Verdict(None) if isinstance(j, float) else j for j in judged]
-        verdicts = decide(open_questions, questions, self.accuracy.verifier, self.accuracy.judge)
-        known = [(math.nan if v.correct is None else float(v.correct), v.cause) for v in verdicts]
-        return [(j, None) if isinstance(j, float) else verdict for j, verdict in zip(judged, known, strict=True)]
-
-    def close(self) -> None:
-        """End the processes that judge. The engine is its owner's to close."""
-        self.accuracy.close()
 
 
 def judge(

@@ -49,7 +49,7 @@ def score(answers: Sequence[Answer]) -> Scores:
         intervals["macro_mean"] = _macro_interval(groups)
     scores["cut_off"] = sum(not answer.finished for answer in answers)
     scores["unscored"] = unscored(answers)
-    scores["tokens"] = _mean(answer.tokens for answer in answers)
+    scores["tokens"] = _mean(answer.tokens for answer in answers if answer.tokens is not None)
     explored = _explored(groups)
     means = {name: _mean(values) for name, values in explored.items()}
     if several := [name for name in means if name.startswith(PASS_AT)]:

@@ -38,6 +38,7 @@ SET_ASIDE = ".set_aside"
 MAY_DIFFER = (
     # Places, not contents: a run may be moved. Other models and data are noticed by their digests.
     "model.policy.model",
+    "model.policy.revision",
     "model.reference_model",
     "data.train",
     "data.judge.cache",

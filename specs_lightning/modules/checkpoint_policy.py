@@ -40,12 +40,12 @@ def policy_of_checkpoint(
         if given is None:
             raise CheckpointError(f"{file} does not say which model it was trained in: give it (--model)")
         return given
-    own = _as_settings(known if model is None else {**known, "model": model})
-    trained = {name: getattr(own, name) for name in ("model", "lora", "quantization", "freeze_vision")}
+    own = _as_settings(known if model is None else {**known, "model": model, "revision": None})
+    trained = {name: getattr(own, name) for name in ("model", "revision", "lora", "quantization", "freeze_vision")}
     asked = (given and given.chat_template_kwargs) or own.chat_template_kwargs
     policy = replace(given or own, **trained, chat_template_kwargs=asked)
     try:
-        model_source(policy.model)
+        model_source(policy.pinned)
     except ModelNotFound as error:
         holds_all = own.lora is None and not file.is_dir()
         if not holds_all:
@@ -57,7 +57,7 @@ def policy_of_checkpoint(
             raise CheckpointError(
                 f"the model {own.model}, in which {file} was trained, is not there: give its new place (--model)"
             ) from error
-        return replace(policy, model=given.model)
+        return replace(policy, model=given.model, revision=given.revision)
     return policy
 
 
@@ -82,8 +82,8 @@ def _as_settings(known: Mapping[str, Any]) -> PolicySettings:
     values = _of(PolicySettings, known)
     if values.get("lora") is not None:
         adapters = _of(LoRASettings, values["lora"])
-        adapters["target_modules"] = tuple(adapters.get("target_modules") or ())
-        values["lora"] = LoRASettings(**adapters)
+        named = {name: tuple(value) for name, value in adapters.items() if isinstance(value, list)}
+        values["lora"] = LoRASettings(**adapters | named)
     return PolicySettings(**values)
 
 

@@ -42,7 +42,7 @@ class GRPOModule(PolicyModule):
         super().__init__(policy, schedule=schedule, **kwargs)
         self.objective = objective
         self.needs_old_logprobs = objective.mismatch.kind != "none"
-        starting_point = reference_model in (None, policy.model)
+        starting_point = reference_model in (None, policy.model, policy.pinned)
         self.keeps_second_model = bool(objective.kl_coefficient) and not (starting_point and policy.lora)
         self.reference_model = reference_model
         self._reference: Reference | None = None
@@ -51,12 +51,14 @@ class GRPOModule(PolicyModule):
 
     @property
     def models(self) -> dict[str, str]:
-        reference = {"reference": self.reference_model or self.policy_settings.model}
+        reference = {"reference": self.reference_model or self.policy_settings.pinned}
         return super().models | (reference if self.keeps_second_model else {})
 
     def on_train_start(self) -> None:
         if self.keeps_second_model:
-            settings = replace(self.policy_settings, model=self.reference_model or self.policy_settings.model)
+            settings = self.policy_settings
+            if self.reference_model is not None:
+                settings = replace(settings, model=self.reference_model, revision=None)
             self._reference = FrozenReference(self.load_policy(settings))
         elif self.objective.kl_coefficient:
             self._reference = AdapterOffReference(self.policy)

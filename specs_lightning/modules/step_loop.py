@@ -150,7 +150,7 @@ class PolicyModule(LightningModule, ABC):
     @property
     def models(self) -> dict[str, str]:
         """The models that it begins with and compares with, by what they are for."""
-        return {"policy": self.policy_settings.model}
+        return {"policy": self.policy_settings.pinned}
 
     @cached_property
     def model_digests(self) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Known:
             return replace(groups, completions=tuple(group[:sides] for group in groups.completions))
         given, rows = self.settings, self.settings.rows
         if not (given.rows and given.prompt_tokens and given.completion_tokens) and is_here(data.train):
-            pairs = load_pairs(data.train, data.set_aside, sides)
+            pairs = load_pairs(data.source, data.set_aside, sides)
             try:
                 data.encoder = encoder(source, data.max_prompt_tokens, template)
                 return _measured(data, some(pairs, given.sample), len(pairs), sides, source)

@@ -147,7 +147,7 @@ class _Planner:
         for planned in stages:
             if planned.stage.kind == "fit":
                 cli = fits[planned.name]
-                self.known.shapes[str(planned.model)] = self.known.source(cli.model.policy_settings.model)
+                self.known.shapes[str(planned.model)] = self.known.source(cli.model.policy_settings.pinned)
                 yield self.training(planned.name, cli)
             elif planned.stage.kind == "distill":
                 arguments = [*_arguments(planned, engine and f"--engine={engine}"), f"--output={planned.folder}"]
@@ -169,7 +169,7 @@ class _Planner:
         module, data, trainer = cli.model, cli.datamodule, cli.config.trainer
         policy: PolicySettings = module.policy_settings
         check_trainable(policy)
-        source = self.known.source(policy.model)
+        source = self.known.source(policy.pinned)
         devices = self._devices(trainer, policy)
         sampling, read = None, int(getattr(module.objective, "needs_reference", False))
         if isinstance(data, RolloutDataModule):

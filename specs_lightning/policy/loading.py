@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +16,7 @@ from torch import nn
 from specs_lightning.errors import SpecsError, check_positive
 from specs_lightning.policy.attention import use_shared_prefix
 from specs_lightning.policy.families import ModelFamily, audio_modules, use_linear_patch_embedding, vision_modules
-from specs_lightning.policy.model_files import check_loaded, usable
+from specs_lightning.policy.model_files import at_revision, check_loaded, usable
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
@@ -32,19 +34,52 @@ FLOAT32_WEIGHTS = (
 
 @dataclass(frozen=True)
 class LoRASettings:
-    """Low-rank adapters: the model's own weights stay as they are, and small matrices beside them are trained."""
+    """Low-rank adapters: the model's own weights stay as they are, and small matrices beside them are trained.
+
+    What PEFT has beside these is left out where the merged model that is handed over, the reference with its adapters
+    off or the log-probabilities would no longer be right: dropout, trained biases and further whole modules, and
+    starting points that change the model's own weights.
+    """
 
     rank: int = 16
     """The width of the adapters."""
     alpha: int = 32
     """What the adapters add is scaled by alpha / rank."""
-    target_modules: tuple[str, ...] = ()
-    """The linear layers that get one, by the end of their names (`q_proj`); all of the language model if empty."""
+    target_modules: tuple[str, ...] | str = ()
+    """The linear layers that get one, as PEFT has it: a list of names or their ends (`q_proj`, `self_attn.q_proj`), or
+    a pattern (regular expression) of the whole name; all of the language model if empty, or `all-linear`."""
     vision: bool = False
     """Also adapt the vision tower and its projector (with `freeze_vision: false`)."""
+    exclude_modules: tuple[str, ...] | str = ()
+    """Layers that get none although the above names them, in the same way."""
+    dora: bool = False
+    """Train the length of each row of an adapted weight by itself (DoRA, arXiv 2402.09353): slower, more memory;
+    not beside `quantization`."""
+    rslora: bool = False
+    """Scale what the adapters add by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
 
     def __post_init__(self) -> None:
         check_positive(rank=self.rank, alpha=self.alpha)
+        for pattern in (self.target_modules, self.exclude_modules):
+            if isinstance(pattern, str):
+                try:
+                    re.compile(pattern)
+                except re.error as error:
+                    raise ValueError(f"lora: {pattern!r} is no regular expression: {error}") from error
+
+    def adapts(self, layer: str) -> bool:
+        """Whether the linear layer of this name gets an adapter, as far as names tell."""
+        named = self.target_modules in ((), "", EVERY) or _names(self.target_modules, layer)
+        return named and not _names(self.exclude_modules, layer)
+
+
+EVERY = "all-linear"
+
+
+def _names(modules: tuple[str, ...] | str, layer: str) -> bool:
+    if isinstance(modules, str):
+        return re.fullmatch(modules, layer) is not None
+    return any(f".{layer}".endswith(f".{end}") for end in modules)
 
 
 @dataclass(frozen=True)
@@ -72,10 +107,21 @@ class PolicySettings:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the model's chat template, such as `{enable_thinking: false}`, as `apply_chat_template` of
     transformers takes them. They hold for all prompts of the policy: in training, sampling, pairs and evaluations."""
+    revision: str | None = None
+    """Of a model on the hub: the commit, tag or branch to take; the newest if not given. Wherever else a model is
+    named, `NAME@REVISION` says it."""
+
+    @property
+    def pinned(self) -> str:
+        """The model at its revision."""
+        return at_revision(self.model, self.revision)
 
     def __post_init__(self) -> None:
+        at_revision(self.model, self.revision)
         if self.quantization is not None and self.lora is None:
             raise ValueError("quantized weights cannot be trained: quantization needs lora")
+        if self.quantization is not None and self.lora is not None and self.lora.dora:
+            raise ValueError("lora.dora measures the rows of weights that quantization keeps in 4 bits: choose one")
         if self.lora is not None and self.lora.vision and self.freeze_vision:
             raise ValueError("lora.vision adapts the vision tower, freeze_vision freezes it: choose one")
 
@@ -124,7 +170,7 @@ def _quantization(config: PretrainedConfig, settings: PolicySettings) -> BitsAnd
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise SpecsError("quantization 4bit needs bitsandbytes: pip install 'specs-lightning[quantization]'")
-    plain = empty_model(config, PolicySettings(settings.model))
+    plain = empty_model(config, PolicySettings(settings.model, revision=settings.revision))
     kept = _kept_whole(plain)
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -190,17 +236,31 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
         for name, module in model.base_model.named_modules(prefix=model.base_model_prefix)
         if isinstance(module, nn.Linear) and module not in without
     }
-    ends = settings.target_modules
-    targets = [name for name in linear if not ends or name.rpartition(".")[2] in ends]
+    targets = [name for name in linear if settings.adapts(name)]
     if not targets:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-        raise SpecsError(f"lora.target_modules {list(ends)} name no linear layer; there are: {known}")
+        raise SpecsError(_no_target(settings, list(linear)))
+    adapters = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        target_modules=targets,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+    )
     # Within another module: of a model that it knows, peft would put some of the adapters beside experts instead.
-    adapters = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=targets)
     inject_adapter_in_model(adapters, nn.ModuleDict({"model": model}))
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()  # small steps are lost in bfloat16
+
+
+def _no_target(settings: LoRASettings, linear: Sequence[str]) -> str:
+    """What is wrong with settings that no layer's name fits."""
+    asked, excluded = settings.target_modules, settings.exclude_modules
+    known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+    named = repr(asked) if isinstance(asked, str) else str(list(asked))
+    but = f", without exclude_modules {excluded!r}," if excluded else ""
+    whole = f"; a text is a pattern of a whole name, such as {linear[0]}" if isinstance(asked, str) and linear else ""
+    return f"lora.target_modules {named}{but} name no linear layer; there are: {known}{whole}"
 
 
 def model_class(config: PretrainedConfig) -> Any:

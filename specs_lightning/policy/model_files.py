@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ from specs_lightning.records.model_card import FILE as MODEL_CARD
 from specs_lightning.system.digests import content_digest
 from specs_lightning.toy import resolve
 
+log = logging.getLogger(__name__)
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+"""What of a model on the hub is taken: configurations, weights and vocabularies, no code."""
+
 
 class ModelNotFound(SpecsError, FileNotFoundError):
     """No model where the settings say."""
@@ -26,21 +33,57 @@ class BadModel(SpecsError, ValueError):
     """A model whose files cannot be used."""
 
 
+_AT = "@"
+"""Between a hub name, which has none in it, and a revision."""
+
+
+def at_revision(model: str, revision: str | None) -> str:
+    """`NAME@REVISION`, which every setting takes that names a model.
+
+    Raises:
+        ValueError: the model is a folder, which has no revisions.
+    """
+    if revision is None:
+        return model
+    if _looks_local(os.path.expanduser(resolve(model))):
+        raise ValueError(f"revision {revision} is of a model on the hub, and {model} is a folder: leave it out")
+    return f"{model}{_AT}{revision}"
+
+
 def model_source(model: str) -> str:
-    """The folder or hub name behind a `model` setting.
+    """The folder or hub name behind a `model` setting; of a hub name at a revision, the folder that it is stored in.
 
     Raises:
         ModelNotFound: it is a path, and no model's folder is there.
+        BadModel: the hub has no such revision, or is not reached.
     """
     source = os.path.expanduser(resolve(model))
-    place = Path(source)
-    looks_local = source.startswith((".", "/")) or source.count("/") > 1 or place.exists()
-    if looks_local and not (place / "config.json").is_file():
-        raise ModelNotFound(
-            f"{source} is no model folder: {_what_is_there(place)} Give a folder written by save_pretrained, "
-            "the name of a model on the hub, or toy:base."
-        )
-    return source
+    if _looks_local(source):
+        place = Path(source)
+        if not (place / "config.json").is_file():
+            raise ModelNotFound(
+                f"{source} is no model folder: {_what_is_there(place)} Give a folder written by save_pretrained, "
+                "the name of a model on the hub, or toy:base."
+            )
+        return source
+    name, at, revision = source.partition(_AT)
+    return _snapshot(name, revision) if at else source
+
+
+def _looks_local(source: str) -> bool:
+    name = source.partition(_AT)[0]
+    return source.startswith((".", "/")) or name.count("/") > 1 or Path(source).exists()
+
+
+@cache
+def _snapshot(name: str, revision: str) -> str:
+    """The folder of a model of the hub at a revision, downloaded if it is not there; it is called by its commit."""
+    from huggingface_hub import snapshot_download
+
+    with usable(name, "configuration"):
+        folder = snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES)
+    log.info("%s at %s is commit %s", name, revision, Path(folder).name)
+    return folder
 
 
 def model_digest(model: str) -> str:
@@ -52,6 +95,8 @@ def model_digest(model: str) -> str:
     if (place := Path(os.path.expanduser(resolve(model)))).is_dir():
         return content_digest(place, without=[MODEL_CARD])
     source = model_source(model)
+    if _AT in model:
+        return f"{model.partition(_AT)[0]}{_AT}{Path(source).name}"
     with usable(source, "configuration"):
         return f"{source}@{transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)._commit_hash}"
 
@@ -61,11 +106,22 @@ def same_model(digest: str, other: str) -> bool | None:
     return None if ("@" in digest) != ("@" in other) else digest == other
 
 
+ADAPTER = "-adapter"
+
+
+def adapter_beside(folder: Path) -> Path:
+    """Where the adapters of a merged model lie by themselves."""
+    return folder.with_name(folder.name + ADAPTER)
+
+
 def _what_is_there(place: Path) -> str:
     if place.is_file():
         return f"it is a file. The folder that it lies in is {place.parent}."
     if not place.is_dir():
         return "nothing is there."
+    merged = place.with_name(place.name.removesuffix(ADAPTER))
+    if merged != place and (merged / "config.json").is_file():
+        return f"it has no config.json, but a LoRA adapter. Merged into its model, it is {merged}."
     if (place / "adapter_config.json").is_file():
         return (
             "it has no config.json, but a LoRA adapter. Merge it into its model first (peft: load the model with the "

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.dealing import deal
-from specs_lightning.policy.export import _adapter_change, _dense, in_files
+from specs_lightning.policy.export import _dense, _with_adapter, adapter_weights, in_files, saved_buffers, write_adapter
 from specs_lightning.policy.families import (
     family_of,
     logits_head,
@@ -82,7 +82,7 @@ class Policy(nn.Module):
         self.version = 0
         """Counts the changes of the weights; completions carry the version that made them."""
         self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
-        self.source = model_source(settings.model)
+        self.source = model_source(settings.pinned)
         with usable(self.source, "configuration"):
             config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
         self.family = family_of(config)
@@ -309,7 +309,7 @@ class Policy(nn.Module):
             weight = whole(_dense(parameter))
             layer, _, rest = name.rpartition(".base_layer.")
             if layer and rest == "weight":
-                weight = weight + _adapter_change(layers[layer]).to(weight)
+                weight = _with_adapter(weight, layers[layer])
             yield name.replace(".base_layer.", "."), weight
 
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -370,7 +370,7 @@ class Policy(nn.Module):
         if rank() > 0:
             deque(self._merged_weights(), maxlen=0)
             return folder
-        weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *self._saved_buffers())}
+        weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *saved_buffers(self.model))}
         with atomic(folder) as partial:
             self._without_quantization().save_pretrained(partial, state_dict=weights, save_original_format=False)
             self.processor.save_pretrained(partial)
@@ -381,12 +381,22 @@ class Policy(nn.Module):
                 file.chmod(readable)
         return folder
 
-    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
-        """What belongs to the model's files and is never trained (how GLM's experts are balanced, Gemma 4's scales)."""
-        trained = dict(self.model.named_parameters())
-        for name, tensor in self.model.state_dict().items():
-            if name not in trained and "quant" not in name:
-                yield from in_files(self.model, name, tensor)
+    def save_adapter(self, folder: Path | str) -> Path | None:
+        """Write the adapters as PEFT has them, in a folder that appears whole; None, and no folder, without adapters.
+
+        All processes of a training must call it; the first writes.
+
+        Raises:
+            BrokenWeights: weights are NaN or infinite.
+        """
+        if self.settings.lora is None:
+            return None
+        self.check_finite()
+        self.free_weights()
+        weights = adapter_weights(self.model)
+        if rank() == 0:
+            write_adapter(self.model, weights, self.settings, self.source, Path(folder))
+        return Path(folder)
 
 
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:

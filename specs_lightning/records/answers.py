@@ -29,7 +29,7 @@ class Answer:
         set: the evaluation set.
         prompt_id: the prompt's id in it.
         text: the completion's, from what the prompt `opened` on.
-        tokens: its length.
+        tokens: its length; None of one that another harness recorded without it.
         finished: whether the policy ended it, rather than the length limit.
         format_kept: 1 if it is finished and in the asked format, else 0.
         correct: 1 if its answer is right in whatever form it stands, 0 if not, NaN if it could not be judged.
@@ -46,7 +46,7 @@ class Answer:
     set: str
     prompt_id: str
     text: str
-    tokens: int
+    tokens: int | None
     finished: bool
     format_kept: Score
     correct: Score

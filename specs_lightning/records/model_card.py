@@ -63,7 +63,7 @@ def model_card(
     return made.get_template("model_card.md.j2").render(
         header=yaml.safe_dump(_header(policy.get("model")), sort_keys=False),
         name=stage.stage if stage is not None and stage.stage else folder.resolve().name,
-        base=policy.get("model"),
+        base=_at_revision(policy.get("model"), policy.get("revision")),
         data=_data(settings),
         checkpoint=checkpoint.name if checkpoint is not None else None,
         stages=_stages(run),
@@ -93,8 +93,13 @@ def _versions() -> dict[str, str]:
     return found
 
 
+def _at_revision(name: str | None, revision: str | None) -> str | None:
+    return name if name is None or revision is None else f"{name}@{revision}"
+
+
 def _header(base: str | None) -> dict[str, Any]:
     header: dict[str, Any] = {"library_name": "transformers", "tags": ["specs-lightning"]}
+    base = base.partition("@")[0] if base is not None and not Path(base).exists() else base
     if base is not None and _HUB_NAME.fullmatch(base) and not Path(base).exists():
         header["base_model"] = base
     return header
@@ -103,8 +108,8 @@ def _header(base: str | None) -> dict[str, Any]:
 def _data(settings: Mapping[str, Any]) -> str | None:
     """Where the rows come from that it was trained on."""
     train = _at(settings, "data", "init_args", "train")
-    path = train.get("path") if isinstance(train, Mapping) else train
-    return None if path is None else str(path)
+    path, revision = (train.get("path"), train.get("revision")) if isinstance(train, Mapping) else (train, None)
+    return None if path is None else _at_revision(str(path), revision)
 
 
 def _at(settings: Any, *names: str) -> Any:

@@ -50,7 +50,7 @@ def evaluate_stage(
     policy = trained["model"]["init_args"]["policy"] if trained else {}
     trainer = {name: trained["trainer"][name] for name in COMPUTING} if trained else {}
     # What was exported has its adapters merged in, and is not quantized any more.
-    policy = {**policy, "model": model, "lora": None, "quantization": None}
+    policy = {**policy, "model": model, "revision": None, "lora": None, "quantization": None}
     settings = {
         "seed_everything": seed,
         "trainer": {**trainer, "default_root_dir": str(folder), "logger": False, "enable_model_summary": False},

@@ -187,12 +187,19 @@ def _judge_option(answer: str, gold: str, choices: Seq[str]) -> Judged:
     right = picked_option(gold, choices)
     picked = picked_option(answer, choices)
     if picked is not None or not choices or right is None:
-        return Verdict(picked is not None and picked == right)
-    # no label and no option's very words: the right option's value in another form still counts
+        return Verdict(picked is not None and (picked == right or _are_one_option(picked, right, choices)))
     text = choices[right]
+    if same_text(answer, text):  # the words of two options, which are the same
+        return Verdict(True)
+    # no label and no option's very words: the right option's value in another form still counts
     if resolve_type(text, "auto") in ("choice", "text"):
         return Verdict(False)
     return judge_answer(answer, text, "math")
+
+
+def _are_one_option(picked: int, right: int | None, choices: Seq[str]) -> bool:
+    """Whether two options have the same text, as one row of MathVista has them."""
+    return bool(choices) and right is not None and choices[picked] == choices[right]
 
 
 def _judge_words(answer: str, gold: str) -> Judged:

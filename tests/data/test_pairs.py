@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
-from specs_lightning.data.pairs import load_pairs
+from specs_lightning.data import PreferenceDataModule
+from specs_lightning.data.pairs import PairSource, load_pairs
+from specs_lightning.data.schemas import SchemaError
 from specs_lightning.errors import DataError
 from specs_lightning.prompts.set_aside import SetAside
+from specs_lightning.settings.hints import HintingParser
 
 
 def reasons(set_aside: SetAside) -> dict[str | int, str]:
@@ -132,3 +135,26 @@ class TestForeignFiles:
         path = self.write(tmp_path, [{"prompt": "How many?", "chosen": "", "rejected": "three"}] * 2)
         with pytest.raises(DataError, match=r"no usable pair[\s\S]*2 x chosen is not one non-empty"):
             load_pairs(path, SetAside())
+
+
+class TestSource:
+    @pytest.mark.parametrize(
+        ("given", "source"),
+        [
+            (["--data.train=a.jsonl"], PairSource("a.jsonl")),
+            (["--data.train={path: a.jsonl, schema: trl}"], PairSource("a.jsonl", "trl")),
+            (
+                ["--data.train.path=a.jsonl", "--data.train.image_root=images"],
+                PairSource("a.jsonl", image_root="images"),
+            ),
+        ],
+    )
+    def test_settings_name_a_path_or_say_more(self, given: list[str], source: PairSource) -> None:
+        parser = HintingParser(exit_on_error=False)
+        parser.add_class_arguments(PreferenceDataModule, "data")
+        data = parser.instantiate(parser.parse_args(given)).data
+        assert (data.source, data.train) == (source, source.path)
+
+    def test_a_schema_that_does_not_exist_is_refused_at_once(self) -> None:
+        with pytest.raises(SchemaError, match="unknown schema 'sharegpt'"):
+            PairSource("a.jsonl", "sharegpt")

@@ -98,9 +98,10 @@ FILES: dict[str, tuple[list[dict[str, Any]], list[tuple[int, str, str]], list[st
             mathvista("1", unit="cm"),
             mathvista("2", answer="1.2", answer_type="float", precision=1.0),
             mathvista("3", answer="No", answer_type="text", question_type="multi_choice", choices=["Yes", "No"]),
+            mathvista("5", answer="4", answer_type="text", question_type="multi_choice", choices=["5", "4", "4"]),
             mathvista("4", answer="[0, 2]", answer_type="list"),
         ],
-        [(1, "2 cm", "number"), (1, "1.2", "number"), (1, "No", "choice"), (1, "[0, 2]", "math")],
+        [(1, "2 cm", "number"), (1, "1.2", "number"), (1, "No", "choice"), (1, "B", "choice"), (1, "[0, 2]", "math")],
         [],
     ),
     "mathverse": (
@@ -173,6 +174,14 @@ def test_what_is_particular_to_a_row_is_kept(folder: Path) -> None:
     assert first("mathverse").text.startswith("Answer the question in the image.")
     assert first("mathverse").metadata["problem_version"] == "Vision Only"
     assert first("orsta_47k").id == "mm_math/3"
+
+
+def test_mathvistas_option_that_stands_there_twice_is_found_right_by_its_rule(folder: Path) -> None:
+    """Or the row would be set aside before it is asked: its gold is scored against itself."""
+    row = mathvista("5", answer="4", answer_type="text", question_type="multi_choice", choices=["5", "4", "4"])
+    pq.write_table(pa.Table.from_pylist([row]), folder / "testmini.parquet")
+    (prompt,), _ = load(folder / "testmini.parquet", schema="mathvista", benchmark="mathvista")
+    assert (prompt.answer, prompt.choices) == ("B", ("5", "4", "4"))
 
 
 @pytest.mark.parametrize("column", ["message", "conversations"])

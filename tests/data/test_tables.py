@@ -2,13 +2,17 @@ import json
 import os
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from specs_lightning.data.tables import DataError, read_table
+from specs_lightning.data.pairs import PairSource
+from specs_lightning.data.sources import PromptSource, load_prompts
+from specs_lightning.data.tables import DataError, read_hub, read_table
+from specs_lightning.prompts.set_aside import SetAside
 
 
 def write_parquet(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -199,3 +203,26 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=problem):
             read_table(path, split)
+
+
+def test_the_hub_is_asked_for_the_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(*names: str | None, **settings: Any) -> datasets.Dataset:
+        asked.append((*names, settings))
+        return datasets.Dataset.from_list([{"question": "2+2?"}])
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    assert read_hub("org/rows:hard", "train", "1a2b").size == 1
+    prompts = load_prompts(PromptSource("hf:org/rows", split="test", revision="v2"), SetAside())
+    assert [prompt.id for prompt in prompts] == ["rows:0"]
+    assert asked == [
+        ("org/rows", "hard", {"split": "train", "revision": "1a2b"}),
+        ("org/rows", None, {"split": "test", "revision": "v2"}),
+    ]
+
+
+def test_a_file_has_no_revisions() -> None:
+    for source in (PromptSource, PairSource):
+        with pytest.raises(ValueError, match=r"revision v2 is of a data set on the hub, and a\.jsonl is none"):
+            source("a.jsonl", revision="v2")

@@ -51,7 +51,7 @@ VISION: dict[str, Any] = {"freeze_vision": False}
 # A step of three groups leaves the second process with one, and every third prompt has no image.
 TRAININGS = {
     "cold start": Training("cold_start", VISION),
-    "cold start, LoRA": Training("cold_start", LORA),
+    "cold start, DoRA": Training("cold_start", LORA | {"lora": LoRASettings(rank=4, vision=True, dora=True)}),
     "GRPO": Training("grpo", VISION),
     "GRPO, LoRA": Training("grpo", LORA, {"objective": GRPO(kl_coefficient=0.1)}),  # its reference has them off
     # Of two pairs a step one may have an image and the other none; every other micro-batch has no pair at all.

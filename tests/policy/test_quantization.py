@@ -45,6 +45,11 @@ def test_without_adapters_there_would_be_nothing_to_train() -> None:
         PolicySettings("m", quantization="4bit")
 
 
+def test_the_length_of_rows_in_4_bits_is_not_trained() -> None:
+    with pytest.raises(ValueError, match=r"lora\.dora measures the rows .* in 4 bits: choose one"):
+        PolicySettings("m", lora=LoRASettings(dora=True), quantization="4bit")
+
+
 def test_a_missing_library_is_named(tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SpecsError, match=r"pip install 'specs-lightning\[quantization\]'"):

@@ -54,6 +54,13 @@ def test_the_base_of_the_header_is_a_name_on_the_hub_and_the_licence_is_left_to_
     assert "license" not in header(model_card(tmp_path, settings()))
 
 
+def test_revisions_are_told(tmp_path: Path) -> None:
+    given = settings(train={"path": "hf:org/rows", "revision": "1a2b"})
+    given["model"]["init_args"]["policy"]["revision"] = "c0ffee"
+    card = model_card(tmp_path, given)
+    assert "from `org/base@c0ffee` on `hf:org/rows@1a2b`" in card and header(card)["base_model"] == "org/base"
+
+
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     card = model_card(tmp_path, {})
     assert "Trained with specs-lightning.\n" in card

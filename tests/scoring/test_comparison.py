@@ -88,6 +88,14 @@ def test_the_right_option_may_be_given_by_value(verifier):
 
 
 @pytest.mark.parametrize(
+    ("answer", "right"),
+    [("B", True), ("C", True), ("(C) a dog", True), ("a dog", True), ("A", False), ("a cat", False)],
+)
+def test_of_an_option_that_stands_there_twice_either_is_right(answer: str, right: bool) -> None:
+    assert judge_answer(answer, "B", "choice", ("a cat", "a dog", "a dog")) == Verdict(right)
+
+
+@pytest.mark.parametrize(
     ("answer", "answer_type", "choices", "reason"),
     [
         ("30", "auto", (), None),

@@ -40,6 +40,8 @@ def mathvista(response: str, prompt: Prompt) -> Verdict:
     answer = (find_answer(response, prompt.answer_format) or "").strip()
     gold, given_apart = prompt.answer or "", said(response, prompt) != response
     if prompt.choices:
+        if gold not in prompt.choices and gold in tuple(LETTERS[: len(prompt.choices)]):  # two options are the same
+            gold = prompt.choices[LETTERS.index(gold)]
         found = None if given_apart else _named(response, answer, prompt.choices)
         alike = _most_alike(answer if given_apart else _noted(response, answer), prompt.choices)
         return Verdict(gold == (alike if found is None else prompt.choices[found]))

@@ -36,6 +36,11 @@ YES_NO = ("Yes", "No")
         (prompt("mathvista", CHANGES[1], CHANGES), "If owls die out, mice will decrease.", True),
         (prompt("mathvista", CHANGES[2], CHANGES), "If owls die out, mice will decrease a lot.", True),
         (prompt("mathvista", "green pear", OPTIONS), "<answer>(B)</answer> or rather (A)", True),
+        # an option that stands there twice, the gold by its first letter
+        (prompt("mathvista", "B", ("5", "4", "4")), "<answer>B</answer>", True),
+        (prompt("mathvista", "B", ("5", "4", "4")), "<answer>(C) 4</answer>", True),
+        (prompt("mathvista", "B", ("5", "4", "4")), "The answer is 4.", True),
+        (prompt("mathvista", "B", ("5", "4", "4")), "<answer>A</answer>", False),
         # yes and no, also where they are not said
         (prompt("mathvista", "No", YES_NO), "No, the larger window is not shaped like the smaller one.", True),
         (prompt("mathvista", "No", YES_NO), "Aqua is not the smallest. It is red.", True),
