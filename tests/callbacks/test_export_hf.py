@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from helpers.small_runs import adam, small_trainer, write_pair_file
 from helpers.tiny_policies import mixed_batch, plain_logprobs
@@ -13,7 +14,8 @@ from specs_lightning.callbacks import ExportHF
 from specs_lightning.data import PreferenceDataModule
 from specs_lightning.modules import ColdStartModule, ScheduleSettings
 from specs_lightning.objectives import SFT
-from specs_lightning.policy.loading import PolicySettings
+from specs_lightning.policy.loading import LoRASettings, PolicySettings
+from specs_lightning.policy.model_files import ModelNotFound, model_source
 from specs_lightning.policy.policy import Policy
 
 
@@ -39,3 +41,18 @@ def test_the_trained_policy_opens_in_plain_transformers(tiny_model_path: Path, t
         exported_NT = plain_logprobs(start, batch)
     torch.testing.assert_close(exported_NT, after_NT, atol=1e-4, rtol=1e-4)
     assert (after_NT - before_NT).abs().max() > 0.01
+
+
+def test_adapters_are_left_alone_beside_the_merged_model(tiny_model_path: Path, tmp_path: Path) -> None:
+    policy = PolicySettings(str(tiny_model_path), lora=LoRASettings(rank=2))
+    pairs = str(write_pair_file(tmp_path))
+    for _ in range(2):  # the second training keeps what the first has left
+        module = ColdStartModule(policy, SFT(), optimizer=adam, schedule=ScheduleSettings("constant", 0.0))
+        small_trainer(tmp_path, ExportHF("exported")).fit(module, datamodule=PreferenceDataModule(pairs, batch_size=4))
+    for name in ("exported-adapter", "exported-adapter.1"):
+        assert {file.name for file in (tmp_path / name).iterdir()} >= {
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        }
+    with pytest.raises(ModelNotFound, match=r"a LoRA adapter\. Merged into its model, it is .*exported\."):
+        model_source(str(tmp_path / "exported-adapter"))
