@@ -22,11 +22,12 @@ from torch.distributed.tensor import DTensor
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.dealing import deal
-from specs_lightning.policy.export import _adapter_change, _dense
+from specs_lightning.policy.export import make_room, merged
 from specs_lightning.policy.families import (
     family_of,
     prompt_positions,
     token_types_asked_for,
+    vision_modules,
     vision_token_ids,
 )
 from specs_lightning.policy.loading import (
@@ -47,7 +48,7 @@ from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
 from specs_lightning.records.model_card import FILE as MODEL_CARD
 from specs_lightning.system.files import atomic
-from specs_lightning.system.ranks import gather, rank, whole, world_size
+from specs_lightning.system.ranks import failing_together, gather, rank, world_size
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -80,6 +81,8 @@ class Policy(nn.Module):
         self.settings = settings
         self.version = 0
         """Counts the changes of the weights; completions carry the version that made them."""
+        self.times_loaded = 0
+        """Counts how often weights were loaded, those that are not trained among them."""
         self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
         self.source = model_source(settings.model)
         with usable(self.source, "configuration"):
@@ -102,6 +105,8 @@ class Policy(nn.Module):
         self._dummy_prompts: dict[bool, EncodedPrompt] = {}
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
+        self.gathered_dtype: torch.dtype | None = None
+        """In which they are gathered for it; `None` is as they are kept."""
         self.eval()
         if weights and not self.family.tested:
             refuse_unless_alike(self)
@@ -141,6 +146,8 @@ class Policy(nn.Module):
 
         All processes must call it.
         """
+        with failing_together():
+            make_room((p for p in self.parameters() if isinstance(p, DTensor)), self.gathered_dtype)
         for module in self._sharded_modules():
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
@@ -266,26 +273,35 @@ class Policy(nn.Module):
         return self._dummy_prompts[with_image]
 
     @torch.no_grad()
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def named_weights(
+        self, dtype: torch.dtype | None = None, without_frozen_vision: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name that it has in the model's files, one at a time: what engines take.
 
         Adapters are merged in and shards gathered on the way, for which all processes must go through them; the
         policy's own weights are not touched. Tied weights come once.
+
+        Args:
+            dtype: in which they are handed over, and gathered where they have no adapter; their own if not given.
+            without_frozen_vision: leave out a vision tower of which nothing is trained.
         """
-        for name, weight in self._merged_weights():
+        for name, weight in self._merged_weights(dtype, without_frozen_vision):
             yield self._names_in_files[name], weight
 
-    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _merged_weights(
+        self, dtype: torch.dtype | None = None, without_frozen_vision: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
         self.free_weights()  # what is gathered already may be in another precision
         layers = self._adapted_layers()
+        left_out: set[nn.Parameter] = set()
+        if without_frozen_vision and not trains_vision(self.model):
+            left_out = {p for module in vision_modules(self.model) for p in module.parameters()}
         for name, parameter in self.model.named_parameters():
-            if ".lora_" in name:
+            if ".lora_" in name or parameter in left_out:
                 continue
-            weight = whole(_dense(parameter))
             layer, _, rest = name.rpartition(".base_layer.")
-            if layer and rest == "weight":
-                weight = weight + _adapter_change(layers[layer]).to(weight)
-            yield name.replace(".base_layer.", "."), weight
+            adapter = layers[layer] if layer and rest == "weight" else None
+            yield name.replace(".base_layer.", "."), merged(parameter, adapter, dtype)
 
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type (`bfloat16`) and shape of each of `named_weights`, in their order; nothing is gathered for it."""
@@ -371,3 +387,4 @@ class Policy(nn.Module):
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(policy, Policy)
     policy.version += 1
+    policy.times_loaded += 1

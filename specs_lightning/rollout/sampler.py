@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy
 import torch
@@ -111,6 +111,7 @@ class VLLMSampler:
                 "both ways: other answers than the policy's. Use the hf engine, or vLLM on a GPU."
             )
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
+        self.dtype = cast(torch.dtype, self.llm.llm_engine.model_config.dtype)
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.version = -1
         """Of the policy whose weights it holds."""
