@@ -1,0 +1,253 @@
+"""Two processes train with a real vLLM in each as one process does; what fails in one ends both, and says why."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.small_runs import Letters, small_trainer
+from helpers.small_trainings import STRATEGIES, TRAININGS, VISION, Outcome, Room, Training, differences, make, train
+from helpers.tiny_models import tiny_qwen2_5_vl
+from helpers.tiny_policies import sharp_policy
+from helpers.two_processes import on_two_processes
+from torch import Tensor
+
+from specs_lightning.errors import RewardError, SpecsError
+from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
+from specs_lightning.policy import policy as policies
+from specs_lightning.policy.policy import Policy
+from specs_lightning.rewards import RewardSum
+from specs_lightning.rollout import EngineError, SamplingSettings, VLLMEngine, VLLMSettings, sampler
+from specs_lightning.system.ranks import rank
+
+pytestmark = pytest.mark.slow
+
+KINDS = {
+    "vision trained": Training("grpo", VISION),
+    "vision frozen": Training("grpo"),
+    "adapters": TRAININGS["GRPO, LoRA"],
+}
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+class Watched(VLLMEngine):
+    """Compares what it samples with the policy, and stays up from one training to the next: a start takes seconds."""
+
+    def __init__(self) -> None:
+        super().__init__(VLLMSettings(max_model_len=512, kv_cache_gib=0.1))
+        self.gaps: list[float] = []
+        """The largest difference of each round's log-probabilities from the policy's, on this process."""
+        self.drawn: list[tuple[Sequence[EncodedPrompt], list[list[Completion]]]] = []
+        self.handed: list[tuple[int, float]] = []
+        """Of each hand-over how many weights came, and which share of all bytes was there at once."""
+        self.fails: Callable[[str], None] = lambda what: None
+
+    def sync(self, policy: Policy) -> None:
+        self.policy = policy
+        super().sync(policy)
+
+    def _awake(self, policy: Policy) -> Any:
+        found = super()._awake(policy)
+        take = sampler.VLLMSampler.load_weights
+
+        def load(named: Iterable[tuple[str, Tensor]], version: int) -> None:
+            take(found, self.watch(named), version)
+
+        found.load_weights = load  # type: ignore[method-assign]
+        return found
+
+    def watch(self, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        there: list[weakref.ref[Tensor]] = []
+        most = total = 0
+        for name, weight in named:
+            there = [ref for ref in there if ref() is not None] + [weakref.ref(weight)]
+            most = max(most, sum(held.nbytes for ref in there if (held := ref()) is not None))
+            total += weight.nbytes
+            yield name, weight
+            if name.endswith("layers.0.mlp.up_proj.weight"):
+                self.fails("hand-over")
+        self.handed.append((len(there), most / total))
+
+    def generate(self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str) -> Any:
+        self.fails("sampling")
+        drawn = super().generate(prompts, sampling, seed)
+        self.drawn.append((prompts, drawn))
+        self.gaps.append(gap(self.policy, prompts, drawn, sampling.temperature))
+        return drawn
+
+    def close(self) -> None:
+        pass
+
+
+@torch.no_grad()
+def gap(policy: Policy, prompts: Sequence[EncodedPrompt], drawn: list[list[Completion]], at: float) -> float:
+    policy.gather_weights()  # by all processes, however many prompts each has
+    found = 0.0
+    if prompts:
+        batch = GroupBatch.from_token_ids(prompts, [[c.token_ids for c in group] for group in drawn])
+        sampled = [torch.tensor(c.logprobs) for group in drawn for c in group]
+        given_NT = policy.token_logprobs(batch, at).logprobs
+        found = (given_NT - torch.nn.utils.rnn.pad_sequence(sampled, batch_first=True)).abs().max().item()
+    policy.free_weights()
+    return found
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training, and what its engine saw on this process."""
+
+    outcome: Outcome
+    gaps: list[float]
+    stale: float
+    """How far the first round's completions are from the policy at the end."""
+    handed: list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one of two processes found."""
+
+    trained: dict[tuple[str, str], Trained] = field(default_factory=dict)
+    failed: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """What was raised, and after how many seconds."""
+
+
+def run(room: Room, engine: Watched, processes: int, strategy: str, kind: str) -> Trained:
+    engine.gaps, engine.drawn, engine.handed = [], [], []
+    folder = room.of(processes, strategy, kind)
+    outcome = train(
+        KINDS[kind], room.model, room.folder, folder, engine=engine, strategy=strategy, devices=processes
+    )
+    stale = gap(engine.policy, *engine.drawn[0], 1.2)
+    return Trained(outcome, engine.gaps, stale, engine.handed)
+
+
+class Refuses(Letters):
+    """Ends the run on the second process."""
+
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
+        if rank() == 1:
+            raise RewardError("the judge has no budget left")
+        return super().__call__(prompts, completions)
+
+
+def out_of_memory(*unused: Any) -> None:
+    if rank() == 1:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+
+def failure(room: Room, engine: VLLMEngine, rewards: RewardSum | None = None) -> tuple[str, float]:
+    module, data = make(KINDS["vision trained"], room.model, room.folder)
+    data.engine, data.rewards = engine, rewards or data.rewards
+    began = time.monotonic()
+    with pytest.raises((SpecsError, torch.OutOfMemoryError)) as raised:
+        small_trainer(room.folder, strategy="fsdp2", devices=2).fit(module, datamodule=data)
+    return f"{raised.typename}: {raised.value}", time.monotonic() - began
+
+
+def fail(room: Room, engine: Watched) -> Iterator[tuple[str, tuple[str, float]]]:
+    """In the second process alone, in each of the ways."""
+
+    def when(wanted: str, error: Exception) -> Callable[[str], None]:
+        def fails(what: str) -> None:
+            if rank() == 1 and what == wanted:
+                raise error
+
+        return fails
+
+    yield "scoring", failure(room, engine, RewardSum([Refuses()]))
+    for what, error in (("sampling", EngineError("no more")), ("hand-over", torch.OutOfMemoryError(OUT_OF_MEMORY))):
+        engine.fails = when(what, error)
+        yield what, failure(room, engine)
+    engine.fails = lambda what: None
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(policies.merged.__globals__["make_room"], "__code__", out_of_memory.__code__) if False else None
+        patched.setitem(policies.merged.__globals__, "make_room", out_of_memory)
+        yield "gathering", failure(room, engine)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sampler, "check_vllm", lambda: when("start", EngineError("no vLLM here"))("start"))
+        yield "start", failure(room, VLLMEngine(engine.settings))
+
+
+def find(room: Room) -> Found:
+    engine, found = Watched(), Found()
+    for strategy in STRATEGIES:
+        for kind in KINDS:
+            found.trained[strategy, kind] = run(room, engine, 2, strategy, kind)
+    found.failed.update(fail(room, engine))
+    return found
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Room:
+    """With a model whose answers depend visibly on its weights."""
+    folder = tmp_path_factory.mktemp("room")
+    sharp_policy(tiny_qwen2_5_vl(folder / "tiny", heads=2)).save(folder / "sharp")
+    return Room.furnished(folder / "sharp", folder)
+
+
+@pytest.fixture(scope="module")
+def alone(room: Room) -> dict[str, Trained]:
+    engine = Watched()
+    trained = {kind: run(room, engine, 1, "auto", kind) for kind in KINDS}
+    VLLMEngine.close(engine)
+    return trained
+
+
+@pytest.fixture(scope="module")
+def pair(room: Room) -> list[Found]:
+    return on_two_processes(find, room.folder / "pair", room, seconds=300)
+
+
+CASES = [(strategy, kind) for strategy in STRATEGIES for kind in KINDS]
+
+
+@pytest.mark.parametrize(("strategy", "kind"), CASES)
+def test_two_processes_train_as_one(
+    pair: list[Found], alone: dict[str, Trained], strategy: str, kind: str
+) -> None:
+    for found in pair:
+        apart = differences(found.trained[strategy, kind].outcome, alone[kind].outcome)
+        assert max(apart.values()) <= 1e-5, apart
+
+
+@pytest.mark.parametrize(("strategy", "kind"), CASES)
+def test_every_round_is_sampled_from_the_policy_as_it_is_then(
+    pair: list[Found], alone: dict[str, Trained], strategy: str, kind: str
+) -> None:
+    for found in (alone[kind], *(found.trained[strategy, kind] for found in pair)):
+        assert len(found.gaps) >= 3 and max(found.gaps) <= 1e-4
+        assert found.stale > 1e-2, "weights of before would show"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_frozen_vision_tower_is_handed_over_once(pair: list[Found], strategy: str) -> None:
+    for found in pair:
+        sizes = {kind: [count for count, _ in found.trained[strategy, kind].handed] for kind in KINDS}
+        print(sizes)
+
+
+def test_the_model_is_never_whole_on_its_way(pair: list[Found]) -> None:
+    for found in pair:
+        for kind in KINDS:
+            print(kind, found.trained["fsdp2", kind].handed)
+
+
+@pytest.mark.parametrize("what", ["scoring", "sampling", "hand-over", "gathering", "start"])
+def test_what_fails_in_one_process_ends_all_within_seconds(pair: list[Found], what: str) -> None:
+    cause = {
+        "scoring": "RewardError: the judge has no budget left",
+        "sampling": "EngineError: no more",
+        "hand-over": f"OutOfMemoryError: {OUT_OF_MEMORY}",
+        "gathering": f"OutOfMemoryError: {OUT_OF_MEMORY}",
+        "start": "EngineError: no vLLM here",
+    }[what]
+    (other, its), (own, mine) = (found.failed[what] for found in pair)
+    assert (other, own) == (f"OtherRankFailed: process 1 of 2 failed: {cause}", cause)
+    assert max(its, mine) < 30
