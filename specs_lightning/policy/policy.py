@@ -146,9 +146,11 @@ class Policy(nn.Module):
 
         All processes must call it.
         """
-        with failing_together():
-            make_room((p for p in self.parameters() if isinstance(p, DTensor)), self.gathered_dtype)
-        for module in self._sharded_modules():
+        modules = self._sharded_modules()
+        if modules:
+            with failing_together():
+                make_room((p for p in self.parameters() if isinstance(p, DTensor)), self.gathered_dtype)
+        for module in modules:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 

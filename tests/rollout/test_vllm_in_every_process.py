@@ -22,7 +22,7 @@ from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMEngine, VLLMSettings, sampler
-from specs_lightning.system.ranks import rank
+from specs_lightning.system.ranks import gather, rank
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +115,8 @@ class Found:
     trained: dict[tuple[str, str], Trained] = field(default_factory=dict)
     failed: dict[str, tuple[str, float]] = field(default_factory=dict)
     """What was raised, and after how many seconds."""
+    ranks: list[int] = field(default_factory=list)
+    """Those that meet after vLLM was closed."""
 
 
 def run(room: Room, engine: Watched, processes: int, strategy: str, kind: str) -> Trained:
@@ -177,6 +179,7 @@ def find(room: Room) -> Found:
         found.trained[strategy, kind] = run(room, engine, 2, strategy, kind)
     found.failed.update(fail(room, engine))
     VLLMEngine.close(engine)
+    found.ranks.extend(gather(rank()))
     return found
 
 
@@ -230,6 +233,10 @@ def test_the_model_is_never_whole_on_its_way(pair: list[Found]) -> None:
     for found in pair:
         for kind in KINDS:
             assert all(0 < share < 0.5 for _, share in found.trained["fsdp2", kind].handed)
+
+
+def test_closing_it_leaves_the_training_its_process_group(pair: list[Found]) -> None:
+    assert [found.ranks for found in pair] == [[0, 1]] * 2
 
 
 @pytest.mark.parametrize("what", ["scoring", "sampling", "hand-over", "gathering", "start"])
