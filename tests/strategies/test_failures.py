@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.small_runs import Letters, small_trainer
+from helpers.failing_ranks import OUT_OF_MEMORY, Ending, Refuses, assert_both_ended, ending, fail, out_of_memory
+from helpers.small_runs import small_trainer
 from helpers.small_trainings import TRAININGS, Room, make
 from helpers.two_processes import on_two_processes
 from torch import Tensor
 
 from specs_lightning.data.sources import PromptSource
-from specs_lightning.errors import RewardError, SpecsError
-from specs_lightning.groups import Completion, Prompt
+from specs_lightning.groups import Completion
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rewards import RewardSum
 from specs_lightning.rollout import EngineError, HFEngine, RolloutEngine, VLLMServers
@@ -25,7 +24,6 @@ from specs_lightning.system.ranks import rank
 
 pytestmark = pytest.mark.slow
 
-OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB"
 CAUSES = {
     "gathering for the embedded engine": (1, f"OutOfMemoryError: {OUT_OF_MEMORY}"),
     "sending to servers": (0, f"OutOfMemoryError: {OUT_OF_MEMORY}"),
@@ -36,18 +34,13 @@ CAUSES = {
 """In which process, and with what."""
 
 
-def out_of_memory(*unused: Any) -> None:
-    if rank() == 1:
-        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
-
-
 class Lost(HFEngine):
     """Cannot take over the weights in the second process."""
 
     def sync(self, policy: Policy) -> None:
         super().sync(policy)
         if rank() == 1:
-            raise KeyError("lm_head")
+            fail(KeyError("lm_head"))
 
 
 class Tired(HFEngine):
@@ -55,17 +48,8 @@ class Tired(HFEngine):
 
     def generate(self, *args: Any, **settings: Any) -> list[list[Completion]]:
         if rank() == 1:
-            raise EngineError("no more")
+            fail(EngineError("no more"))
         return super().generate(*args, **settings)
-
-
-class Refuses(Letters):
-    """Ends the run in the second process."""
-
-    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Tensor:
-        if rank() == 1:
-            raise RewardError("the judge has no budget left")
-        return super().__call__(prompts, completions)
 
 
 class NoRoom:
@@ -75,7 +59,7 @@ class NoRoom:
 
     def send(self, policy: Policy, named: Iterator[tuple[str, Tensor]], *unused: Any) -> None:
         assert len(list(islice(named, 3))) == 3
-        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        fail(torch.OutOfMemoryError(OUT_OF_MEMORY))
 
     def close(self) -> None:
         pass
@@ -114,27 +98,16 @@ WAYS: dict[str, Callable[[Room], None]] = {
 }
 
 
-def find(room: Room) -> dict[str, tuple[str, float]]:
-    """What each way raises in this process, and after how many seconds."""
-    found = {}
-    for name, way in WAYS.items():
-        began = time.monotonic()
-        with pytest.raises((SpecsError, torch.OutOfMemoryError, KeyError)) as raised:
-            way(room)
-        found[name] = f"{raised.type.__name__}: {raised.value}", time.monotonic() - began
-    return found
+def find(room: Room) -> dict[str, Ending]:
+    return {name: ending(lambda: way(room)) for name, way in WAYS.items()}  # noqa: B023  called at once
 
 
 @pytest.fixture(scope="module")
-def pair(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, tuple[str, float]]]:
+def pair(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Ending]]:
     room = Room.furnished(tiny_model_path, tmp_path_factory.mktemp("room"))
     return on_two_processes(find, room.folder / "pair", room)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_both_end_and_say_why(pair: list[dict[str, tuple[str, float]]], way: str) -> None:
-    failing, cause = CAUSES[way]
-    said = [of_one[way][0] for of_one in pair]
-    assert said[failing] == cause
-    assert said[1 - failing] == f"OtherRankFailed: process {failing} of 2 failed: {cause}"
-    assert max(of_one[way][1] for of_one in pair) < 60
+def test_both_end_and_say_why(pair: list[dict[str, Ending]], way: str) -> None:
+    assert_both_ended([of_one[way] for of_one in pair], *CAUSES[way])
