@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 LONGEST_FIRST = (
     "strategies/test_two_processes.py",
     "rollout/test_engine_contract.py",
+    "rollout/test_vllm_in_every_process.py",
     "runs/test_kill_anywhere.py",
     "policy/test_families.py",
     "commands/test_fit.py",

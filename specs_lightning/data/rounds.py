@@ -109,15 +109,16 @@ def make_round(
     with failing_together():
         drawn = ahead.result() if ahead is not None else None
     waited, drawing, scoring = time.perf_counter() - start, 0.0, 0.0
-    engine.sync(policy)
+    with failing_together():
+        engine.sync(policy)
     syncing = time.perf_counter() - start - waited
     kept: list[Group] = []
     dropped: list[Group] = []
     for refill in range(1 + (dynamic.max_refills if dynamic else 0)):
         if drawn is None:
-            asked = [next(prompts) for _ in range(size - len(kept))]
             # A refill may meet a prompt again in a small data set: its luck must then be another.
             with failing_together():
+                asked = [next(prompts) for _ in range(size - len(kept))]
                 drawn = draw(engine, asked, sampling, f"{seed}-{refill}" if refill else seed, policy.version)
             waited += drawn.metrics["seconds"]
         drawing += drawn.metrics["seconds"]
@@ -128,7 +129,8 @@ def make_round(
         drawn = None
         if len(kept) == size:
             break
-    engine.release()
+    with failing_together():
+        engine.release()
     whole = time.perf_counter() - start
     seconds = {"draw": drawing, "wait": waited, "sync": syncing, "score": scoring, "round": whole}
     metrics = _measure(kept, dropped, size) | _of_the_slowest(seconds) | _cost_of_judges(rewards)
@@ -139,8 +141,7 @@ def _scored(rewards: RewardSum, groups: list[Group]) -> list[Group]:
     """What was drawn, whole: each process scores its own share, and all get all."""
     mine = share(groups)
     questions = [group.prompt.question for group in mine for _ in group.completions]
-    with failing_together():
-        total_N, by_name = rewards.score(questions, [c for group in mine for c in group.completions])
+    total_N, by_name = rewards.score(questions, [c for group in mine for c in group.completions])
     sizes = [len(group.completions) for group in mine]
     totals = total_N.split(sizes)
     named = {name: scored.values_N.split(sizes) for name, scored in by_name.items()}

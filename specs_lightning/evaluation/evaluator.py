@@ -21,6 +21,7 @@ from specs_lightning.scoring.answer_search import find_answer
 from specs_lightning.scoring.benchmarks import judge_response
 from specs_lightning.scoring.math_verify import Verdict
 from specs_lightning.scoring.text import plain
+from specs_lightning.system.ranks import failing_together
 
 TOKENS_AT_ONCE = 16384
 
@@ -87,20 +88,29 @@ class Evaluator(AnswerJudge):
         super().__init__(judge)
 
     def ask(self, policy: Policy, prompts: Sequence[EncodedPrompt], set_name: str) -> list[Answered]:
-        """Judged answers, those to one prompt next to each other, with the prompts and completions."""
-        self.engine.sync(policy)
-        drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
-        questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
-        completions = [completion for group in drawn for completion in group]
-        if self.with_choice:
-            policy.gather_weights()  # processes have different numbers of answers to go through
-            choice = measure_choice(policy, prompts, drawn, self.sampling.temperature)
-            policy.free_weights()
-        else:
-            choice = [(math.nan, math.nan)] * len(completions)
-        verdicts = self.verdicts(questions, [completion.text for completion in completions])
+        """Judged answers, those to one prompt next to each other, with the prompts and completions.
+
+        All processes of a training must ask, each with its share of the prompts.
+        """
+        with failing_together():
+            self.engine.sync(policy)
+            drawn = self.engine.generate(prompts, self.sampling, seed=f"evaluation-{self.seed}-{set_name}")
+            questions = [encoded.question for encoded, group in zip(prompts, drawn, strict=True) for _ in group]
+            completions = [completion for group in drawn for completion in group]
+            choice = self._choice(policy, prompts, drawn)
+            verdicts = self.verdicts(questions, [completion.text for completion in completions])
         judged = zip(questions, completions, verdicts, choice, strict=True)
         return [Answered(q, c, judge(set_name, q, c, verdict, *measured)) for q, c, verdict, measured in judged]
+
+    def _choice(
+        self, policy: Policy, prompts: Sequence[EncodedPrompt], drawn: Sequence[Sequence[Completion]]
+    ) -> list[tuple[float, float]]:
+        if not self.with_choice:
+            return [(math.nan, math.nan)] * sum(map(len, drawn))
+        policy.gather_weights()  # processes have different numbers of answers to go through
+        choice = measure_choice(policy, prompts, drawn, self.sampling.temperature)
+        policy.free_weights()
+        return choice
 
 
 def judge(

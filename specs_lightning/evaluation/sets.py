@@ -16,7 +16,7 @@ from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder, encode_all
 from specs_lightning.prompts.set_aside import SetAside
 from specs_lightning.records.answers import Answer, by_prompt
-from specs_lightning.system.ranks import gather, share, world_size
+from specs_lightning.system.ranks import failing_together, gather, share, world_size
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +69,9 @@ class EvaluationSets:
         if not self.encoded[name]:  # the same on all processes
             return []
         answered = self.evaluator.ask(policy, self._fitting(policy, name, batch), name)
-        if self.cache is not None:
-            self.cache.add(name, answered)
+        with failing_together():
+            if self.cache is not None:
+                self.cache.add(name, answered)
         self.drawn[name] += [one.answer for one in answered]
         return answered
 
@@ -81,7 +82,8 @@ class EvaluationSets:
             name: [one for batch in self.batches(name) for one in self.ask(policy, name, batch)]
             for name in self.prompts
         }
-        self.evaluator.engine.release()
+        with failing_together():
+            self.evaluator.engine.release()
         return answered
 
     def answers(self) -> dict[str, list[Answer]]:
@@ -93,7 +95,8 @@ class EvaluationSets:
         for name, of_set in self.prompts.items():
             known = [(prompt, group) for prompt in of_set if (group := self._known(name, prompt))]
             before = [(prompt, answer) for prompt, group in share(known) for answer in group]
-            judged = self.evaluator.judge_again([prompt for prompt, _ in before], [answer for _, answer in before])
+            with failing_together():
+                judged = self.evaluator.judge_again([prompt for prompt, _ in before], [answer for _, answer in before])
             groups = {id: group for part in gather(by_prompt(self.drawn[name] + judged)) for id, group in part.items()}
             found[name] = [answer for prompt in of_set for answer in groups.get(prompt.id, ())]
         return found
@@ -112,7 +115,8 @@ class EvaluationSets:
     def _set_aside_too_long(self, policy: Policy, name: str) -> int | None:
         """Of a whole set, by all processes alike; how long a prompt may be."""
         evaluator = self.evaluator
-        evaluator.engine.sync(policy)  # it may be another model's until now
+        with failing_together():
+            evaluator.engine.sync(policy)  # it may be another model's until now
         longest = evaluator.engine.longest_prompt(evaluator.sampling)
         if longest is None:
             return None

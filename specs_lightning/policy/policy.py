@@ -21,12 +21,22 @@ from torch.distributed.tensor import DTensor
 from specs_lightning.errors import SpecsError
 from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Prompt
 from specs_lightning.policy.dealing import deal
-from specs_lightning.policy.export import _dense, _with_adapter, adapter_weights, in_files, saved_buffers, write_adapter
+from specs_lightning.policy.export import (
+    adapter_weights,
+    in_files,
+    make_room,
+    merged,
+    plain_model,
+    saved_buffers,
+    write_adapter,
+    write_model,
+)
 from specs_lightning.policy.families import (
     family_of,
     logits_head,
     prompt_positions,
     token_types_asked_for,
+    vision_modules,
     vision_token_ids,
 )
 from specs_lightning.policy.image_features import ImageFeatures, NotFrozen
@@ -46,9 +56,7 @@ from specs_lightning.policy.shared_prefix import join_vision, pack_rows
 from specs_lightning.policy.token_logprobs import TokenLogprobs, token_logprobs
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.prompts.messages import build_messages
-from specs_lightning.records.model_card import FILE as MODEL_CARD
-from specs_lightning.system.files import atomic
-from specs_lightning.system.ranks import gather, rank, whole, world_size
+from specs_lightning.system.ranks import failing_together, gather, rank, world_size
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraLayer
@@ -81,6 +89,8 @@ class Policy(nn.Module):
         self.settings = settings
         self.version = 0
         """Counts the changes of the weights; completions carry the version that made them."""
+        self.times_loaded = 0
+        """Counts how often weights were loaded, those that are not trained among them."""
         self.register_load_state_dict_post_hook(_count_change)  # type: ignore[no-untyped-call]
         self.source = model_source(settings.pinned)
         with usable(self.source, "configuration"):
@@ -105,6 +115,8 @@ class Policy(nn.Module):
         self.image_features = ImageFeatures(self.model) if frozen else None
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
+        self.gathered_dtype: torch.dtype | None = None
+        """In which they are gathered for it; `None` is as they are kept."""
         self.eval()
         if weights and not self.family.tested:
             refuse_unless_alike(self)
@@ -165,7 +177,11 @@ class Policy(nn.Module):
 
         All processes must call it.
         """
-        for module in self._sharded_modules():
+        modules = self._sharded_modules()
+        if modules:
+            with failing_together():
+                make_room((p for p in self.parameters() if isinstance(p, DTensor)), self.gathered_dtype)
+        for module in modules:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 
@@ -291,26 +307,35 @@ class Policy(nn.Module):
         return self._dummy_prompts[with_image]
 
     @torch.no_grad()
-    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def named_weights(
+        self, dtype: torch.dtype | None = None, without_frozen_vision: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
         """Every weight by the name and in the layout of the model's files, one at a time: what engines take.
 
         Adapters are merged in and shards gathered on the way, for which all processes must go through them; the
         policy's own weights are not touched. Tied weights come once.
+
+        Args:
+            dtype: in which they are handed over, and gathered where they have no adapter; their own if not given.
+            without_frozen_vision: leave out a vision tower of which nothing is trained.
         """
-        for name, weight in self._merged_weights():
+        for name, weight in self._merged_weights(dtype, without_frozen_vision):
             yield from in_files(self.model, name, weight)
 
-    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def _merged_weights(
+        self, dtype: torch.dtype | None = None, without_frozen_vision: bool = False
+    ) -> Iterator[tuple[str, Tensor]]:
         self.free_weights()  # what is gathered already may be in another precision
         layers = self._adapted_layers()
+        left_out: set[nn.Parameter] = set()
+        if without_frozen_vision and not trains_vision(self.model):
+            left_out = {p for module in vision_modules(self.model) for p in module.parameters()}
         for name, parameter in self.model.named_parameters():
-            if ".lora_" in name:
+            if ".lora_" in name or parameter in left_out:
                 continue
-            weight = whole(_dense(parameter))
             layer, _, rest = name.rpartition(".base_layer.")
-            if layer and rest == "weight":
-                weight = _with_adapter(weight, layers[layer])
-            yield name.replace(".base_layer.", "."), weight
+            adapter = layers[layer] if layer and rest == "weight" else None
+            yield name.replace(".base_layer.", "."), merged(parameter, adapter, dtype)
 
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type (`bfloat16`) and shape of each of `named_weights`, in their order; nothing is gathered for it."""
@@ -325,15 +350,6 @@ class Policy(nn.Module):
                 known: Any = getattr(weight, "quant_state", weight)
                 empty = torch.empty(known.shape, dtype=known.dtype, device="meta")
                 yield name.replace(".base_layer.", "."), empty
-
-    def _without_quantization(self) -> transformers.PreTrainedModel:
-        """A model of the same configuration whose files are plain ones."""
-        if self.settings.quantization is None:
-            return self.model
-        config = transformers.AutoConfig.from_pretrained(self.source, trust_remote_code=False)
-        plain = empty_model(config, replace(self.settings, lora=None, quantization=None))
-        plain.generation_config = self.model.generation_config
-        return plain
 
     def check_finite(self) -> None:
         """All processes of a training must call it.
@@ -371,14 +387,10 @@ class Policy(nn.Module):
             deque(self._merged_weights(), maxlen=0)
             return folder
         weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *saved_buffers(self.model))}
-        with atomic(folder) as partial:
-            self._without_quantization().save_pretrained(partial, state_dict=weights, save_original_format=False)
-            self.processor.save_pretrained(partial)
-            if card is not None:
-                (partial / MODEL_CARD).write_text(card, encoding="utf-8")
-            readable = (partial / "config.json").stat().st_mode  # safetensors lets its owner alone read a file
-            for file in partial.iterdir():
-                file.chmod(readable)
+        model = (
+            self.model if self.settings.quantization is None else plain_model(self.model, self.source, self.settings)
+        )
+        write_model(model, weights, self.processor, card, folder)
         return folder
 
     def save_adapter(self, folder: Path | str) -> Path | None:
@@ -402,3 +414,4 @@ class Policy(nn.Module):
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:
     assert isinstance(policy, Policy)
     policy.version += 1
+    policy.times_loaded += 1

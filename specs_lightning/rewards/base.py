@@ -20,7 +20,7 @@ from specs_lightning.errors import RewardError
 from specs_lightning.groups import Completion, Prompt
 from specs_lightning.judge import Judge
 from specs_lightning.scoring.math_verify import Verdict
-from specs_lightning.system.ranks import gather, rank
+from specs_lightning.system.ranks import failing_together, gather, rank
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +120,10 @@ class RewardSum:
             raise ValueError(f"{len(prompts)} prompts for {len(completions)} completions")
         total_N = torch.zeros(len(completions))
         by_name: dict[str, Scored] = {}
-        for reward, weight in zip(self.rewards, self.weights, strict=True):
-            by_name[reward.name] = self._score_one(reward, prompts, completions)
-            total_N += weight * by_name[reward.name].values_N
+        with failing_together():
+            for reward, weight in zip(self.rewards, self.weights, strict=True):
+                by_name[reward.name] = self._score_one(reward, prompts, completions)
+                total_N += weight * by_name[reward.name].values_N
         self._report(total_N, by_name)
         return total_N, by_name
 

@@ -13,10 +13,10 @@ import os
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy
 import torch
@@ -105,6 +105,9 @@ class VLLMSampler:
             self._owns_process_group = not torch.distributed.is_initialized()
             chosen = dtype if settings.dtype == "model" else settings.dtype
             self.llm = LLM(**self._arguments(model, settings, chosen))
+        if not self._owns_process_group:
+            # Of a process that ends without a `close` the training's group is gone by then, and vLLM's within it.
+            self.llm.llm_engine.engine_core._finalizer.atexit = False  # type: ignore[attr-defined]
         if self.on_cpu and self.llm.llm_engine.model_config.is_mm_prefix_lm:
             self.close()
             raise EngineError(
@@ -112,6 +115,7 @@ class VLLMSampler:
                 "both ways: other answers than the policy's. Use the hf engine, or vLLM on a GPU."
             )
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
+        self.dtype = cast(torch.dtype, self.llm.llm_engine.model_config.dtype)
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.version = -1
         """Of the policy whose weights it holds."""
@@ -244,13 +248,9 @@ class VLLMSampler:
 
     def close(self) -> None:
         """Free the model and end what vLLM set up in this process."""
-        from vllm.distributed.parallel_state import destroy_distributed_environment, destroy_model_parallel
-
-        self.llm.llm_engine.engine_core.shutdown()
+        with nullcontext() if self._owns_process_group else process_group_kept():
+            self.llm.llm_engine.engine_core.shutdown()
         del self.llm
-        destroy_model_parallel()
-        if self._owns_process_group:
-            destroy_distributed_environment()
 
 
 def check_vllm() -> None:
@@ -306,6 +306,24 @@ def process_state_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda_states)
         if cores is not None:
             os.sched_setaffinity(0, cores)
+
+
+@contextmanager
+def process_group_kept() -> Iterator[None]:
+    """Have vLLM end its own groups as it shuts down, and not, as it would, the training's that they are within."""
+    from vllm.distributed import parallel_state
+
+    def end_own() -> None:
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+        parallel_state._WORLD = parallel_state._NODE_COUNT = None
+
+    end_all = parallel_state.destroy_distributed_environment
+    parallel_state.destroy_distributed_environment = end_own
+    try:
+        yield
+    finally:
+        parallel_state.destroy_distributed_environment = end_all
 
 
 def _as_prompt(request: SampleRequest) -> dict[str, Any]:

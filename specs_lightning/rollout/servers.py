@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar
-
-import torch.distributed as dist
+from typing import Any, Literal, TypeVar, cast
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
@@ -28,6 +26,7 @@ from specs_lightning.rollout.tokens import TOKEN_ENV
 from specs_lightning.rollout.vllm import sample_request
 from specs_lightning.rollout.wire import request_to_json
 from specs_lightning.system.progress import progress_bar
+from specs_lightning.system.ranks import failing_together, gather, rank
 from specs_lightning.system.terminal import pasted
 
 log = logging.getLogger(__name__)
@@ -111,8 +110,8 @@ class VLLMServers(RolloutEngine):
                 self._get_to_know(policy)
             if changed:
                 self._forget()  # until servers hold these: what fails on the way leaves no weights to sample from
-            gather = _on_first_rank(lambda: self._look(changed))
-            named = policy.named_weights() if gather else iter(())
+            wanted = _on_first_rank(lambda: self._look(changed))
+            named = policy.named_weights() if wanted else iter(())
             self.weights_id, lost = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
             for server, cause in zip(self._connections(), lost, strict=True):
                 server.lost, server.failures = cause, 0
@@ -254,17 +253,9 @@ def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:
 
     All ranks must go through what is `beside` it together; on the first, the action may be what does.
     """
-    if not dist.is_initialized():
-        return action()
-    outcome: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            outcome[0] = action()
-        except (EngineError, OSError) as error:
-            outcome[1] = str(error)
-    deque(beside, maxlen=0)
-    dist.broadcast_object_list(outcome, src=0)
-    if outcome[1] is not None:
-        raise EngineError(outcome[1])
-    given: T = outcome[0]
-    return given
+    outcome: T | None = None
+    with failing_together():
+        if rank() == 0:
+            outcome = action()
+        deque(beside, maxlen=0)
+    return cast(T, gather(outcome)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from specs_lightning.groups import Completion, EncodedPrompt
@@ -11,27 +12,39 @@ from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings
+from specs_lightning.system.ranks import OtherRankFailed, failing_together, gather
+
+_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend")
 
 
 class VLLMEngine(RolloutEngine):
     """Generates with vLLM, in the training process and on its device.
+
+    Of several processes each has a vLLM of its own, with the whole model, for its share of the prompts.
 
     Args:
         vllm: how vLLM is set up.
         sleep_level: what it gives back of a GPU's memory while the policy trains. 0: nothing; 1: the key-value cache,
             and the weights to the CPU's memory; 2: the weights altogether (users report faults with some models).
             A CPU has no sleep mode.
+
+    Raises:
+        ValueError: the model is to be divided among devices.
     """
 
     def __init__(self, vllm: VLLMSettings = VLLMSettings(), sleep_level: Literal[0, 1, 2] = 1) -> None:  # noqa: B008
-        if vllm.tensor_parallel_size != 1:
-            raise ValueError("the engine in the training process has one device: for more, start it with `specs serve`")
+        if vllm.tensor_parallel_size != 1 or vllm.arguments.keys() & set(_PARALLEL):
+            raise ValueError(
+                "the engine in a training process has one device, that process's own: for a model that does not fit on "
+                "one, start `specs serve --vllm.tensor_parallel_size N` and set the engine to VLLMServers"
+            )
         self.settings = vllm
         self.sleep_level = sleep_level
         self.sampler: VLLMSampler | None = None
         self.asleep = False
         self._model: dict[str, Any] = {}
         self._policy: Callable[[], Policy | None] = lambda: None
+        self._times_loaded = -1
         self._encoder: PromptEncoder | None = None
         self._stop_ids: list[int] = []
 
@@ -44,18 +57,41 @@ class VLLMEngine(RolloutEngine):
         return None if self.sampler is None else self.sampler.max_model_len
 
     def sync(self, policy: Policy) -> None:
+        """Take over the policy's weights, one at a time, in vLLM's own type.
+
+        A vision tower of which nothing is trained comes with a policy's first weights alone. All processes of a
+        training must call it: shards are gathered on the way, and what one raises, all raise.
+        """
+        try:
+            with failing_together():
+                sampler = self._awake(policy)
+        except OtherRankFailed:
+            self.close()  # all start together
+            raise
+        known, current = map(all, zip(*gather(self._holds(policy, sampler)), strict=True))
+        if current:
+            return
+        with failing_together():
+            if self._policy() is not policy:
+                self._encoder, self._stop_ids = policy.encoder(), stop_ids(policy)
+            named = policy.named_weights(sampler.dtype, without_frozen_vision=known)
+            sampler.load_weights(named, policy.version)
+            self._policy, self._times_loaded = weakref.ref(policy), policy.times_loaded
+
+    def _awake(self, policy: Policy) -> VLLMSampler:
+        """A vLLM that is awake and has the policy's architecture."""
         if self.sampler is not None and self._model != _architecture(policy):
             self.close()
         if self.sampler is None:
-            self.sampler = VLLMSampler(str(policy.source), self.settings, policy.settings.dtype)
+            self.sampler = VLLMSampler(str(policy.source), _in_this_process(self.settings), policy.settings.dtype)
             self._model = _architecture(policy)
         self._wake_up()
-        if self._policy() is policy and self.sampler.version == policy.version:
-            return
-        if self._policy() is not policy:
-            self._encoder, self._stop_ids = policy.encoder(), stop_ids(policy)
-        self.sampler.load_weights(policy.named_weights(), policy.version)
-        self._policy = weakref.ref(policy)
+        return self.sampler
+
+    def _holds(self, policy: Policy, sampler: VLLMSampler) -> tuple[bool, bool]:
+        """Whether vLLM has the policy's weights, maybe of an earlier version; and whether as they are now."""
+        known = self._policy() is policy and self._times_loaded == policy.times_loaded and sampler.version >= 0
+        return known, known and sampler.version == policy.version
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
@@ -82,7 +118,7 @@ class VLLMEngine(RolloutEngine):
         if self.sampler is not None:
             self._wake_up()
             self.sampler.close()
-            self.sampler = None
+            self.sampler, self._policy = None, lambda: None
 
 
 def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> SampleRequest:
@@ -90,6 +126,11 @@ def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> 
     template_ids, expanded_ids = tuple(encoder.template_ids(prompt.question)), tuple(prompt.input_ids.tolist())
     own_seed = prompt_seed(seed, prompt.id, prompt.occurrence)
     return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, own_seed)
+
+
+def _in_this_process(settings: VLLMSettings) -> VLLMSettings:
+    executor = {"distributed_executor_backend": "specs_lightning.rollout.server.worker.BesideTraining"}
+    return replace(settings, arguments=settings.arguments | executor)
 
 
 def _architecture(policy: Policy) -> dict[str, Any]:

@@ -113,6 +113,7 @@ class FSDP2(ModelParallelStrategy):
                 module._buffers[name] = self._from_first_process(buffer)
         register_fsdp_forward_method(policy, "hidden_states")
         policy.reshard_after_forward = self.reshard_after_forward
+        policy.gathered_dtype = self.computing_dtype(self.precision_plugin.precision)
         return policy
 
     def computing_dtype(self, precision: object) -> torch.dtype | None:

@@ -15,6 +15,7 @@ from specs_lightning.errors import SpecsError
 
 T = TypeVar("T")
 _NOTHING = object()
+_TOLD = "told_to_all_processes"
 
 
 class OtherRankFailed(SpecsError, RuntimeError):
@@ -62,7 +63,8 @@ def whole(tensor: Tensor) -> Tensor:
 def failing_together() -> Iterator[None]:
     """What one process raises within, all raise at its end: they would wait for it forever otherwise.
 
-    Nothing within may itself wait for the other processes.
+    Within may be further ones, and no other waiting for each other but what is certain to follow one: a failure is told
+    once, where the other processes meet next.
 
     Raises:
         OtherRankFailed: in the processes that did not fail themselves.
@@ -71,10 +73,22 @@ def failing_together() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if _is_told(error):
+            raise
         failure = error
     causes = gather(None if failure is None else f"{type(failure).__name__}: {failure}")
     if failure is not None:
+        failure.__dict__[_TOLD] = True
         raise failure
     for failed, cause in enumerate(causes):
         if cause is not None:
             raise OtherRankFailed(f"process {failed} of {len(causes)} failed: {cause}")
+
+
+def _is_told(error: BaseException | None) -> bool:
+    """Whether all processes know of a failure, or of what it came from."""
+    while error is not None:
+        if isinstance(error, OtherRankFailed) or _TOLD in error.__dict__:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -23,7 +23,7 @@ from specs_lightning.objectives import DPO, GRPO, SFT, MismatchCorrection
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.metrics import is_timing
-from specs_lightning.rollout import SamplingSettings
+from specs_lightning.rollout import RolloutEngine, SamplingSettings
 from specs_lightning.strategies import FSDP2 as FSDP2  # registers it
 
 STEPS, STOP = 5, 3
@@ -132,11 +132,13 @@ def train(
     folder: Path,
     *more: Callback,
     resume: Path | None = None,
+    engine: RolloutEngine | None = None,
     **trainer: Any,
 ) -> Outcome:
     """Train, or go on from a checkpoint; `folder` gets `checkpoints/step=3.ckpt` and, at the end, the model."""
     seed_everything(0)
     module, data = make(training, model, files)
+    data.engine = engine or data.engine
     curve, recorder = Curve(), Recorder()
     keeper = Checkpoints(every_n_steps=STOP)
     defaults = {"max_steps": STEPS, "max_epochs": STEPS if training.kind == "cold_start" else 1}

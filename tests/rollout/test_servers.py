@@ -20,6 +20,7 @@ from helpers.tiny_models import tiny_qwen2_5_vl
 from helpers.tiny_policies import encode, mixed_prompts, sharp_policy
 from helpers.vllm_servers import SECRET, RealServer, specs_serve
 
+from specs_lightning.errors import SpecsError
 from specs_lightning.groups import Completion, EncodedPrompt, GroupBatch
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMServers, connection
@@ -282,7 +283,7 @@ def _one_rank(rank: int, meeting: str, urls: list[str], model: Path, results: An
         policy.version = 2
         try:
             engine.sync(policy)
-        except EngineError as error:
+        except SpecsError as error:
             results.put(str(error))
 
 

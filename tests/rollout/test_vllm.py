@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.tiny_policies import sharp_policy
 
 from specs_lightning.groups import Completion
@@ -14,9 +15,17 @@ from specs_lightning.rollout import EngineError, SamplingSettings, VLLMEngine, V
 SAMPLING = SamplingSettings(2, 6)
 
 
-def test_several_devices_are_for_servers() -> None:
-    with pytest.raises(ValueError, match="specs serve"):
-        VLLMEngine(VLLMSettings(tensor_parallel_size=2))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VLLMSettings(tensor_parallel_size=2),
+        VLLMSettings(arguments={"pipeline_parallel_size": 2}),
+        VLLMSettings(arguments={"distributed_executor_backend": "external_launcher"}),
+    ],
+)
+def test_several_devices_are_for_servers(settings: VLLMSettings) -> None:
+    with pytest.raises(ValueError, match=r"specs serve --vllm.tensor_parallel_size.*VLLMServers"):
+        VLLMEngine(settings)
 
 
 def test_it_needs_weights_first() -> None:
@@ -27,9 +36,12 @@ def test_it_needs_weights_first() -> None:
 class SleepingSampler:
     """Notes what an engine asks of its sampler, in the manner of a GPU."""
 
+    dtype = torch.bfloat16
+
     def __init__(self) -> None:
-        self.version = 0
+        self.version = -1
         self.asked: list[str] = []
+        self.handed: list[dict[str, torch.Tensor]] = []
 
     def sleep(self, level: int) -> None:
         self.asked.append(f"sleep {level}")
@@ -39,11 +51,23 @@ class SleepingSampler:
 
     def load_weights(self, named_weights: Any, version: int) -> None:
         self.asked.append("load")
+        self.version = -1
+        self.handed.append(dict(named_weights))
         self.version = version
 
     def generate(self, *unused: Any) -> list[list[Completion]]:
         self.asked.append("generate")
         return []
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> SleepingSampler:
+    fake = SleepingSampler()
+    monkeypatch.setattr("specs_lightning.rollout.vllm.VLLMSampler", lambda *unused: fake)
+    return fake
 
 
 @pytest.mark.parametrize(
@@ -55,13 +79,10 @@ class SleepingSampler:
     ],
 )
 def test_it_sleeps_while_the_policy_trains(
-    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, level: Any, expected: list[str]
+    fake: SleepingSampler, tiny_model_path: Path, level: Any, expected: list[str]
 ) -> None:
     """Weights that a sleep of level 2 threw away are loaded again, though the policy has not changed."""
-    fake = SleepingSampler()
-    monkeypatch.setattr("specs_lightning.rollout.vllm.VLLMSampler", lambda *unused: fake)
     engine, policy = VLLMEngine(sleep_level=level), sharp_policy(tiny_model_path)
-    fake.version = -1
     for _ in range(2):
         engine.sync(policy)
         engine.sync(policy)
@@ -69,3 +90,44 @@ def test_it_sleeps_while_the_policy_trains(
         engine.release()
         engine.release()
     assert fake.asked == expected
+
+
+def vision_came(fake: SleepingSampler) -> list[bool]:
+    """Of each hand-over; the rest of the model always does."""
+    assert all(any("layers.1" in name and "visual" not in name for name in handed) for handed in fake.handed)
+    return [any("visual" in name for name in handed) for handed in fake.handed]
+
+
+def test_weights_come_in_the_engines_type_and_a_frozen_vision_tower_once(
+    fake: SleepingSampler, tiny_model_path: Path
+) -> None:
+    engine, policy = VLLMEngine(sleep_level=0), sharp_policy(tiny_model_path)
+    for _ in range(3):
+        policy.version += 1
+        engine.sync(policy)
+    assert vision_came(fake) == [True, False, False]
+    assert {weight.dtype for handed in fake.handed for weight in handed.values()} == {torch.bfloat16}
+    for name, weight in policy.named_weights():
+        assert torch.equal(fake.handed[0][name], weight.bfloat16())
+
+
+def test_a_vision_tower_comes_again_where_it_may_be_another(fake: SleepingSampler, tiny_model_path: Path) -> None:
+    engine, policy = VLLMEngine(sleep_level=2), sharp_policy(tiny_model_path)
+    engine.sync(policy)
+    other = sharp_policy(tiny_model_path)
+    engine.sync(other)  # of another policy
+    other.load_state_dict(policy.state_dict())
+    engine.sync(other)  # which has read all of its weights anew
+    engine.release()
+    engine.sync(other)  # after a sleep that has lost them
+    fake.version = -1
+    engine.sync(other)  # after a hand-over that failed
+    assert vision_came(fake) == [True] * 5
+
+
+def test_a_vision_tower_that_is_trained_comes_each_time(fake: SleepingSampler, tiny_model_path: Path) -> None:
+    engine, policy = VLLMEngine(sleep_level=0), sharp_policy(tiny_model_path, freeze_vision=False)
+    for _ in range(2):
+        policy.version += 1
+        engine.sync(policy)
+    assert vision_came(fake) == [True, True]

@@ -45,3 +45,30 @@ def test_what_fails_in_one_process_is_told_in_the_other(on_two: Any) -> None:
     other, mine = on_two(fail_on_second)
     assert isinstance(other, OtherRankFailed) and str(other) == "process 1 of 2 failed: ValueError: no space"
     assert isinstance(mine, ValueError)
+
+
+def test_a_failure_is_told_once_however_deep_it_is_and_whatever_is_made_of_it(on_two: Any) -> None:
+    """The second process fails between two meetings, in the third of which the first one hears of it."""
+
+    def fail_on_second() -> None:
+        with failing_together():
+            for number in range(5):
+                with failing_together():
+                    pass
+                if ranks.rank() and number == 1:
+                    raise MemoryError("no room")
+
+    def fail_within() -> None:
+        with failing_together():
+            try:
+                with failing_together():
+                    if ranks.rank():
+                        raise MemoryError("no room")
+            except MemoryError as error:
+                raise ValueError("could not gather") from error
+
+    for fails, kind in ((fail_on_second, MemoryError), (fail_within, ValueError)):
+        other, mine = on_two(fails)
+        assert isinstance(other, OtherRankFailed) and str(other) == "process 1 of 2 failed: MemoryError: no room"
+        assert isinstance(mine, kind)
+        assert on_two(lambda: gather(ranks.rank())) == [[0, 1]] * 2, "neither still waits for the other"

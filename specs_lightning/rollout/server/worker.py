@@ -1,6 +1,6 @@
-"""What runs inside vLLM's workers: taking the policy's weights, and never sampling a vision token.
+"""What runs inside vLLM: taking the policy's weights, never sampling a vision token, and beside a training its device.
 
-vLLM finds both classes by their qualified names; nothing else imports this module.
+vLLM finds the classes by their qualified names; nothing else imports this module.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.platforms import current_platform
+from vllm.v1.executor.uniproc_executor import UniProcExecutor
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 
 from specs_lightning.policy.families import vision_token_ids
 from specs_lightning.rollout.weights import Backend, Layout, WeightGroup
+from specs_lightning.system.ranks import failing_together
 
 
 class PolicyWorker:
@@ -54,6 +57,23 @@ class PolicyWorker:
         for module in self.model_runner.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
+
+
+class BesideTraining(UniProcExecutor):
+    """Runs the model in a training process, on its device.
+
+    Where a training has several processes, vLLM makes groups of them as it starts, each to work alone in: they must all
+    be there, or none goes on.
+    """
+
+    def _init_executor(self) -> None:
+        with failing_together():
+            pass
+        super()._init_executor()
+
+    def _distributed_args(self) -> tuple[str, int, int]:
+        place, rank, _ = super()._distributed_args()
+        return place, rank, 0 if current_platform.is_cpu() else torch.accelerator.current_device_index()
 
 
 class BanVisionTokens(LogitsProcessor):
