@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from specs_lightning.policy.loading import PolicySettings, empty_model
@@ -42,6 +42,22 @@ def saved_buffers(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in model.state_dict().items():
         if name not in trained and "quant" not in name:
             yield from in_files(model, name, tensor)
+
+
+def shapes(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Each weight without content, adapters left out; of a quantized one its state knows what it was."""
+    for name, weight in model.named_parameters():
+        if ".lora_" not in name:
+            known: Any = getattr(weight, "quant_state", weight)
+            yield name.replace(".base_layer.", "."), torch.empty(known.shape, dtype=known.dtype, device="meta")
+
+
+def broken_weights(model: nn.Module) -> Iterator[str]:
+    """The names of those that are NaN or infinite; of a sharded weight, this process's part is looked at."""
+    for name, weight in model.named_parameters():
+        mine = weight.to_local() if isinstance(weight, DTensor) else weight
+        if not mine.isfinite().all():
+            yield name
 
 
 def merged(weight: Tensor, adapter: Any | None, dtype: torch.dtype | None = None) -> Tensor:

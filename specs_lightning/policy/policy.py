@@ -23,11 +23,13 @@ from specs_lightning.groups import TOKEN_TYPES, EncodedPrompt, GroupBatch, Promp
 from specs_lightning.policy.dealing import deal
 from specs_lightning.policy.export import (
     adapter_weights,
+    broken_weights,
     in_files,
     make_room,
     merged,
     plain_model,
     saved_buffers,
+    shapes,
     write_adapter,
     write_model,
 )
@@ -340,16 +342,8 @@ class Policy(nn.Module):
     def weight_layout(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Name, type (`bfloat16`) and shape of each of `named_weights`, in their order; nothing is gathered for it."""
         self.free_weights()
-        named = (pair for name, empty in self._shapes() for pair in in_files(self.model, name, empty))
+        named = (pair for name, empty in shapes(self.model) for pair in in_files(self.model, name, empty))
         return [(name, str(w.dtype).removeprefix("torch."), tuple(w.shape)) for name, w in named]
-
-    def _shapes(self) -> Iterator[tuple[str, Tensor]]:
-        """Each weight without content, adapters left out; of a quantized one its state knows what it was."""
-        for name, weight in self.model.named_parameters():
-            if ".lora_" not in name:
-                known: Any = getattr(weight, "quant_state", weight)
-                empty = torch.empty(known.shape, dtype=known.dtype, device="meta")
-                yield name.replace(".base_layer.", "."), empty
 
     def check_finite(self) -> None:
         """All processes of a training must call it.
@@ -357,20 +351,13 @@ class Policy(nn.Module):
         Raises:
             BrokenWeights: weights are NaN or infinite, of which nothing is to be kept.
         """
-        of_all = list(dict.fromkeys(chain.from_iterable(gather(list(self._broken_weights())))))
+        of_all = list(dict.fromkeys(chain.from_iterable(gather(list(broken_weights(self))))))
         if of_all:
             raise BrokenWeights(
                 f"{len(of_all)} of the model's weights are not finite, {of_all[0]} among them: it is neither saved nor "
                 "exported, and checkpoints from before stay. Lower the learning rate, or look for NaN in the weights "
                 "that training started from"
             )
-
-    def _broken_weights(self) -> Iterator[str]:
-        """Of a sharded weight, this process's part is looked at."""
-        for name, weight in self.named_parameters():
-            mine = weight.to_local() if isinstance(weight, DTensor) else weight
-            if not mine.isfinite().all():
-                yield name
 
     def save(self, folder: Path | str, card: str | None = None) -> Path:
         """Write a plain Hugging Face folder: weights (adapters merged), processor, chat template and generation config,
