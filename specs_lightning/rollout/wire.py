@@ -10,7 +10,7 @@ from specs_lightning.groups import image_bytes
 from specs_lightning.rollout.sampler import SampleRequest
 from specs_lightning.settings.nested import NOT_SET, changes, flatten
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change that the other side would misunderstand."""
 MAX_REQUEST_BYTES = 512 * 2**20
 
