@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -36,6 +38,9 @@ from specs_lightning.system.terminal import pasted
 
 log = logging.getLogger(__name__)
 
+SERVERS_ENV = "SPECS_SERVERS"
+"""The environment variable with the addresses of a run's own servers."""
+
 T = TypeVar("T")
 
 
@@ -47,7 +52,8 @@ class VLLMServers(RolloutEngine):
     may go on in another thread while the policy trains; a `sync` waits for its end.
 
     Args:
-        urls: the servers, `http://host:port` each.
+        urls: the servers, `http://host:port` each; those that `specs run` has started, by its setting `servers`, if not
+            given.
         weights: how weights travel. `folder`: as files on storage that all machines see; `broadcast`: from memory to
             memory, by NCCL where both sides have GPUs (not the same one) and by gloo elsewhere.
         folder: where the files are written; a temporary folder if not given, right where all servers are on this
@@ -59,14 +65,14 @@ class VLLMServers(RolloutEngine):
         seeded: as that of `VLLMEngine`.
 
     Raises:
-        ValueError: there is no server, one is named twice, or its address is none.
+        ValueError: one is named twice, or its address is none.
     """
 
     runs_beside_training = True
 
     def __init__(
         self,
-        urls: list[str],
+        urls: list[str] | None = None,
         weights: Literal["folder", "broadcast"] = "folder",
         folder: str | None = None,
         token_env: str = TOKEN_ENV,
@@ -76,8 +82,8 @@ class VLLMServers(RolloutEngine):
     ) -> None:
         if timeout_s <= 0 or start_timeout_s < 0:
             raise ValueError("timeouts are positive")
-        self.urls = [check_url(url) for url in urls]
-        if not urls or len(set(self.urls)) < len(urls):
+        self.urls = [check_url(url) for url in urls or []]
+        if (urls is not None and not urls) or len(set(self.urls)) < len(self.urls):
             raise ValueError(f"servers are named once each, and there must be one: {self.urls}")
         self.delivery: Delivery = BroadcastDelivery(timeout_s)
         if weights == "folder":
@@ -135,7 +141,13 @@ class VLLMServers(RolloutEngine):
 
     def _connections(self) -> list[Connection]:
         if not self.servers:
-            self.servers = [Connection(url, self.token_env) for url in self.urls]
+            urls = self.urls or json.loads(os.environ.get(SERVERS_ENV, "[]"))
+            if not urls:
+                raise EngineError(
+                    "there are no rollout servers: give the engine their `urls`, or have `specs run` start some by its "
+                    "setting `servers`"
+                )
+            self.servers = [Connection(url, self.token_env) for url in urls]
         return self.servers
 
     def _look(self, changed: bool) -> bool:

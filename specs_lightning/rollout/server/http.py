@@ -26,6 +26,7 @@ import contextlib
 import hmac
 import json
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Collection
@@ -42,6 +43,7 @@ from specs_lightning.rollout.server.served import FolderRule, Message, Refused, 
 from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
 from specs_lightning.rollout.wire import MAX_REQUEST_BYTES
 from specs_lightning.system.addresses import host_in, is_loopback, is_same
+from specs_lightning.system.progress import TITLE
 from specs_lightning.system.signals import Stopped, raising_on_sigterm
 from specs_lightning.system.terminal import pasted, say
 
@@ -87,6 +89,7 @@ def serve(
         EngineError: vLLM is missing, the port is taken, or a token that is made cannot be left for trainings.
     """
     check_vllm()
+    tell = (lambda text: None) if TITLE in os.environ else say  # a run says itself what it has started
     source = model_source(model)
     # Servers that are asked without seeds, and start from one, would draw the same for different prompts.
     vllm = replace(vllm, arguments={"seed": secrets.randbits(31), **vllm.arguments})
@@ -99,11 +102,11 @@ def serve(
         with server_token(token_env, port) as token, batch.running(thread):
             listener.listen()
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            say(f"serving {source} on {address} with vLLM {installed_vllm()}")
-            say(f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it')
+            tell(f"serving {source} on {address} with vLLM {installed_vllm()}")
+            tell(f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it')
             _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
-    say("stopped; the same command serves again")
+    tell("stopped; the same command serves again")
 
 
 def application(served: ServedSampler, token: str, may_read: FolderRule, names: Collection[str] = ()) -> ASGIApp:
