@@ -8,9 +8,9 @@ completion that is drawn (assumed; of the size that vLLM takes for a 7B model on
 Time is that of an event loop which never waits: it jumps to what happens next.
 
 Lengths of completions are log-normal, from 64 to 10,240 tokens; those of a prompt are alike, as hard ones have long
-answers. "As shipped before" stands for what the package did until 2026-11-27, rewritten here since it is gone: every rank's
-prompts in one request of up to 32 to whichever server is free, in the same order on all ranks, and a server answers one
-request after the other.
+answers. "As shipped before" stands for what the package did until 2026-11-27, rewritten here since it is gone: every
+rank's prompts in requests of up to 32 to whichever server is free, in the same order on all ranks, and a server answers
+one request after the other.
 """
 
 from __future__ import annotations

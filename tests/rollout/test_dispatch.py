@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.servers import as_before, at_once, draw_lengths, ours, seconds_of_a_round
 from specs_lightning.groups import Completion
 from specs_lightning.rollout import EngineError, SamplingSettings
 from specs_lightning.rollout.connection import Connection, ServerFailed
@@ -149,3 +150,15 @@ def test_as_many_prompts_are_in_flight_as_fill_the_batch_over_all_processes() ->
     assert in_flight_at_most(256, eight, processes=6, servers=2) * 6 >= 64
     assert in_flight_at_most(256, greedy, processes=1, servers=2) == 256  # alike completions are one
     assert in_flight_at_most(2, eight, processes=8, servers=2) == 1
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_round_takes_little_longer_than_with_everything_submitted_at_once(
+    ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On simulated servers of 16 completions at once, in simulated time. `benchmarks/servers.py` is the whole size."""
+    monkeypatch.setattr("benchmarks.servers.MAX_SEQUENCES", 16)
+    lengths = {id: [tokens // 20 for tokens in row] for id, row in draw_lengths(24, 4, seed=1).items()}
+    now, least, before = (seconds_of_a_round(way, lengths, 2, ranks) for way in (ours, at_once, as_before()))
+    assert now <= 1.1 * least
+    assert before > 1.5 * least  # it would show
