@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -174,3 +175,38 @@ class TestSettings:
     def test_an_engine_that_finds_none_says_how_to_have_some(self, tiny_model_path: Path) -> None:
         with pytest.raises(EngineError, match=r"there are no rollout servers: give .*`urls`, or .*`servers`"):
             VLLMServers().sync(sharp_policy(tiny_model_path))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_run_samples_by_servers_of_its_own(tmp_path: Path) -> None:
+    """Real ones, for the base's evaluation and then for a training; nothing is left of them."""
+    sets = {"in_distribution": {"path": "toy:id", "limit": 4}, "out_of_distribution": {}}
+    small = {"data.rounds": 1, "data.prompts_per_round": 2, "data.steps_per_round": 1, "data.sampling.max_tokens": 16}
+    stages = {
+        "base": {"kind": "model", "model": "toy:base"},
+        "zero": {"kind": "fit", "config": "configs/toy/grpo.yaml", "overrides": {**small, "trainer.callbacks": []}},
+    }
+    settings = {
+        "evaluation": {**sets, "sampling": {"completions_per_prompt": 1, "max_tokens": 16}},
+        "stages": stages,
+        "engine": "servers",
+        "servers": {"count": 1, "vllm": {"max_model_len": 512, "kv_cache_gib": 0.25}},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    command = [
+        sys.executable,
+        "-m",
+        "specs_lightning",
+        "run",
+        f"--config={tmp_path}/run.yaml",
+        f"--run_dir={tmp_path}/r",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("rollout servers: http://127.0.0.1:") == 1
+    for stage in ("base", "zero"):
+        assert json.loads((tmp_path / "r" / stage / "stage.json").read_text())["status"] == "finished"
+    port = done.stdout.partition("rollout servers: http://127.0.0.1:")[2].split()[0]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/health")
