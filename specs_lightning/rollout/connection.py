@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -31,6 +31,14 @@ class ServerFailed(Exception):
     def __init__(self, cause: str, gone: bool = True) -> None:
         super().__init__(cause)
         self.gone = gone
+
+
+class ServerState(NamedTuple):
+    """What the process that has looked at a server tells the others of a training."""
+
+    lost: str | None
+    max_model_len: int
+    max_sequences: int
 
 
 class Connection:
@@ -72,6 +80,15 @@ class Connection:
         self.lost, self.failures = None, 0
         self.weights_id, self.workers, self.backend = health["weights_id"], health["workers"], health["backend"]
         self.max_model_len, self.max_sequences = health["max_model_len"], health["max_sequences"]
+
+    @property
+    def state(self) -> ServerState:
+        return ServerState(self.lost, self.max_model_len, self.max_sequences)
+
+    def take_over(self, state: ServerState) -> None:
+        """As another process has found it."""
+        self.lost, self.max_model_len, self.max_sequences = state
+        self.failures = 0
 
     def leave_out(self) -> None:
         """Say that it is lost, and why."""

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
-from specs_lightning.rollout.connection import Connection, ServerFailed, check_url, failing, many_at_once
+from specs_lightning.rollout.connection import Connection, ServerFailed, ServerState, check_url, failing, many_at_once
 from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
 from specs_lightning.rollout.dispatch import Dispatch, NoServerLeft, in_flight_at_most
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids, with_opened
@@ -126,9 +126,9 @@ class VLLMServers(RolloutEngine):
                 self._forget()  # until servers hold these: what fails on the way leaves no weights to sample from
             gather = _on_first_rank(lambda: self._look(changed))
             named = policy.named_weights() if gather else iter(())
-            self.weights_id, lost = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
-            for server, cause in zip(self._connections(), lost, strict=True):
-                server.lost, server.failures = cause, 0
+            self.weights_id, found = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
+            for server, state in zip(self._connections(), found, strict=True):
+                server.take_over(state)
             self._policy, self._version = weakref.ref(policy), policy.version
 
     def _get_to_know(self, policy: Policy) -> None:
@@ -179,14 +179,14 @@ class VLLMServers(RolloutEngine):
                 missing = still
         return missing
 
-    def _send(self, policy: Policy, named: NamedWeights, changed: bool) -> tuple[str, list[str | None]]:
-        """Bring every live server to the policy's weights; their id, and which servers are lost and why."""
+    def _send(self, policy: Policy, named: NamedWeights, changed: bool) -> tuple[str, list[ServerState]]:
+        """Bring every live server to the policy's weights; their id, and how the servers are."""
         if changed:
             self.weights_id = uuid.uuid4().hex[:12]
         self.delivery.send(policy, named, self._lacking(), WeightsState(self.weights_id, policy.version))
         if not self._live():
             raise self._none_left()
-        return self.weights_id, [server.lost for server in self.servers]
+        return self.weights_id, [server.state for server in self.servers]
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str

@@ -312,6 +312,7 @@ def _one_rank(rank: int, meeting: str, urls: list[str], model: Path, results: An
         for version in range(2):
             policy.version = version
             engine.sync(policy)
+            assert engine.max_length == 1024 and engine.servers[0].max_sequences == 2  # which the first alone has seen
             results.put([c.text for c in engine.generate([prompt], SAMPLING, "seed")[0]])
         torch.distributed.barrier()
         if rank == 0:  # for the first, no server is there any more
