@@ -48,7 +48,7 @@ def arguments(folder: Path, urls: list[str], judge: str, rounds: int) -> list[st
     """Of `specs fit`."""
     engine = {
         "class_path": "specs_lightning.rollout.VLLMServers",
-        "init_args": {"urls": urls, "prompts_per_request": 2, "timeout_s": 20, "start_timeout_s": 60},
+        "init_args": {"urls": urls, "timeout_s": 20, "start_timeout_s": 60},
     }
     asked = {"model": "judge-1", "base_url": judge, "cache": str(folder / "judge.sqlite"), "timeout_seconds": 2}
     kept = [

@@ -1,6 +1,6 @@
 """vLLM without a policy: weights by name and requests go in, completions come out.
 
-The engine in the training process (`vllm.py`) and the server (`server.py`) both stand on it. What vLLM gets wrong
+The engine in the training process (`vllm.py`) and the server (`server/`) both stand on it. What vLLM gets wrong
 silently is dealt with here: caches that outlive an update of the weights, doubled image tokens, log-probabilities
 before temperature, and settings of the whole process that it changes.
 """
@@ -74,14 +74,14 @@ class SampleRequest:
         template_ids: token ids with one placeholder for each image; vLLM expands them.
         expanded_ids: the ids that the trainer uses, image tokens expanded: vLLM must come to the same.
         images: in the order of their placeholders.
-        seed: of this prompt's completions.
+        seed: of this prompt's completions; without one they come from the random numbers of vLLM's batch.
     """
 
     prompt_id: str
     template_ids: tuple[int, ...]
     expanded_ids: tuple[int, ...]
     images: tuple[Image, ...]
-    seed: int
+    seed: int | None
 
 
 class VLLMSampler:
@@ -119,6 +119,7 @@ class VLLMSampler:
         self.tokenizer: Any = self.llm.get_tokenizer()
         self.version = -1
         """Of the policy whose weights it holds."""
+        self._in_flight: dict[str, tuple[SampleRequest, SamplingSettings]] = {}
 
     def _arguments(self, model: str, settings: VLLMSettings, dtype: str) -> dict[str, Any]:
         arguments: dict[str, Any] = {
@@ -183,50 +184,85 @@ class VLLMSampler:
         Raises:
             EngineError: a prompt leaves no room for its completion, or vLLM understood one otherwise than the trainer.
         """
-        from vllm import SamplingParams
+        for request in requests:
+            self._check(request, sampling)
+        ids: list[str] = []
+        drawn: dict[str, list[Completion] | EngineError] = {}
+        with process_state_kept():
+            try:
+                ids += [self.add(request, sampling, stop_ids) for request in requests]
+                while len(drawn) < len(ids):
+                    drawn |= self.step()
+            finally:
+                self.abort([*self._in_flight])  # where something has failed
+        return [_or_raised(drawn[id]) for id in ids]
 
+    def add(self, request: SampleRequest, sampling: SamplingSettings, stop_ids: Sequence[int]) -> str:
+        """Take a request into the batch; the id by which `step` answers it.
+
+        Raises:
+            EngineError: the prompt leaves no room for its completion.
+        """
+        self._check(request, sampling)
+        # One request a prompt: its image is processed and encoded once for all completions.
+        prompt: Any = _as_prompt(request)
+        parameters = self._parameters(request, sampling, stop_ids)
+        (internal,) = self.llm.enqueue([prompt], [parameters], use_tqdm=False)
+        id = internal.partition("-")[0]  # vLLM's own is followed by what tells apart equal ones of its callers
+        self._in_flight[id] = request, sampling
+        return id
+
+    def step(self) -> dict[str, list[Completion] | EngineError]:
+        """A token more of all that is in the batch; the requests that are finished by it, by their ids."""
+        finished = [output for output in self.llm.llm_engine.step() if output.finished]
+        return {output.request_id: self._answer(output) for output in finished}
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """Take requests out of the batch, unfinished."""
+        if ids:
+            self.llm.llm_engine.abort_request(list(ids))
+        for id in ids:
+            self._in_flight.pop(id, None)
+
+    def _check(self, request: SampleRequest, sampling: SamplingSettings) -> None:
         if self.version < 0:
             raise EngineError("vLLM does not hold the policy's weights: call sync(policy) first")
-        for request in requests:
-            if len(request.expanded_ids) + sampling.max_tokens > self.max_model_len:
-                raise EngineError(
-                    f"prompt {request.prompt_id} has {len(request.expanded_ids)} tokens, which with max_tokens "
-                    f"({sampling.max_tokens}) exceeds vLLM's max_model_len ({self.max_model_len}): raise that, or set "
-                    "the data's max_prompt_tokens"
-                )
-        # One request a prompt: its image is processed and encoded once for all completions.
-        parameters = [
-            SamplingParams(
-                n=sampling.completions_per_prompt if sampling.temperature else 1,  # it refuses more if they are alike
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k or 0,  # all
-                min_p=sampling.min_p,
-                stop=sampling.stop,
-                max_tokens=sampling.max_tokens,
-                seed=request.seed,
-                stop_token_ids=list(stop_ids),
-                ignore_eos=True,  # the stop ids are all there is
-                logprobs=0,  # the sampled token's alone
-                flat_logprobs=True,
-                detokenize=bool(sampling.stop),
+        if len(request.expanded_ids) + sampling.max_tokens > self.max_model_len:
+            raise EngineError(
+                f"prompt {request.prompt_id} has {len(request.expanded_ids)} tokens, which with max_tokens "
+                f"({sampling.max_tokens}) exceeds vLLM's max_model_len ({self.max_model_len}): raise that, or set "
+                "the data's max_prompt_tokens"
             )
-            for request in requests
-        ]
-        prompts: Any = [_as_prompt(request) for request in requests]
-        with process_state_kept():
-            outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
-        groups = []
-        for request, output in zip(requests, outputs, strict=True):
-            understood = tuple(output.prompt_token_ids or ())
-            if understood != request.expanded_ids:
-                raise EngineError(
-                    f"vLLM read prompt {request.prompt_id} otherwise than the trainer: {len(understood)} "
-                    f"tokens against {len(request.expanded_ids)}. Do both use the same processor?"
-                )
-            completions = self._completions(output.outputs, sampling)
-            groups.append(completions if sampling.temperature else completions * sampling.completions_per_prompt)
-        return groups
+
+    def _parameters(self, request: SampleRequest, sampling: SamplingSettings, stop_ids: Sequence[int]) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            n=sampling.completions_per_prompt if sampling.temperature else 1,  # it refuses more if they are alike
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k or 0,  # all
+            min_p=sampling.min_p,
+            stop=sampling.stop,
+            max_tokens=sampling.max_tokens,
+            seed=request.seed,
+            stop_token_ids=list(stop_ids),
+            ignore_eos=True,  # the stop ids are all there is
+            logprobs=0,  # the sampled token's alone
+            flat_logprobs=True,
+            detokenize=bool(sampling.stop),
+        )
+
+    def _answer(self, output: Any) -> list[Completion] | EngineError:
+        request, sampling = self._in_flight.pop(output.request_id)
+        understood = tuple(output.prompt_token_ids or ())
+        if understood != request.expanded_ids:
+            return EngineError(
+                f"vLLM read prompt {request.prompt_id} otherwise than the trainer: {len(understood)} "
+                f"tokens against {len(request.expanded_ids)}. Do both use the same processor?"
+            )
+        completions = self._completions(output.outputs, sampling)
+        return completions if sampling.temperature else completions * sampling.completions_per_prompt
 
     def _completions(self, outputs: Sequence[Any], sampling: SamplingSettings) -> list[Completion]:
         decoded = self.tokenizer.batch_decode([list(o.token_ids) for o in outputs], skip_special_tokens=True)
@@ -251,6 +287,12 @@ class VLLMSampler:
         with nullcontext() if self._owns_process_group else process_group_kept():
             self.llm.llm_engine.engine_core.shutdown()
         del self.llm
+
+
+def _or_raised(drawn: list[Completion] | EngineError) -> list[Completion]:
+    if isinstance(drawn, EngineError):
+        raise drawn
+    return drawn
 
 
 def check_vllm() -> None:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
 import logging
+import os
 import threading
 import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
-from queue import SimpleQueue
 from typing import Any, Literal, TypeVar, cast
+
+import httpx
 
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
-from specs_lightning.rollout.connection import FAILURES, Connection, ServerFailed, check_url, failing
+from specs_lightning.rollout.connection import Connection, ServerFailed, ServerState, check_url, failing, many_at_once
 from specs_lightning.rollout.delivery import BroadcastDelivery, Delivery, FolderDelivery, NamedWeights, WeightsState
+from specs_lightning.rollout.dispatch import Dispatch, NoServerLeft, in_flight_at_most
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, stop_ids, with_opened
 from specs_lightning.rollout.sampler import EngineError, SampleRequest
 from specs_lightning.rollout.tokens import TOKEN_ENV
 from specs_lightning.rollout.vllm import sample_request
 from specs_lightning.rollout.wire import request_to_json
 from specs_lightning.system.progress import progress_bar
-from specs_lightning.system.ranks import failing_together, gather, rank
+from specs_lightning.system.ranks import failing_together, gather, rank, world_size
 from specs_lightning.system.terminal import pasted
 
 log = logging.getLogger(__name__)
+
+SERVERS_ENV = "SPECS_SERVERS"
+"""The environment variable with the addresses of a run's own servers."""
 
 T = TypeVar("T")
 
@@ -37,12 +46,13 @@ T = TypeVar("T")
 class VLLMServers(RolloutEngine):
     """Generates with vLLM servers that `specs serve` started.
 
-    Prompts are spread over the servers. One that fails is reported and left out, its prompts are answered by another,
-    and each `sync` tries it again; with none left, an error says what became of each. `generate` may go on in another
-    thread while the policy trains; a `sync` waits for its end.
+    Each prompt goes to the server with the least to do. One that fails is reported and left out, its prompts are
+    answered by others, and each `sync` tries it again; with none left, an error says what became of each. `generate`
+    may go on in another thread while the policy trains; a `sync` waits for its end.
 
     Args:
-        urls: the servers, `http://host:port` each.
+        urls: the servers, `http://host:port` each; those that `specs run` has started, by its setting `servers`, if not
+            given.
         weights: how weights travel. `folder`: as files on storage that all machines see; `broadcast`: from memory to
             memory, by NCCL where both sides have GPUs (not the same one) and by gloo elsewhere.
         folder: where the files are written; a temporary folder if not given, right where all servers are on this
@@ -51,36 +61,35 @@ class VLLMServers(RolloutEngine):
             token is found without.
         timeout_s: the longest that a server may take for one request, waiting in its queue included, in seconds.
         start_timeout_s: how long the first `sync` waits for servers that are still starting, in seconds.
-        prompts_per_request: how many prompts a server gets at a time; times the completions of each, it should fill
-            the server's `max_sequences`.
+        seeded: as that of `VLLMEngine`.
 
     Raises:
-        ValueError: there is no server, one is named twice, or its address is none.
+        ValueError: one is named twice, or its address is none.
     """
 
     runs_beside_training = True
 
     def __init__(
         self,
-        urls: list[str],
+        urls: list[str] | None = None,
         weights: Literal["folder", "broadcast"] = "folder",
         folder: str | None = None,
         token_env: str = TOKEN_ENV,
         timeout_s: float = 900.0,
         start_timeout_s: float = 300.0,
-        prompts_per_request: int = 32,
+        seeded: bool = True,
     ) -> None:
-        if prompts_per_request < 1 or timeout_s <= 0 or start_timeout_s < 0:
-            raise ValueError("prompts_per_request must be at least 1, timeouts positive")
-        self.urls = [check_url(url) for url in urls]
-        if not urls or len(set(self.urls)) < len(urls):
+        if timeout_s <= 0 or start_timeout_s < 0:
+            raise ValueError("timeouts are positive")
+        self.urls = [check_url(url) for url in urls or []]
+        if (urls is not None and not urls) or len(set(self.urls)) < len(self.urls):
             raise ValueError(f"servers are named once each, and there must be one: {self.urls}")
         self.delivery: Delivery = BroadcastDelivery(timeout_s)
         if weights == "folder":
             self.delivery = FolderDelivery(folder, timeout_s)
         self.token_env = token_env
         self.timeout_s, self.start_timeout_s = timeout_s, start_timeout_s
-        self.prompts_per_request = prompts_per_request
+        self.seeded = seeded
         self.servers: list[Connection] = []
         self.weights_id = ""
         """Of the weights that servers must hold."""
@@ -90,6 +99,10 @@ class VLLMServers(RolloutEngine):
         self._version = -1
         self._encoder: Any = None
         self._stop_ids: list[int] = []
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        return {**super().decisive, "seeded": self.seeded}
 
     @property
     def max_length(self) -> int | None:
@@ -112,9 +125,9 @@ class VLLMServers(RolloutEngine):
                 self._forget()  # until servers hold these: what fails on the way leaves no weights to sample from
             wanted = _on_first_rank(lambda: self._look(changed))
             named = policy.named_weights() if wanted else iter(())
-            self.weights_id, lost = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
-            for server, cause in zip(self._connections(), lost, strict=True):
-                server.lost, server.failures = cause, 0
+            self.weights_id, found = _on_first_rank(lambda: self._send(policy, named, changed), beside=named)
+            for server, state in zip(self._connections(), found, strict=True):
+                server.take_over(state)
             self._policy, self._version = weakref.ref(policy), policy.version
 
     def _get_to_know(self, policy: Policy) -> None:
@@ -129,7 +142,13 @@ class VLLMServers(RolloutEngine):
 
     def _connections(self) -> list[Connection]:
         if not self.servers:
-            self.servers = [Connection(url, self.token_env) for url in self.urls]
+            urls = self.urls or json.loads(os.environ.get(SERVERS_ENV, "[]"))
+            if not urls:
+                raise EngineError(
+                    "there are no rollout servers: give the engine their `urls`, or have `specs run` start some by its "
+                    "setting `servers`"
+                )
+            self.servers = [Connection(url, self.token_env) for url in urls]
         return self.servers
 
     def _look(self, changed: bool) -> bool:
@@ -161,14 +180,14 @@ class VLLMServers(RolloutEngine):
                 missing = still
         return missing
 
-    def _send(self, policy: Policy, named: NamedWeights, changed: bool) -> tuple[str, list[str | None]]:
-        """Bring every live server to the policy's weights; their id, and which servers are lost and why."""
+    def _send(self, policy: Policy, named: NamedWeights, changed: bool) -> tuple[str, list[ServerState]]:
+        """Bring every live server to the policy's weights; their id, and how the servers are."""
         if changed:
             self.weights_id = uuid.uuid4().hex[:12]
         self.delivery.send(policy, named, self._lacking(), WeightsState(self.weights_id, policy.version))
         if not self._live():
             raise self._none_left()
-        return self.weights_id, [server.lost for server in self.servers]
+        return self.weights_id, [server.state for server in self.servers]
 
     def generate(
         self, prompts: Sequence[EncodedPrompt], sampling: SamplingSettings, seed: str
@@ -176,55 +195,39 @@ class VLLMServers(RolloutEngine):
         with self._one_at_a_time:
             if self._version < 0:
                 raise EngineError("the engine has no weights yet: call sync(policy) first")
-            requests = [sample_request(prompt, self._encoder, seed) for prompt in prompts]
-            size = self.prompts_per_request
-            chunks = [requests[start : start + size] for start in range(0, len(requests), size)]
-            free: SimpleQueue[Connection | None] = SimpleQueue()
-            for server in self._live():
-                free.put(server)
-            with ThreadPoolExecutor(len(self.servers), thread_name_prefix="rollout-server") as threads:
-                answers = list(threads.map(lambda chunk: self._answer(chunk, sampling, free), chunks))
-            return with_opened(prompts, [group for answer in answers for group in answer])
-
-    def _answer(
-        self, requests: list[SampleRequest], sampling: SamplingSettings, free: SimpleQueue[Connection | None]
-    ) -> list[list[Completion]]:
-        """Completions from the next free server, and if it fails from another; `None` in the queue: there is none."""
-        failures = 0
-        while (server := free.get()) is not None:
+            requests = [sample_request(prompt, self._encoder, seed if self.seeded else None) for prompt in prompts]
             try:
-                return self._ask(server, requests, sampling)
-            except ServerFailed as failure:
-                server.failures += 1
-                if failure.gone or server.failures >= FAILURES:
-                    server.lost = str(failure)
-                    server.leave_out()
-                failures += not failure.gone
-                if failures > FAILURES:
-                    failed = f"prompts {requests[0].prompt_id} to {requests[-1].prompt_id} failed {failures} times"
-                    raise EngineError(f"{failed}, at last on {server.url}: {failure}") from failure
-            finally:
-                if server.lost is None:
-                    free.put(server)
-                elif not self._live():
-                    free.put(None)
-        free.put(None)  # for the next who waits
-        raise self._none_left()
+                answers = _apart(self._answers(requests, sampling))
+            except NoServerLeft as error:
+                raise self._none_left() from error
+            return with_opened(prompts, answers)
 
-    def _ask(
-        self, server: Connection, requests: list[SampleRequest], sampling: SamplingSettings
-    ) -> list[list[Completion]]:
+    async def _answers(self, requests: Sequence[SampleRequest], sampling: SamplingSettings) -> list[list[Completion]]:
+        def limit(server: Connection) -> int:
+            return in_flight_at_most(server.max_sequences, sampling, world_size(), len(self.servers))
+
+        first = rank() % len(self.servers)  # each process's own order: together they begin with all of them
+        async with many_at_once() as client:
+
+            async def ask(server: Connection, request: SampleRequest) -> list[Completion]:
+                return await self._ask(client, server, request, sampling)
+
+            servers = [*self.servers[first:], *self.servers[:first]]
+            return await Dispatch(requests, servers, ask, limit).answers()
+
+    async def _ask(
+        self, client: httpx.AsyncClient, server: Connection, request: SampleRequest, sampling: SamplingSettings
+    ) -> list[Completion]:
         held = {"weights_id": self.weights_id, "version": self._version, "stop_ids": self._stop_ids}
-        message = {"requests": list(map(request_to_json, requests)), "sampling": asdict(sampling)} | held
-        answer = server.post("/generate", message, self.timeout_s)
+        message = {"request": request_to_json(request), "sampling": asdict(sampling)} | held
+        answer = await server.ask(client, "/generate", message, self.timeout_s)
         try:
-            groups = [[Completion.from_row(c) for c in group] for group in answer["groups"]]
+            completions = [Completion.from_row(row) for row in answer["completions"]]
         except (KeyError, TypeError) as error:
             raise ServerFailed("its answer cannot be read") from error
-        if [len(group) for group in groups] != [sampling.completions_per_prompt] * len(requests):
-            raise ServerFailed(f"it answered {len(groups)} of {len(requests)} prompts")
-        server.failures = 0
-        return groups
+        if len(completions) != sampling.completions_per_prompt:
+            raise ServerFailed(f"it gave {len(completions)} of {sampling.completions_per_prompt} completions")
+        return completions
 
     def _live(self) -> list[Connection]:
         return [server for server in self.servers if server.lost is None]
@@ -246,6 +249,19 @@ class VLLMServers(RolloutEngine):
         self.servers = []
         self.delivery.close()
         self._forget()
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """The outcome of what is done in an event loop, which has a thread of its own: this one may have a loop already, as
+    in a notebook. What interrupts this one cancels it."""
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work)
+    with closing(loop), ThreadPoolExecutor(1, thread_name_prefix="rollout-servers") as thread:
+        try:
+            return thread.submit(loop.run_until_complete, task).result()
+        except BaseException:
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _on_first_rank(action: Callable[[], T], beside: Iterable[object] = ()) -> T:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
+
 from specs_lightning.groups import Completion, EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.prompts.encoder import PromptEncoder
 from specs_lightning.rollout.engine import RolloutEngine, SamplingSettings, prompt_seed, stop_ids, with_opened
-from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings
-from specs_lightning.system.ranks import OtherRankFailed, failing_together, gather
+from specs_lightning.rollout.sampler import EngineError, SampleRequest, VLLMSampler, VLLMSettings, process_state_kept
+from specs_lightning.system.ranks import OtherRankFailed, failing_together, gather, rank
 
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend")
 
@@ -27,19 +29,27 @@ class VLLMEngine(RolloutEngine):
         sleep_level: what it gives back of a GPU's memory while the policy trains. 0: nothing; 1: the key-value cache,
             and the weights to the CPU's memory; 2: the weights altogether (users report faults with some models).
             A CPU has no sleep mode.
+        seeded: each prompt has random numbers of its own, so that it gets the same completions whatever it is asked
+            with. vLLM draws them prompt by prompt; without, it draws for all at once, and a round that is drawn again
+            is the same only if all of it is.
 
     Raises:
         ValueError: the model is to be divided among devices.
     """
 
-    def __init__(self, vllm: VLLMSettings = VLLMSettings(), sleep_level: Literal[0, 1, 2] = 1) -> None:  # noqa: B008
+    def __init__(
+        self,
+        vllm: VLLMSettings = VLLMSettings(),  # noqa: B008  frozen
+        sleep_level: Literal[0, 1, 2] = 1,
+        seeded: bool = True,
+    ) -> None:
         if vllm.tensor_parallel_size != 1 or vllm.arguments.keys() & set(_PARALLEL):
             raise ValueError(
                 "the engine in a training process has one device, that process's own: for a model that does not fit on "
                 "one, start `specs serve --vllm.tensor_parallel_size N` and set the engine to VLLMServers"
             )
         self.settings = vllm
-        self.sleep_level = sleep_level
+        self.sleep_level, self.seeded = sleep_level, seeded
         self.sampler: VLLMSampler | None = None
         self.asleep = False
         self._model: dict[str, Any] = {}
@@ -50,7 +60,8 @@ class VLLMEngine(RolloutEngine):
 
     @property
     def decisive(self) -> dict[str, Any]:
-        return {**super().decisive, "dtype": self.settings.dtype, "arguments": self.settings.arguments}
+        own = {"dtype": self.settings.dtype, "arguments": self.settings.arguments, "seeded": self.seeded}
+        return {**super().decisive, **own}
 
     @property
     def max_length(self) -> int | None:
@@ -99,8 +110,11 @@ class VLLMEngine(RolloutEngine):
         if self.sampler is None or self._encoder is None:
             raise EngineError("the engine has no weights yet: call sync(policy) first")
         self._wake_up()
-        requests = [sample_request(prompt, self._encoder, seed) for prompt in prompts]
-        return with_opened(prompts, self.sampler.generate(requests, sampling, self._stop_ids))
+        requests = [sample_request(prompt, self._encoder, seed if self.seeded else None) for prompt in prompts]
+        with process_state_kept():
+            if not self.seeded:  # the process's random state is put back after each call: it would be the same in all
+                torch.manual_seed(prompt_seed(seed, f"rank {rank()}"))
+            return with_opened(prompts, self.sampler.generate(requests, sampling, self._stop_ids))
 
     def release(self) -> None:
         if self.sampler is not None and self.sleep_level and not self.asleep:
@@ -121,10 +135,10 @@ class VLLMEngine(RolloutEngine):
             self.sampler, self._policy = None, lambda: None
 
 
-def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str) -> SampleRequest:
-    """The request for an encoded prompt."""
+def sample_request(prompt: EncodedPrompt, encoder: PromptEncoder, seed: str | None) -> SampleRequest:
+    """The request for an encoded prompt; without a call's seed, one without a seed."""
     template_ids, expanded_ids = tuple(encoder.template_ids(prompt.question)), tuple(prompt.input_ids.tolist())
-    own_seed = prompt_seed(seed, prompt.id, prompt.occurrence)
+    own_seed = None if seed is None else prompt_seed(seed, prompt.id, prompt.occurrence)
     return SampleRequest(prompt.id, template_ids, expanded_ids, prompt.question.images, own_seed)
 
 

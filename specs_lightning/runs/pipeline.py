@@ -33,6 +33,7 @@ from specs_lightning.runs.planned_stages import (
     set_aside_old,
     with_template,
 )
+from specs_lightning.runs.servers import RunServers, ServerSettings, rollout_servers
 from specs_lightning.runs.stages import distill_stage, evaluate_stage, fit_stage
 from specs_lightning.settings.engines import EngineSettings, engine_class_path
 from specs_lightning.settings.trackers import Tracker, TrackerSettings, trackers_in
@@ -53,6 +54,7 @@ def run(
     at_once: int = 1,
     logger: TrackerSettings = None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    servers: ServerSettings | None = None,
 ) -> Path:
     """Run the whole method, stage by stage, to a table and a report.
 
@@ -64,13 +66,15 @@ def run(
         seed: of everything in it.
         until: the last stage to do, for now; all of them if not given.
         redo: stages to do again, with all that depend on them. What they wrote is kept beside.
-        engine: what samples, in every stage: `hf`, `vllm`, or the class path of a rollout engine with its `init_args`;
-            what each stage's own file says if not given.
+        engine: what samples, in every stage: `hf`, `vllm`, `servers`, or the class path of a rollout engine with its
+            `init_args`; what each stage's own file says if not given.
         at_once: how many stages may go on beside each other where none takes from another, each on its share of the
             processor. Stages on one GPU would need its memory together.
         logger: what follows the trainings beside their `metrics.csv`, one or several of `mlflow`, `tensorboard`,
             `trackio` and `wandb`; each training is a run of its own there, all in one group.
         chat_template_kwargs: arguments of the models' chat template, as those of `model.policy`, in every stage.
+        servers: vLLM servers that the run starts before the first stage that samples by `VLLMServers` without `urls`,
+            and stops when it ends. `engine: servers` has all stages sample by them.
 
     Returns:
         the report's path.
@@ -80,9 +84,11 @@ def run(
     """
     folder = Path(run_dir or f"runs/{checked_name(name)}")
     stages = with_template(stages, chat_template_kwargs)
-    planned = stages_of(stages, evaluation, name, folder, seed, until, redo, engine, trackers=trackers_in(logger))
-    with planned as (jobs, needs):
-        run_jobs(jobs, needs, at_once)
+    trackers, model = trackers_in(logger), next((stage.model for stage in stages.values() if stage.model), None)
+    with rollout_servers(servers, model) as own:
+        planned = stages_of(stages, evaluation, name, folder, seed, until, redo, engine, trackers=trackers, servers=own)
+        with planned as (jobs, needs):
+            run_jobs(jobs, needs, at_once)
     report = write_report(folder)
     show_results(folder)
     say(f"report: {report} (open it in a browser)")
@@ -111,11 +117,13 @@ def stages_of(
     store: Path | None = None,
     trackers: Sequence[Tracker] = (),
     label: str = "",
+    servers: RunServers | None = None,
 ) -> Iterator[tuple[dict[str, Job[None]], dict[str, set[str]]]]:
     """The stages of a run as jobs, two each, and which others each needs; once they are done, its results are written.
 
     The arguments are those of `run`. In a `store`, stages are kept under their fingerprints, for other runs to find
-    them; `folder` has links to them. The `label` stands before the titles of its progress.
+    them; `folder` has links to them. The `label` stands before the titles of its progress. The `servers` are there when
+    a stage needs them.
     """
     if engine is not None:
         make_engine(engine)  # refused now rather than at its first stage
@@ -136,8 +144,10 @@ def stages_of(
         jobs: dict[str, Job[None]] = {}
         for number, planned in enumerate(plan, 1):
             title = f"{label}[{number}/{len(plan)}] {planned.name}"
-            jobs[planned.name] = _make(planned, title, seed, engine, tracked)
-            jobs[evaluation_of(planned.name)] = _evaluate(planned, title, evaluation, seed, engine, write_results)
+            jobs[planned.name] = _make(planned, title, seed, engine, tracked, servers)
+            jobs[evaluation_of(planned.name)] = _evaluate(
+                planned, title, evaluation, seed, engine, write_results, servers
+            )
         yield jobs, {name: needed for planned in plan for name, needed in planned.needs.items()}
         for planned in plan:
             renew_card(planned.folder, folder)
@@ -168,7 +178,12 @@ def _seconds(plan: Sequence[PlannedStage]) -> float:
 
 
 def _make(
-    planned: PlannedStage, title: str, seed: int, engine: EngineSettings | None, tracked: Sequence[str]
+    planned: PlannedStage,
+    title: str,
+    seed: int,
+    engine: EngineSettings | None,
+    tracked: Sequence[str],
+    servers: RunServers | None,
 ) -> Job[None]:
     """Do what is left to do of a stage but its evaluation."""
     status = planned.status
@@ -181,6 +196,10 @@ def _make(
     start = time.monotonic()
     overrides = _overrides(planned)
     chosen = [] if engine is None else [f"engine={as_argument(engine_class_path(engine))}"]
+    if servers is not None:
+        place = "data.engine" if planned.stage.kind == "fit" else "engine"
+        everywhere = {} if engine is None else {place: engine_class_path(engine)}
+        servers.ready_for(planned.settings["file"], planned.stage.overrides, everywhere)
     if planned.stage.kind == "fit":
         own = [f"--seed_everything={seed}", f"--data.seed={seed}", *(f"--data.{setting}" for setting in chosen)]
         args = [*overrides, *own, *tracked]
@@ -198,6 +217,7 @@ def _evaluate(
     seed: int,
     engine: EngineSettings | None,
     note: Callable[[], None],
+    servers: RunServers | None,
 ) -> Job[None]:
     """Evaluate a stage's model if it is to be, and `note` that the stage is finished."""
     record = planned.record()
@@ -207,6 +227,8 @@ def _evaluate(
     if planned.stage.evaluate and planned.model is not None:
         data = evaluation.data if engine is None else {**evaluation.data, "engine": engine_class_path(engine)}
         own = _overrides(planned) if planned.stage.kind == "model" else []
+        if servers is not None:
+            servers.ready_for({"data": data}, planned.stage.overrides if own else {})
         cpu_seconds = yield from evaluate_stage(f"{title}: evaluation", planned.model, data, own, planned.folder, seed)
     seconds = (record.seconds or 0) + time.monotonic() - start
     planned.write("finished", seconds, (record.cpu_seconds or 0) + cpu_seconds)

@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -47,6 +47,8 @@ class Command(NamedTuple):
     """Of its progress."""
     folder: Path | None = None
     """Where a file tells of its progress, while it lasts."""
+    environment: Mapping[str, str] | None = None
+    """Beside that of this process."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class StartedCommand:
         warm_up()
         self.command = command
         self._said, ending = CONTEXT.Pipe(duplex=False)
-        environment = {**os.environ, TITLE: command.title}
+        environment = {**os.environ, **(command.environment or {}), TITLE: command.title}
         if share > 1:
             environment |= {BESIDE_OTHERS: str(share)}
         self._process = CONTEXT.Process(target=_run, args=(command, environment, os.getcwd(), ending))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-ENGINES = {"hf": "specs_lightning.rollout.HFEngine", "vllm": "specs_lightning.rollout.VLLMEngine"}
+ENGINES = {
+    "hf": "specs_lightning.rollout.HFEngine",
+    "vllm": "specs_lightning.rollout.VLLMEngine",
+    "servers": "specs_lightning.rollout.VLLMServers",
+}
 """Short names for the command line."""
 
 EngineSettings = str | dict[str, Any]

@@ -24,6 +24,7 @@ from helpers.vllm_servers import FakeSampler, FakeServer
 
 from specs_lightning.groups import Completion
 from specs_lightning.policy.processors import load_processor
+from specs_lightning.rollout.sampler import SampleRequest
 from specs_lightning.toy import resolve
 
 TEXTS = [f"<think>I look.</think><answer>{said}</answer>" for said in ("yes", "no indeed", "2", "\\frac{4}{2}", "B")]
@@ -95,15 +96,8 @@ class SeededSampler(FakeSampler):
         super().__init__()
         self.on_generate, self.texts = fail, texts
 
-    def generate(self, requests: Any, sampling: Any, stop_ids: Any) -> list[list[Completion]]:
-        self.on_generate()
-        return [
-            [self._completion(random.Random(f"{request.seed}/{n}")) for n in range(sampling.completions_per_prompt)]
-            for request in requests
-        ]
-
-    def _completion(self, drawn: random.Random) -> Completion:
-        text, ids = drawn.choice(self.texts)
+    def _completion(self, request: SampleRequest, n: int) -> Completion:
+        text, ids = random.Random(f"{request.seed}/{n}").choice(self.texts)
         return Completion(ids, (-1.0,) * len(ids), text, True, self.version)
 
 
@@ -121,7 +115,7 @@ class Servers:
     def _start(self, port: int) -> FakeServer:
         server = FakeServer(Path(resolve("toy:base")), port)
         sampler = SeededSampler(lambda: self._fail(server), self.texts)
-        server.sampler = server.served.sampler = sampler  # type: ignore[assignment]
+        server.sampler = server.batch.sampler = server.served.sampler = sampler  # type: ignore[assignment]
         return server
 
     def _fail(self, server: FakeServer) -> None:
@@ -135,7 +129,7 @@ class Servers:
             threading.Thread(target=self._bring_back, args=(server,), daemon=True).start()
 
     def _bring_back(self, server: FakeServer) -> None:
-        server.running.join()
+        server.stop()
         while True:
             try:
                 back = self._start(server.port)

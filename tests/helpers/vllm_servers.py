@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from torch import Tensor
 
 from specs_lightning.groups import Completion
 from specs_lightning.rollout import SamplingSettings
-from specs_lightning.rollout.sampler import SampleRequest
+from specs_lightning.rollout.sampler import EngineError, SampleRequest
+from specs_lightning.rollout.server.batch import ContinuousBatch
 from specs_lightning.rollout.server.http import application
 from specs_lightning.rollout.server.served import FolderRule, ServedSampler
 from specs_lightning.rollout.weights import WeightGroup
@@ -112,29 +113,33 @@ class FakeSampler:
         self.loads: list[str] = []
         """The folders, or the number of weights received."""
         self.requests: list[SampleRequest] = []
-        self.calls = self.at_once = self.most_at_once = 0
+        """Those that were answered."""
+        self.calls = 0
+        self.in_flight: dict[str, tuple[SampleRequest, int]] = {}
         self.on_generate: Callable[[], None] = lambda: None
+        """Before an answer is drawn."""
         self.on_weight: Callable[[], None] = lambda: None
 
-    def generate(
-        self, requests: Sequence[SampleRequest], sampling: SamplingSettings, stop_ids: Sequence[int]
-    ) -> list[list[Completion]]:
+    def add(self, request: SampleRequest, sampling: SamplingSettings, stop_ids: Sequence[int]) -> str:
         self.calls += 1
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        try:
-            self.on_generate()
-        finally:
-            self.at_once -= 1
-        self.requests += requests
-        count = sampling.completions_per_prompt
-        return [
-            [
-                Completion((request.seed % 1000, n), (-0.1, -1e-9), f"{request.prompt_id}/{n}", True, self.version)
-                for n in range(count)
-            ]
-            for request in requests
-        ]
+        self.in_flight[str(self.calls)] = request, sampling.completions_per_prompt
+        return str(self.calls)
+
+    def step(self) -> dict[str, list[Completion] | EngineError]:
+        """The oldest request is done with each."""
+        self.on_generate()
+        id = next(iter(self.in_flight))
+        request, count = self.in_flight.pop(id)
+        self.requests.append(request)
+        return {id: [self._completion(request, n) for n in range(count)]}
+
+    def _completion(self, request: SampleRequest, n: int) -> Completion:
+        ids = ((request.seed or 0) % 1000, n)
+        return Completion(ids, (-0.1, -1e-9), f"{request.prompt_id}/{n}", True, self.version)
+
+    def abort(self, ids: Sequence[str]) -> None:
+        for id in ids:
+            del self.in_flight[id]
 
     def load_folder(self, folder: str, version: int) -> None:
         self.version = -1
@@ -167,12 +172,21 @@ class FakeServer:
         port: 0 for any.
         token: what it wants to be shown.
         may_read: from which folders; from any if not given.
+        max_sequences: how many completions it says that it draws at once.
     """
 
-    def __init__(self, model: Path, port: int = 0, token: str = SECRET, may_read: FolderRule | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        port: int = 0,
+        token: str = SECRET,
+        may_read: FolderRule | None = None,
+        max_sequences: int = 2,
+    ) -> None:
         self.sampler = FakeSampler()
-        self.thread = ThreadPoolExecutor(1)
-        self.served = ServedSampler(self.sampler, self.thread, str(model))  # type: ignore[arg-type]
+        self.batch, self.drawing = ContinuousBatch(self.sampler), ExitStack()
+        self.drawing.enter_context(self.batch.running(self.drawing.enter_context(ThreadPoolExecutor(1))))
+        self.served = ServedSampler(self.sampler, self.batch, str(model), max_sequences=max_sequences)  # type: ignore[arg-type]
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -201,4 +215,4 @@ class FakeServer:
         if self.running.is_alive():
             self.cut()
             self.running.join()
-        self.thread.shutdown()
+        self.drawing.close()

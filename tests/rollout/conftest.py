@@ -16,6 +16,7 @@ from helpers.vllm_servers import SECRET, FakeSampler, FakeServer
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import VLLMServers
+from specs_lightning.rollout.server.batch import ContinuousBatch
 from specs_lightning.rollout.server.served import ServedSampler
 from specs_lightning.rollout.tokens import TOKEN_ENV
 
@@ -47,12 +48,12 @@ def start(tiny_model_path: Path) -> Iterator[StartServer]:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEngine]:
-    """Makes engines of one prompt a request."""
+    """Makes engines that do not wait for servers."""
     monkeypatch.setenv(TOKEN_ENV, SECRET)
     made: list[VLLMServers] = []
 
     def make_one(*servers: FakeServer, **settings: Any) -> VLLMServers:
-        chosen = {"prompts_per_request": 1, "start_timeout_s": 0.0, **settings}
+        chosen = {"start_timeout_s": 0.0, **settings}
         made.append(VLLMServers([server.url for server in servers], **chosen))
         return made[-1]
 
@@ -62,5 +63,8 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEngine]:
 
 
 @pytest.fixture
-def served(tiny_model_path: Path) -> ServedSampler:
-    return ServedSampler(FakeSampler(), ThreadPoolExecutor(1), str(tiny_model_path))  # type: ignore[arg-type]
+def served(tiny_model_path: Path) -> Iterator[ServedSampler]:
+    sampler = FakeSampler()
+    batch = ContinuousBatch(sampler)
+    with ThreadPoolExecutor(1) as thread, batch.running(thread):
+        yield ServedSampler(sampler, batch, str(tiny_model_path))  # type: ignore[arg-type]

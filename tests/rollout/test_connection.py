@@ -98,5 +98,5 @@ def test_a_request_that_no_server_would_take_says_what_to_set(
     engine = make(start())
     engine.sync(policy)
     monkeypatch.setattr(connection, "MAX_REQUEST_BYTES", 100)
-    with pytest.raises(EngineError, match="prompts_per_request lower"):
+    with pytest.raises(EngineError, match="make the prompt's images smaller"):
         engine.generate(prompts, SAMPLING, "seed")

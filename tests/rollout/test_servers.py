@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -39,18 +40,67 @@ class TestSpreading:
         completions = engine.generate(prompts, SAMPLING, "seed")
         assert_answered(prompts, completions)
         asked = [[request.prompt_id for request in server.sampler.requests] for server in servers]
-        assert all(asked) and sorted(asked[0] + asked[1]) == [prompt.id for prompt in prompts]
+        assert [len(ids) for ids in asked] == [3, 3]
+        assert sorted(asked[0] + asked[1]) == [prompt.id for prompt in prompts]
         assert completions[0][0].logprobs == (-0.1, -1e-9)
+        assert engine.generate([], SAMPLING, "seed") == []
 
-    def test_requests_are_of_the_size_that_is_set(
+    def test_prompts_are_in_one_batch_as_far_as_they_fill_it_twice(
+        self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        """Of 2 completions each, where the server draws 4 at once."""
+        server, seen = start(max_sequences=4), list[int]()
+        engine = make(server)
+        engine.sync(policy)
+
+        def there() -> int:
+            return len(server.sampler.in_flight) + len(server.batch._waiting)
+
+        def look() -> None:
+            deadline = time.monotonic() + 20
+            while not seen and there() < 4 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.05)  # for more that might come
+            seen.append(there())
+
+        server.sampler.on_generate = look
+        assert_answered(prompts, engine.generate(prompts, SAMPLING, "seed"))
+        assert max(seen) == 4
+
+    def test_seeds_are_sent_unless_none_are_wanted(
         self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt]
     ) -> None:
         server = start()
-        engine = make(server, prompts_per_request=4)
+        engines = [make(server, seeded=seeded) for seeded in (True, False)]
+        for engine in engines:
+            engine.sync(policy)
+            engine.generate(prompts, SAMPLING, "seed")
+        seeds = [request.seed for request in server.sampler.requests]
+        assert None not in seeds[:6] and len(set(seeds[:6])) == 6 and seeds[6:] == [None] * 6
+        assert engines[0].decisive != engines[1].decisive
+
+    def test_an_interrupt_leaves_no_server_at_work(
+        self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt]
+    ) -> None:
+        server, go_on = start(), threading.Event()
+        engine = make(server)
         engine.sync(policy)
-        assert_answered(prompts, engine.generate(prompts, SAMPLING, "seed"))
-        assert server.sampler.calls == 2
-        assert engine.generate([], SAMPLING, "seed") == []
+
+        def interrupted() -> None:
+            server.sampler.on_generate = go_on.wait  # type: ignore[assignment]
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            go_on.wait(10)
+
+        server.sampler.on_generate = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            engine.generate(prompts, SAMPLING, "seed")
+        jobs = [*server.batch._waiting, *server.batch._in_flight.values()]
+        while jobs and not all(job.outcome.cancelled() for job in jobs):
+            time.sleep(0.01)
+        go_on.set()
+        while server.batch.busy:
+            time.sleep(0.01)
+        assert server.sampler.in_flight == {} and server.batch.aborted > 0
 
     def test_prompts_are_laid_out_as_the_policy_lays_them_out(
         self, start: StartServer, make: MakeEngine, switching_model_path: Path
@@ -169,12 +219,13 @@ class TestLostServers:
         self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt]
     ) -> None:
         servers = [start() for _ in range(4)]
-        engine = make(*servers, prompts_per_request=6)
+        engine = make(*servers)
         engine.sync(policy)
         for server in servers:
             server.sampler.on_generate = fail("an image it cannot take")
-        with pytest.raises(EngineError, match=r"prompts prompt 0 to prompt 5 failed 3 times.*an image it cannot take"):
+        with pytest.raises(EngineError, match=r"prompt prompt \d failed 3 times.*an image it cannot take"):
             engine.generate(prompts, SAMPLING, "seed")
+        assert any(server.lost is None for server in engine.servers)
 
     def test_one_that_hangs_is_left_out_until_it_has_ended(
         self,
@@ -195,7 +246,7 @@ class TestLostServers:
         assert len(warnings_in(caplog)) == 1
         assert_answered(prompts, engine.generate(prompts, SAMPLING, "seed"), version=1)
         go_on.set()
-        while hanging.served.busy:
+        while hanging.batch.busy:
             time.sleep(0.01)
         engine.sync(policy)
         assert "is back" in warnings_in(caplog)[1]
@@ -221,7 +272,7 @@ class TestLostServers:
         self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt]
     ) -> None:
         servers = [start(), start()]
-        engine = make(*servers, prompts_per_request=6)
+        engine = make(*servers)
         engine.sync(policy)
 
         def refuse() -> None:
@@ -231,7 +282,7 @@ class TestLostServers:
             server.sampler.on_generate = refuse
         with pytest.raises(EngineError, match=r"http://127.*: prompt 3 exceeds max_model_len"):
             engine.generate(prompts, SAMPLING, "seed")
-        assert sum(server.sampler.calls for server in servers) == 1
+        assert sum(server.sampler.calls for server in servers) <= len(prompts)
 
     def test_the_first_sync_waits_for_those_that_are_still_starting(
         self, start: StartServer, make: MakeEngine, policy: Policy, prompts: list[EncodedPrompt], tiny_model_path: Path
@@ -254,7 +305,7 @@ class TestSettings:
             ({"urls": ["http://a:1", "http://a:1/"]}, "named once each"),
             ({"urls": ["localhost:8000"]}, "write http://host:port"),
             ({"urls": ["http://a:port"]}, "not a server's address"),
-            ({"urls": ["http://a:1"], "prompts_per_request": 0}, "prompts_per_request"),
+            ({"urls": ["http://a:1"], "timeout_s": 0}, "timeouts are positive"),
         ],
     )
     @pytest.mark.bad_input("settings")
@@ -276,6 +327,7 @@ def _one_rank(rank: int, meeting: str, urls: list[str], model: Path, results: An
         for version in range(2):
             policy.version = version
             engine.sync(policy)
+            assert engine.max_length == 1024 and engine.servers[0].max_sequences == 2  # which the first alone has seen
             results.put([c.text for c in engine.generate([prompt], SAMPLING, "seed")[0]])
         torch.distributed.barrier()
         if rank == 0:  # for the first, no server is there any more
@@ -330,7 +382,7 @@ def test_a_real_server_samples_from_the_policy(
     prompts = [*mixed_prompts(policy), encode(policy, "long", long, [(84, 84)])]
     with specs_serve(served_model, tmp_path, f"--weights_dir={tmp_path}") as server:
         engines = [
-            VLLMServers([server.url], folder=str(tmp_path), prompts_per_request=2),
+            VLLMServers([server.url], folder=str(tmp_path)),
             VLLMServers([server.url], weights="broadcast"),
         ]
         for engine in engines:

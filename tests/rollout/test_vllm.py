@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_policies import sharp_policy
+from helpers.tiny_policies import mixed_prompts, sharp_policy
 
 from specs_lightning.groups import Completion
 from specs_lightning.rollout import EngineError, SamplingSettings, VLLMEngine, VLLMSettings
+from specs_lightning.rollout.sampler import SampleRequest
 
 SAMPLING = SamplingSettings(2, 6)
 
@@ -131,3 +133,30 @@ def test_a_vision_tower_that_is_trained_comes_each_time(fake: SleepingSampler, t
         policy.version += 1
         engine.sync(policy)
     assert vision_came(fake) == [True, True]
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_without_seeds_each_call_sets_the_random_numbers_of_all_and_the_trainings_go_on(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, seeded: bool
+) -> None:
+    """The random state is put back after each call: without a seed of its own, each would be like the last."""
+    drawn: list[tuple[float, int | None]] = []
+
+    class Drawing(SleepingSampler):
+        def generate(self, requests: Sequence[SampleRequest], *unused: Any) -> list[list[Completion]]:
+            drawn.append((torch.rand(()).item(), requests[0].seed))
+            return [[]]
+
+    monkeypatch.setattr("specs_lightning.rollout.vllm.VLLMSampler", lambda *unused: Drawing())
+    engine, policy = VLLMEngine(seeded=seeded), sharp_policy(tiny_model_path)
+    engine.sync(policy)
+    before = torch.get_rng_state()
+    for seed in ("a", "b", "a"):
+        engine.generate(mixed_prompts(policy)[:1], SAMPLING, seed)
+    assert torch.equal(torch.get_rng_state(), before)
+    numbers, seeds = zip(*drawn, strict=True)
+    if seeded:
+        assert len(set(seeds)) == 2 and None not in seeds
+    else:
+        assert seeds == (None,) * 3 and numbers[0] == numbers[2] != numbers[1]
+    assert engine.decisive["seeded"] is seeded

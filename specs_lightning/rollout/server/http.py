@@ -6,10 +6,13 @@ endpoints to leave open by accident.
 | Endpoint | Takes | Gives |
 |---|---|---|
 | `GET /health` | | model, version of its weights, whether it is busy |
-| `POST /generate` | requests, sampling, stop ids, the weights that are to answer | completions |
+| `POST /generate` | a prompt, sampling, stop ids, the weights that are to answer | completions |
 | `POST /weights` | a folder of safetensors files | the version it now holds |
 | `POST /weights/group` | where to meet the trainer | how many workers joined |
 | `POST /weights/broadcast` | names, types and shapes of what is sent | the version it now holds |
+
+All prompts that are asked for are drawn in one batch, which each joins as it comes. One whose caller has hung up is
+not drawn on. Weights wait until what was asked before them is answered.
 
 Errors are `{"error": message}`: 400 for a request that cannot be served, 401 without the token, 403 for a folder out of
 bounds, a name that is not the server's, or a meeting at another's address, 409 where it holds other weights than asked
@@ -18,23 +21,29 @@ for, 500 for anything else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import json
 import logging
+import os
+import secrets
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from specs_lightning.policy.model_files import model_source
 from specs_lightning.prompts.images import BadImage
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler, VLLMSettings, check_vllm, installed_vllm
+from specs_lightning.rollout.server.batch import ContinuousBatch
 from specs_lightning.rollout.server.served import FolderRule, Message, Refused, ServedSampler, readable
 from specs_lightning.rollout.tokens import TOKEN_ENV, server_token
 from specs_lightning.rollout.wire import MAX_REQUEST_BYTES
 from specs_lightning.system.addresses import host_in, is_loopback, is_same
+from specs_lightning.system.progress import TITLE
 from specs_lightning.system.signals import Stopped, raising_on_sigterm
 from specs_lightning.system.terminal import pasted, say
 
@@ -45,6 +54,10 @@ log = logging.getLogger(__name__)
 
 SERVERS = "specs_lightning.rollout.VLLMServers"
 """The engine that asks what is served here."""
+CLOSED = 499
+"""The status of an answer that nobody waits for."""
+Action = Callable[[Message, str], Awaitable[Message]]
+"""What an endpoint does with a message, and with its caller's address."""
 
 
 def serve(
@@ -76,26 +89,29 @@ def serve(
         EngineError: vLLM is missing, the port is taken, or a token that is made cannot be left for trainings.
     """
     check_vllm()
+    tell = (lambda text: None) if TITLE in os.environ else say  # a run says itself what it has started
     source = model_source(model)
+    # Servers that are asked without seeds, and start from one, would draw the same for different prompts.
+    vllm = replace(vllm, arguments={"seed": secrets.randbits(31), **vllm.arguments})
     with _bound(host, port) as listener, ThreadPoolExecutor(1, thread_name_prefix="vllm") as thread:
         sampler = thread.submit(VLLMSampler, source, vllm, dtype).result()
-        served = ServedSampler(sampler, thread, source, vllm.tensor_parallel_size)
+        batch = ContinuousBatch(sampler)
+        served = ServedSampler(sampler, batch, source, vllm.tensor_parallel_size, vllm.max_sequences)
         may_read = FolderRule(Path(weights_dir) if weights_dir else None, is_loopback(host))
         port = listener.getsockname()[1]
-        with server_token(token_env, port) as token:
+        with server_token(token_env, port) as token, batch.running(thread):
             listener.listen()
             address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            say(f"serving {source} on {address} with vLLM {installed_vllm()}")
-            say(f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it')
+            tell(f"serving {source} on {address} with vLLM {installed_vllm()}")
+            tell(f'trainings sample from it by {SERVERS} with urls: ["{address}"]; Ctrl-C ends it')
             _run(application(served, token, may_read, [host, *(names or [])]), listener)
         thread.submit(sampler.close).result()
-    say("stopped; the same command serves again")
+    tell("stopped; the same command serves again")
 
 
 def application(served: ServedSampler, token: str, may_read: FolderRule, names: Collection[str] = ()) -> ASGIApp:
     """The HTTP application, which answers to these names beside those of this machine alone."""
     from starlette.applications import Starlette
-    from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
@@ -103,12 +119,16 @@ def application(served: ServedSampler, token: str, may_read: FolderRule, names: 
     async def health(request: Request) -> Response:
         return JSONResponse(served.health())
 
-    def post(path: str, action: Callable[[Message, str], Message]) -> Route:
+    def post(path: str, action: Action) -> Route:
         async def endpoint(request: Request) -> Response:
             caller = request.client.host if request.client else ""
-            status, body = await run_in_threadpool(
-                answer, lambda message: action(message, caller), await request.body()
-            )
+            asked = asyncio.ensure_future(answer(lambda message: action(message, caller), await request.body()))
+            gone = asyncio.ensure_future(_hung_up(request.receive))
+            try:
+                await asyncio.wait({asked, gone}, return_when=asyncio.FIRST_COMPLETED)
+                status, body = asked.result() if asked.done() else (CLOSED, "")
+            finally:
+                asked.cancel(), gone.cancel()
             return Response(body, status, media_type="application/json")
 
         return Route(path, endpoint, methods=["POST"])
@@ -123,12 +143,13 @@ def application(served: ServedSampler, token: str, may_read: FolderRule, names: 
     return Guard(Starlette(routes=routes), token, names)
 
 
-def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]:
-    """The status and JSON that an action gives for a request's body; not in the event loop, which stays responsive."""
+async def answer(action: Callable[[Message], Awaitable[Message]], body: bytes) -> tuple[int, str]:
+    """The status and JSON that an action gives for a request's body. What is long is done beside the event loop, which
+    stays responsive."""
     try:
         with readable():
-            message = dict(json.loads(body))
-        return 200, json.dumps(action(message))
+            message = dict(await asyncio.to_thread(json.loads, body))
+        return 200, await asyncio.to_thread(json.dumps, await action(message))
     except Refused as error:
         return error.status, json.dumps({"error": str(error)})
     except (EngineError, BadImage) as error:
@@ -136,6 +157,12 @@ def answer(action: Callable[[Message], Message], body: bytes) -> tuple[int, str]
     except Exception as error:
         log.exception("a request failed")
         return 500, json.dumps({"error": f"{type(error).__name__}: {error}"})
+
+
+async def _hung_up(receive: Receive) -> None:
+    """When whoever has asked does not wait for the answer any more."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class Guard:

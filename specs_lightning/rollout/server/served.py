@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from specs_lightning.rollout.engine import SamplingSettings
 from specs_lightning.rollout.sampler import EngineError, VLLMSampler
+from specs_lightning.rollout.server.batch import ContinuousBatch
 from specs_lightning.rollout.wire import PROTOCOL, architecture, differences, request_from_json
 from specs_lightning.system.addresses import is_same
 
 Message = dict[str, Any]
-T = TypeVar("T")
 
 
 class Refused(EngineError):
@@ -26,19 +26,21 @@ class Refused(EngineError):
 
 
 class ServedSampler:
-    """A sampler with the one thread that it runs in, since vLLM is not thread-safe, and which weights it holds.
+    """A sampler, the batch that it draws, and which weights it holds.
 
-    The sampler is made in that thread, since vLLM keeps state by thread on a CPU; requests wait in its queue.
-    Each of the workers, which share the model, is a member of a trainer's weight group.
+    Each of the workers, which share the model, is a member of a trainer's weight group; the sampler draws
+    `max_sequences` completions at once. What is asked is awaited in an event loop; a cancelled answer is not drawn.
     """
 
-    def __init__(self, sampler: VLLMSampler, thread: ThreadPoolExecutor, model: str, workers: int = 1) -> None:
+    def __init__(
+        self, sampler: VLLMSampler, batch: ContinuousBatch, model: str, workers: int = 1, max_sequences: int = 256
+    ) -> None:
         from transformers import AutoConfig
 
-        self.sampler, self.thread, self.model, self.workers = sampler, thread, model, workers
+        self.sampler, self.batch, self.model = sampler, batch, model
+        self.workers, self.max_sequences = workers, max_sequences
         self.architecture = architecture(AutoConfig.from_pretrained(model, trust_remote_code=False))
         self.weights_id = ""
-        self.busy = False
 
     def health(self) -> Message:
         return {
@@ -46,38 +48,39 @@ class ServedSampler:
             "protocol": PROTOCOL,
             "model": self.model,
             "max_model_len": self.sampler.max_model_len,
+            "max_sequences": self.max_sequences,
             "workers": self.workers,
             "backend": "gloo" if self.sampler.on_cpu else "nccl",
             "weights_id": self.weights_id,
             "version": self.sampler.version,
-            "busy": self.busy,
+            "busy": self.batch.busy,
+            "aborted": self.batch.aborted,
         }
 
-    def generate(self, message: Message) -> Message:
+    async def generate(self, message: Message) -> Message:
         with readable():
-            requests = [request_from_json(request) for request in message["requests"]]
+            request = await asyncio.to_thread(request_from_json, message["request"])
             sampling, stop_ids = SamplingSettings(**message["sampling"]), list(map(int, message["stop_ids"]))
             weights_id, version = message["weights_id"], message["version"]
 
-        def sample() -> Message:
+        def check() -> None:
             held = self.sampler.version
             if (self.weights_id, held) != (weights_id, version):
                 what = f"holds version {held}" if held >= 0 else "holds no weights"
                 other = " of another training" if held >= 0 and self.weights_id != weights_id else ""
                 raise Refused(409, f"it {what}{other}, where version {version} was asked for")
-            groups = self.sampler.generate(requests, sampling, stop_ids)
-            return {"version": held, "groups": [[c.as_row() for c in group] for group in groups]}
 
-        return self._in_turn(sample)
+        drawn = await asyncio.wrap_future(self.batch.draw(request, sampling, stop_ids, check))
+        return {"version": version, "completions": [completion.as_row() for completion in drawn]}
 
-    def load_folder(self, message: Message, may_read: FolderRule) -> Message:
+    async def load_folder(self, message: Message, may_read: FolderRule) -> Message:
         with readable():
             folder, weights_id, version = str(message["folder"]), message["weights_id"], int(message["version"])
             self._check_architecture(message["architecture"])
         path = may_read.check(folder)
-        return self._load(lambda: self.sampler.load_folder(str(path), version), weights_id)
+        return await self._load(lambda: self.sampler.load_folder(str(path), version), weights_id)
 
-    def join(self, message: Message, caller: str) -> Message:
+    async def join(self, message: Message, caller: str) -> Message:
         """Meet the trainer, nowhere but at the address that it calls from."""
         with readable():
             place = str(message["host"]), int(message["port"]), message["backend"], float(message["timeout_s"])
@@ -88,37 +91,28 @@ class ServedSampler:
                 f"weights are taken from the machine that asks ({caller}), not from {place[0]}: connect the two "
                 "directly, or have the weights travel by folder",
             )
-        self._in_turn(lambda: self.sampler.join_weight_group(*place, size=1 + self.workers))
+        met = self.batch.alone(lambda: self.sampler.join_weight_group(*place, size=1 + self.workers))
+        await asyncio.wrap_future(met)
         return {"workers": self.workers}
 
-    def receive(self, message: Message) -> Message:
+    async def receive(self, message: Message) -> Message:
         with readable():
             layout, weights_id, version = message["layout"], message["weights_id"], int(message["version"])
-        return self._load(lambda: self.sampler.receive_weights(layout, version), weights_id)
+        return await self._load(lambda: self.sampler.receive_weights(layout, version), weights_id)
 
-    def _load(self, load: Callable[[], None], weights_id: str) -> Message:
+    async def _load(self, load: Callable[[], None], weights_id: str) -> Message:
         def load_and_note() -> Message:
             self.weights_id = ""  # until all of it is there
             load()
             self.weights_id = weights_id
             return {"weights_id": weights_id, "version": self.sampler.version}
 
-        return self._in_turn(load_and_note)
+        return await asyncio.wrap_future(self.batch.alone(load_and_note))
 
     def _check_architecture(self, policy: Message) -> None:
         if found := differences(policy, self.architecture):
             more = f", and {len(found) - 3} more" if len(found) > 3 else ""
             raise Refused(400, f"the policy is another model than {self.model}: its {'; its '.join(found[:3])}{more}")
-
-    def _in_turn(self, action: Callable[[], T]) -> T:
-        def run() -> T:
-            self.busy = True
-            try:
-                return action()
-            finally:
-                self.busy = False
-
-        return self.thread.submit(run).result()
 
 
 class FolderRule:

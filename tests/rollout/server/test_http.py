@@ -142,18 +142,17 @@ def test_what_is_no_request_is_refused_unread(served: ServedSampler, monkeypatch
     assert [answer.status_code for answer in (form, endless, large)] == [415, 411, 413]
 
 
+REQUEST = '{"prompt_id": "", "template_ids": [], "expanded_ids": [], "images": ["ä"], "seed": 1}'
+
+
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
         ("/generate", "[1", "JSONDecodeError"),
         ("/generate", "[1]", "TypeError"),
-        ("/generate", "{}", "'requests'"),
-        ("/generate", '{"requests": [], "sampling": {"typical_p": 1}}', "typical_p"),
-        (
-            "/generate",
-            '{"requests": [{"prompt_id": "", "template_ids": [], "expanded_ids": [], "images": ["ä"]}]}',
-            "",
-        ),
+        ("/generate", "{}", "'request'"),
+        ("/generate", f'{{"request": {REQUEST.replace("ä", "")}, "sampling": {{"warmth": 1}}}}', "warmth"),
+        ("/generate", f'{{"request": {REQUEST}}}', "ASCII"),
         ("/weights", '{"folder": "/", "weights_id": "a", "version": "b"}', "ValueError"),
         ("/weights/group", "{}", "'host'"),
         ("/weights/broadcast", "{}", "'layout'"),
