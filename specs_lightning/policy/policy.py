@@ -359,10 +359,10 @@ class Policy(nn.Module):
 
     def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
         """What belongs to the model's files and is never trained (how GLM's experts are balanced, Gemma 4's scales)."""
-        trained = dict(self.model.named_parameters())
-        for name, tensor in self.model.state_dict().items():
-            if name not in trained and "quant" not in name:
-                yield from in_files(self.model, name, tensor)
+        kept = self.model.state_dict().keys()
+        for name, buffer in self.model.named_buffers():
+            if name in kept:
+                yield from in_files(self.model, name.replace(".base_layer.", "."), buffer)
 
 
 def _count_change(policy: nn.Module, incompatible_keys: Any) -> None:
