@@ -38,10 +38,10 @@ def in_files(model: PreTrainedModel, name: str, weight: Tensor) -> Iterator[tupl
 
 def saved_buffers(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """What belongs to a model's files and is never trained (how GLM's experts are balanced, Gemma 4's scales)."""
-    trained = dict(model.named_parameters())
-    for name, tensor in model.state_dict().items():
-        if name not in trained and "quant" not in name:
-            yield from in_files(model, name, tensor)
+    kept = model.state_dict().keys()
+    for name, buffer in model.named_buffers():
+        if name in kept:
+            yield from in_files(model, name.replace(".base_layer.", "."), buffer)
 
 
 def shapes(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:

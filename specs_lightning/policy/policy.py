@@ -374,9 +374,8 @@ class Policy(nn.Module):
             deque(self._merged_weights(), maxlen=0)
             return folder
         weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *saved_buffers(self.model))}
-        model = (
-            self.model if self.settings.quantization is None else plain_model(self.model, self.source, self.settings)
-        )
+        quantized = self.settings.quantization is not None
+        model = plain_model(self.model, self.source, self.settings) if quantized else self.model
         write_model(model, weights, self.processor, card, folder)
         return folder
 

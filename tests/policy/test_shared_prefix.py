@@ -185,6 +185,12 @@ class TestRows:
         padded, _ = pack_rows(batch, policy.positions, shared_prefix=False)
         assert len(padded["image_grid_thw"]) == 4 * 8
 
+    def test_images_are_joined_along_the_axis_that_is_told(self, policies: dict[bool, Policy]) -> None:
+        first, second = mixed_prompts(policies[True])[0], mixed_prompts(policies[True])[2]
+        first.vision, second.vision = ({"patches": torch.rand(1, 3, size)} for size in (4, 6))
+        joined = join_vision([first, second], {"patches": -1})["patches"]
+        assert torch.equal(joined, torch.cat([first.vision["patches"], second.vision["patches"]], dim=-1))
+
     def test_several_position_rows_continue_from_their_own_ends(self) -> None:
         """An image of 2x2 takes four tokens but two positions, so M-RoPE's rows lag behind the count of tokens."""
         position_CP = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 1, 1, 1], [0, 1, 1, 2, 2], [0, 1, 2, 1, 2]])

@@ -168,6 +168,11 @@ class TestEncoding:
         assert [one.id for one in encoded] == [good.id]
         assert [row.kind for row in set_aside.rows] == ["refused by the chat template"]
 
+    def test_a_part_that_is_no_image_is_refused_by_name(self, processor: Any) -> None:
+        parts = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
+        with pytest.raises(RefusedPrompt, match="video, only texts and images are read: prompt p"):
+            PromptEncoder(processor).encode(Prompt("p", ({"role": "user", "content": parts},)))
+
     def test_half_a_character_is_one_prompts_matter(self, processor: Any) -> None:
         encoder = PromptEncoder(processor)
         with pytest.raises(RefusedPrompt, match="text refused by the tokenizer: prompt p"):

@@ -152,6 +152,19 @@ class TestConversations:
             message_turns(messages, None, INSTRUCTION)
 
 
+class TestOtherMedia:
+    @pytest.mark.parametrize("kind", ["video", "video_url", "audio", "input_audio"])
+    def test_a_part_that_is_no_image_is_refused_by_name(self, kind: str) -> None:
+        message = {"role": "user", "content": [{"type": kind}, {"type": "text", "text": "What happens?"}]}
+        with pytest.raises(ValueError, match=rf"only images are read: a message part of type '{kind}'"):
+            message_turns([message], None, INSTRUCTION)
+
+    @pytest.mark.parametrize("placeholder", ["<video>", "<video1>", "<audio>"])
+    def test_a_placeholder_of_another_kind_is_refused_by_name(self, placeholder: str) -> None:
+        with pytest.raises(ValueError, match=f"only images are read: {placeholder} in the text"):
+            build_messages(f"{placeholder} What happens?", 0)
+
+
 class TestSpellings:
     @pytest.mark.parametrize(
         ("message", "role"),
