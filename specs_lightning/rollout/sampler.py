@@ -107,7 +107,8 @@ class VLLMSampler:
             self.llm = LLM(**self._arguments(model, settings, chosen))
         if not self._owns_process_group:
             # Of a process that ends without a `close` the training's group is gone by then, and vLLM's within it.
-            self.llm.llm_engine.engine_core._finalizer.atexit = False  # type: ignore[attr-defined]
+            core: Any = self.llm.llm_engine.engine_core
+            core._finalizer.atexit = False
         if self.on_cpu and self.llm.llm_engine.model_config.is_mm_prefix_lm:
             self.close()
             raise EngineError(
