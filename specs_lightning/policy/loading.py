@@ -247,9 +247,8 @@ def _add_adapters(model: PreTrainedModel, settings: LoRASettings) -> None:
         use_rslora=settings.rslora,
     )
     # Within another module: of a model that it knows, peft would put some of the adapters beside experts instead.
-    within = nn.ModuleDict({"model": model})
-    inject_adapter_in_model(adapters, within)
-    model.peft_config = within.peft_config  # as peft would have it: exports of the adapters read it
+    inject_adapter_in_model(adapters, nn.ModuleDict({"model": model}))
+    model.peft_config = {"default": adapters}  # type: ignore[dict-item]  # as peft would have it: exports of the adapters read it
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()  # small steps are lost in bfloat16

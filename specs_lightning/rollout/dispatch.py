@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -62,12 +62,14 @@ class Dispatch:
         self._waiting = deque(range(len(prompts)))
         self._asked: dict[_Answer, _Asked] = {}
         self._in_flight: Counter[str] = Counter()
-        self._failures: Counter[int] = Counter()
+        self._failed_on: defaultdict[int, list[str]] = defaultdict(list)
+        """Where each prompt has failed so far."""
 
     async def answers(self) -> list[list[Completion]]:
         """Those of the prompts, in their order.
 
-        A server that fails twice in a row, or is gone, is left out, and its prompts are answered by others.
+        A server that fails twice in a row, or is gone, is left out, and its prompts are answered by others. A prompt
+        that fails on another server, too, is no fault of that one.
 
         Raises:
             NoServerLeft: all are lost.
@@ -96,26 +98,29 @@ class Dispatch:
 
     def _send(self, ended: Callable[[_Answer], None]) -> None:
         """As many prompts as servers may have in flight now."""
-        while self._waiting and (server := self._least_busy()) is not None:
+        while self._waiting and (server := self._least_busy(self._waiting[0])) is not None:
             prompt = self._waiting.popleft()
             answer = asyncio.ensure_future(self.ask(server, self.prompts[prompt]))
             self._asked[answer] = _Asked(prompt, server, server.failures)
             self._in_flight[server.url] += 1
             answer.add_done_callback(ended)
 
-    def _least_busy(self) -> Connection | None:
+    def _least_busy(self, prompt: int) -> Connection | None:
+        """Of the servers with room, rather one on which the prompt has not failed."""
         free = (s for s in self.servers if s.lost is None and self._in_flight[s.url] < self.limit(s))
-        return min(free, key=lambda server: self._in_flight[server.url], default=None)
+        failed_on = self._failed_on[prompt]
+        return min(free, key=lambda server: (server.url in failed_on, self._in_flight[server.url]), default=None)
 
     def _failed(self, asked: _Asked, failure: ServerFailed) -> None:
-        server, prompt = asked.server, asked.prompt
-        # What was in flight together fails together: it is one fault.
-        server.failures = max(server.failures, asked.failures + 1)
+        server, prompt, failed_on = asked.server, asked.prompt, self._failed_on[asked.prompt]
+        if failed_on.count(server.url) == len(failed_on):  # else it is rather the prompt's fault
+            # What was in flight together fails together: it is one fault.
+            server.failures = max(server.failures, asked.failures + 1)
         if server.lost is None and (failure.gone or server.failures >= FAILURES):
             server.lost = str(failure)
             server.leave_out()
-        self._failures[prompt] += not failure.gone
-        if self._failures[prompt] > FAILURES:
-            failed = f"prompt {self.prompts[prompt].prompt_id} failed {self._failures[prompt]} times"
+        failed_on += [] if failure.gone else [server.url]
+        if len(failed_on) > FAILURES:
+            failed = f"prompt {self.prompts[prompt].prompt_id} failed {len(failed_on)} times"
             raise EngineError(f"{failed}, at last on {server.url}: {failure}") from failure
         self._waiting.appendleft(prompt)
