@@ -212,9 +212,8 @@ class PromptEncoder:
     def _check_parts(self, prompt: Prompt) -> None:
         parts = [part for m in prompt.messages if not isinstance(m["content"], str) for part in m["content"]]
         if others := {part["type"] for part in parts} - {"text", "image"}:
-            raise RefusedPrompt(
-                f"only texts and images are read: prompt {prompt.id} has a part of type {min(others)!r}"
-            )
+            kind = min(others)
+            raise RefusedPrompt(f"{kind}, only texts and images are read: prompt {prompt.id} has such a part")
         n_parts = sum(part["type"] == "image" for part in parts)
         if n_parts != len(prompt.images):
             raise RefusedPrompt(
