@@ -123,6 +123,8 @@ class _Planner:
     known: Known
     on_gpu: bool = True
     """Where stages run that have no Trainer to say it."""
+    servers: int = 1
+    """Those that the run starts."""
 
     @classmethod
     def of(cls, given: Any, named: tuple[str, ...] = ()) -> _Planner:
@@ -134,6 +136,8 @@ class _Planner:
 
     def run(self, given: dict[str, Any]) -> Iterator[PlannedWork]:
         folder = Path(given["run_dir"] or f"runs/{given['name']}")
+        if given["servers"] is not None:
+            self.servers = given["servers"].count
         told = with_template(given["stages"], given["chat_template_kwargs"])
         chosen = first_stages(told, given["until"])
         stages = plan_stages(chosen, given["evaluation"], folder, given["seed"], given["engine"])
@@ -197,7 +201,7 @@ class _Planner:
         callbacks = trainer.callbacks or []
         amount = Amount(
             sampled=work.get(SAMPLED, 0),
-            samplers=_samplers(data.engine, devices),
+            samplers=self._samplers(data.engine, devices),
             trained=trained,
             read=read * trained,
             evaluated=sum(_evaluated(callback, steps) for callback in callbacks),
@@ -230,7 +234,7 @@ class _Planner:
         asked = Sampling(engine, sampling, CANDIDATES_AT_ONCE, longest)
         devices = self._device(Computing(self.on_gpu))  # as the stage loads a model: on one
         job = Job(model_shape(source), PolicySettings(model=given["base"]), devices, sampling=asked)
-        amount = Amount(work[SAMPLED], _samplers(engine, devices))
+        amount = Amount(work[SAMPLED], self._samplers(engine, devices))
         return self._planned(name, job, work, amount, notes if asked_for < prompts.rows else [])
 
     def base(self, planned: PlannedStage, evaluation: EvaluationSettings, engine: RolloutEngine) -> PlannedWork:
@@ -258,7 +262,11 @@ class _Planner:
         work = {"prompts": prompts, "completions": prompts * k, SAMPLED: prompts * k * tokens}
         longest = max(found.longest for found in asked)
         job = Job(model_shape(source), policy, devices, sampling=Sampling(engine, sampling, PROMPTS_AT_ONCE, longest))
-        return self._planned(name, job, work, Amount(work[SAMPLED], _samplers(engine, devices)), [])
+        return self._planned(name, job, work, Amount(work[SAMPLED], self._samplers(engine, devices)), [])
+
+    def _samplers(self, engine: RolloutEngine, devices: Devices) -> int:
+        """How many devices sample at once, as far as the settings say: a server may have several."""
+        return (len(engine.urls) or self.servers) if isinstance(engine, VLLMServers) else devices.ranks
 
     def _planned(
         self, name: str, job: Job, work: dict[str, int], amount: Amount, notes: list[str], kept: int = 0
@@ -351,11 +359,6 @@ def _number(devices: Any, on_gpu: bool) -> int:
     if str(devices) in ("auto", "-1"):
         return max(1, torch.cuda.device_count()) if on_gpu else 1
     return int(devices)
-
-
-def _samplers(engine: RolloutEngine, devices: Devices) -> int:
-    """How many devices sample at once, as far as the settings say: a server may have several."""
-    return len(engine.urls) if isinstance(engine, VLLMServers) else devices.ranks
 
 
 def _evaluated(callback: Namespace, steps: int) -> int:

@@ -53,6 +53,12 @@ def test_an_evaluation_is_planned_too() -> None:
     assert work.work["tokens sampled"] == work.work["completions"] * 25
 
 
+def test_servers_that_the_run_starts_sample_beside_each_other() -> None:
+    run = "--config=configs/qwen2_5_vl_7b/specs.yaml", "--sampled_per_second=10", "--until=base"
+    two, four = (planned(*run, *more)[0] for more in ([], ["--servers={count: 4, devices: [4, 5, 6, 7]}"]))
+    assert two.cost.seconds["sampling"] == 2 * four.cost.seconds["sampling"] == two.work["tokens sampled"] / 10 / 2
+
+
 def test_evaluations_while_it_trains_are_counted() -> None:
     """Before the first step, every 25 and at the end: 24 rounds' steps are asked about twice."""
     (work,) = planned("--config=configs/toy/grpo.yaml", "--sampled_per_second=1", "--trained_per_second=1")
