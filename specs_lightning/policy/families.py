@@ -119,7 +119,8 @@ def family_of(config: PretrainedConfig) -> ModelFamily:
         raise UnsupportedModel(f"model type {config.model_type!r} changes its logits ({how}): unsupported")
     _warn_of_what_is_left_out(config.model_type, text)
     family = FAMILIES.get(config.model_type)
-    if family is not None and config.sub_configs.get("text_config") is AutoConfig:  # type: ignore[comparison-overlap]
+    of_language: Any = config.sub_configs.get("text_config")
+    if family is not None and of_language is AutoConfig:
         family = _with_language_model(family, FAMILIES.get(text.model_type))
     if family is None:
         return _UNKNOWN

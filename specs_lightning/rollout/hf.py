@@ -97,7 +97,8 @@ class _Decoding:
     def run(self) -> list[list[Completion]]:
         k = self.sampling.completions_per_prompt
         hidden_GH, cache, seen_GL, next_CG = self._prefill()
-        cache.reorder_cache(torch.arange(len(self.prompts), device=self.policy.device).repeat_interleave(k))  # type: ignore[arg-type]
+        rows_N: Any = torch.arange(len(self.prompts), device=self.policy.device).repeat_interleave(k)
+        cache.reorder_cache(rows_N)
         hidden_AH = hidden_GH.repeat_interleave(k, 0)
         seen_AL = seen_GL.repeat_interleave(k, 0)
         position_CA = next_CG.repeat_interleave(k, 1)
@@ -114,8 +115,8 @@ class _Decoding:
             if not going_A.any():
                 break
             if not going_A.all():
-                kept = going_A.nonzero()[:, 0]
-                cache.reorder_cache(kept)  # type: ignore[arg-type]
+                kept: Any = going_A.nonzero()[:, 0]  # transformers' type for it is no other tensors'
+                cache.reorder_cache(kept)
                 token_A, seen_AL, active_A = token_A[kept], seen_AL[kept], active_A[kept]
                 position_CA = position_CA[:, kept]
             seen_AL = torch.cat([seen_AL, seen_AL.new_ones(len(seen_AL), 1)], dim=1)
