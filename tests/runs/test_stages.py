@@ -30,8 +30,9 @@ TRAINED = (
 
 def command_of(job: Job[float]) -> list[str]:
     """The one that a stage runs, which leaves what `specs test` would; the time that it took comes back."""
-    args, _, told_in = next(job)
-    assert told_in is not None
+    command = next(job)
+    args = command.args
+    assert command.folder is not None
     if args[0] == "test":
         folder = Path(args[1].removeprefix("--config=")).parent
         (folder / "test_answers.jsonl").write_text("answers")
