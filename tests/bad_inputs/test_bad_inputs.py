@@ -121,7 +121,7 @@ ROWS: dict[str, tuple[Any, str]] = {
     "message_of_nothing": ({"messages": [{"role": "user", "content": 5}]}, "message content is neither text nor parts"),
     "message_with_audio": (
         {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
-        "message part is neither text nor image: 'audio'",
+        "audio, only images are read: a message part of type 'audio'",
     ),
 }
 
