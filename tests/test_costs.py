@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,9 @@ def counting(policy: Policy) -> Iterator[Counter[str]]:
 
 @pytest.fixture(scope="module")
 def policies(tiny_model_path: Path) -> dict[bool, Policy]:
-    return {shared: Policy(PolicySettings(str(tiny_model_path), shared_prefix=shared)) for shared in (True, False)}
+    """Their vision towers are trained: what frozen ones give is kept (`policy/test_image_features.py`)."""
+    trained = PolicySettings(str(tiny_model_path), freeze_vision=False)
+    return {shared: Policy(replace(trained, shared_prefix=shared)) for shared in (True, False)}
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared", "padded"])

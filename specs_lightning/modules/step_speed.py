@@ -11,15 +11,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from specs_lightning.groups import GroupBatch
 from specs_lightning.policy.families import vision_modules
 from specs_lightning.policy.policy import Policy
 from specs_lightning.records.metrics import SPEED
 from specs_lightning.system.ranks import world_size
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 GIB = 2**30
 PEAK_TFLOPS = {

@@ -10,20 +10,20 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from specs_lightning.groups import EncodedPrompt
 from specs_lightning.policy.families import vision_modules
 
-MAX_BYTES = 2**28
-"""Of all that is kept: features of some 50 images of a megapixel for a model of 7B parameters in bfloat16."""
+if TYPE_CHECKING:  # slow to import
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import BaseModelOutputWithPooling as Features
 
-Features = BaseModelOutputWithPooling
+MAX_BYTES = 2**28
+"""Of all that is kept: features of some 28 images of a megapixel for a model of 7B parameters in bfloat16."""
 
 
 class NotFrozen(Exception):

@@ -126,9 +126,10 @@ def token_types(prompts: list[EncodedPrompt], ids_RL: Tensor, starts: list[int])
 
 
 def _join(tensors: list[Tensor], axis: int) -> Tensor:
-    ahead = [tensor.movedim(axis, 0) for tensor in tensors]
-    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in ahead), strict=True)]
-    return torch.cat([_fill_up(tensor, sizes) for tensor in ahead]).movedim(0, axis)
+    if axis != 0:
+        return _join([tensor.movedim(axis, 0) for tensor in tensors], 0).movedim(0, axis)
+    sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    return torch.cat([_fill_up(tensor, sizes) for tensor in tensors])
 
 
 def _fill_up(tensor: Tensor, sizes: list[int]) -> Tensor:
