@@ -32,7 +32,7 @@ class Known:
 
     settings: PlanSettings
     named: tuple[str, ...] = ()
-    """Other models of the same settings files, one of which a model that is not there will be trained from."""
+    """Models of the settings files, the nearest first: one that is not there will be trained from one beneath it."""
     shapes: dict[str, str] = field(default_factory=dict)
     """Where the shape of a model is found that an earlier stage will write."""
     pairs: dict[str, Groups] = field(default_factory=dict)

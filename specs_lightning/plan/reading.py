@@ -104,7 +104,7 @@ def read(args: Sequence[str]) -> Iterator[PlannedWork]:
     name, kind = ", ".join(files) or "plan", kind_of(key for file in files for key in read_settings(file))
     if kind in ("fit", None):
         cli = PlanCLI.launch(args, run=False)
-        named = models_named(settings for file in files for _, settings in layers(file))
+        named = models_named(settings for file in reversed(files) for _, settings in layers(file))
         yield _Planner.of(cli.config, named).training_or_evaluation(name, cli)
         return
     function = distill if kind == "distill" else run

@@ -47,6 +47,12 @@ def test_what_cannot_be_known_yet_is_assumed_and_said(arguments: str) -> None:
     assert ("cold_start/model is not there: assumed to have the shape of" in said) == ("final" in arguments)
 
 
+def test_of_several_models_beneath_one_that_is_not_there_it_is_the_nearest() -> None:
+    files = ("qwen2_5_vl_7b/zero", "smolvlm2_2b/zero", "smolvlm2_2b/final")
+    (work,) = planned(*(f"--config=configs/{file}.yaml" for file in files))
+    assert work.job.config.model_type == "smolvlm"
+
+
 def test_an_evaluation_is_planned_too() -> None:
     (work,) = planned("--config=configs/toy/evaluate.yaml")
     assert work.job.training is None and work.job.sampling is not None
