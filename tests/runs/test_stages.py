@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 from helpers.command_line import ROOT, specs
-from helpers.whole_runs import WholeRun
+from helpers.whole_runs import WholeRun, write_config
 
+from specs_lightning.records.metrics import read_metrics
 from specs_lightning.records.results import ModelScores, read_results
 from specs_lightning.records.run import STAGE
 from specs_lightning.runs.jobs import Job
@@ -134,6 +135,20 @@ def test_a_stage_on_two_processes_comes_to_what_it_comes_to_on_one(whole_run: Wh
         assert figures(found) == pytest.approx(figures(expected), rel=1e-5, nan_ok=True)
     second_imports = 3  # seconds at the least, twice
     assert cpu_seconds(tmp_path / "run") > cpu_seconds(whole_run.folder) + second_imports
+
+
+@pytest.mark.slow
+def test_a_run_trains_on_two_processes_with_a_vllm_in_each(tmp_path: Path) -> None:
+    two = {"trainer.devices": 2, "trainer.strategy": "fsdp2", "trainer.accelerator": "cpu"}
+    overrides = [f"--stages.zero.overrides.{name}={value}" for name, value in two.items()]
+    vllm = (
+        "{class_path: specs_lightning.rollout.VLLMEngine, init_args: {vllm: {max_model_len: 512, kv_cache_gib: 0.1}}}"
+    )
+    places = [f"--config={write_config(tmp_path / 'few.yaml')}", f"--run_dir={tmp_path / 'run'}"]
+    specs("run", *places, *overrides, f"--engine={vllm}", "--until=zero", cwd=ROOT)
+    assert [model.name for model in models(tmp_path / "run")] == ["base", "zero"]
+    gaps = read_metrics(tmp_path / "run" / "zero")["train/mismatch/max"].values
+    assert len(gaps) == 2 and max(gaps) <= 1e-4  # of each round
 
 
 def cpu_seconds(run: Path) -> float:
