@@ -122,7 +122,9 @@ def adapter_weights(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def plain_model(model: PreTrainedModel, source: str, settings: PolicySettings) -> PreTrainedModel:
-    """A model of a quantized one's configuration, without weights, whose files are plain ones."""
+    """One whose files are plain ones: of a quantized model one of its configuration, without weights."""
+    if settings.quantization is None:
+        return model
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     plain = empty_model(config, replace(settings, lora=None, quantization=None))
     plain.generation_config = model.generation_config

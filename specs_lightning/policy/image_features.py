@@ -37,14 +37,14 @@ class ImageFeatures:
     either they are computed anew.
 
     Args:
-        model: with a vision tower, whole on its device.
+        model: with a vision tower, whole on its device; its forward pass takes features (`features_of`).
         max_bytes: what is kept; the least lately used goes first.
     """
 
     def __init__(self, model: PreTrainedModel, max_bytes: int = MAX_BYTES) -> None:
         self._weights = [weight for module in vision_modules(model) for weight in module.parameters()]
         base: Any = model.base_model
-        self._get = base.get_image_features  # every model that takes images has it
+        self._get = base.get_image_features
         self._taken = frozenset(inspect.signature(self._get).parameters)
         self.max_bytes = max_bytes
         self.bytes = 0
@@ -89,6 +89,13 @@ class ImageFeatures:
         if any(tensor.requires_grad for name in _names(found) for tensor in _tensors(getattr(found, name))):
             raise NotFrozen
         return _with(found, {name: getattr(found, name) for name in _names(found)})
+
+
+def features_of(model: PreTrainedModel) -> ImageFeatures | None:
+    """Those of a model that takes them in place of images; None of any other."""
+    base: Any = model.base_model
+    takes = hasattr(base, "get_image_features") and "mm_encoder_outputs" in inspect.signature(base.forward).parameters
+    return ImageFeatures(model) if takes and vision_modules(model) else None
 
 
 def joined(features: Sequence[Features]) -> Features:

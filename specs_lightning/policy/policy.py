@@ -41,7 +41,7 @@ from specs_lightning.policy.families import (
     vision_modules,
     vision_token_ids,
 )
-from specs_lightning.policy.image_features import ImageFeatures, NotFrozen
+from specs_lightning.policy.image_features import NotFrozen, features_of
 from specs_lightning.policy.loading import (
     PolicySettings,
     empty_model,
@@ -113,8 +113,7 @@ class Policy(nn.Module):
         self._checkpointed = layers if settings.gradient_checkpointing else []
         self._in_4_bits = layers_in_4_bits(self.model)
         self._dummy_prompts: dict[bool, EncodedPrompt] = {}
-        frozen = weights and self.takes_images and not trains_vision(self.model)
-        self.image_features = ImageFeatures(self.model) if frozen else None
+        self.image_features = features_of(self.model) if weights and not trains_vision(self.model) else None
         self.reshard_after_forward = True
         """Whether blocks, where they are sharded, are freed after their forward pass."""
         self.gathered_dtype: torch.dtype | None = None
@@ -161,8 +160,8 @@ class Policy(nn.Module):
                 return {} if features is None else {"mm_encoder_outputs": {"image": features}}
             except NotFrozen:
                 self.image_features = None
-        tensors = join_vision(prompts, self.family.joined_along)
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        joined = join_vision(prompts, self.family.joined_along)
+        return {name: tensor.to(self.device) for name, tensor in joined.items()}
 
     def hidden_states(self, **inputs: Any) -> Tensor:
         """The last hidden states, (rows, length, width). Sharded weights are gathered for it, and the head's stay.
@@ -374,9 +373,7 @@ class Policy(nn.Module):
             deque(self._merged_weights(), maxlen=0)
             return folder
         weights = {name: weight.cpu() for name, weight in (*self.named_weights(), *saved_buffers(self.model))}
-        quantized = self.settings.quantization is not None
-        model = plain_model(self.model, self.source, self.settings) if quantized else self.model
-        write_model(model, weights, self.processor, card, folder)
+        write_model(plain_model(self.model, self.source, self.settings), weights, self.processor, card, folder)
         return folder
 
     def save_adapter(self, folder: Path | str) -> Path | None:

@@ -11,7 +11,7 @@ from helpers.tiny_policies import encode, mixed_prompts, random_completions, sha
 from torch import Tensor
 
 from specs_lightning.groups import EncodedPrompt, GroupBatch
-from specs_lightning.policy.image_features import ImageFeatures, size
+from specs_lightning.policy.image_features import ImageFeatures, features_of, size
 from specs_lightning.policy.loading import LoRASettings, PolicySettings
 from specs_lightning.policy.policy import Policy
 from specs_lightning.rollout import HFEngine, SamplingSettings
@@ -92,6 +92,12 @@ def test_features_have_the_type_that_they_are_computed_in(policy: Policy) -> Non
 )
 def test_of_a_tower_that_is_trained_nothing_is_kept(tiny_model_path: Path, settings: dict[str, Any]) -> None:
     assert Policy(PolicySettings(str(tiny_model_path), **settings)).image_features is None
+
+
+def test_of_a_model_that_takes_no_features_nothing_is_kept(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert features_of(policy.model) is not None
+    monkeypatch.setattr(policy.model.base_model, "forward", lambda input_ids, pixel_values: None)
+    assert features_of(policy.model) is None
 
 
 def test_the_least_lately_used_go_where_there_is_no_room(policy: Policy, images_run: list[int]) -> None:
