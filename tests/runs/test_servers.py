@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,7 @@ class TestLife:
             servers.ready_for(BY_SERVERS)
             assert process_ids(servers) == ids
             os.kill(ids[0], signal.SIGKILL)
-            while psutil.pid_exists(ids[0]) and psutil.Process(ids[0]).status() != "zombie":
-                time.sleep(0.01)
+            assert connection.wait([servers._started[0].sentinel], timeout=20)  # its end is known
             servers.ready_for(BY_SERVERS)  # one that has died is there again for the next stage
             again = process_ids(servers)
             assert again[1] == ids[1] and again[0] != ids[0]
