@@ -1,4 +1,4 @@
-"""Every benchmark of this folder on one GPU, each with a time limit, in under 8 minutes, and a table of what they say.
+"""Every benchmark of this folder on one GPU, each with a time limit, 8 minutes in all, and a table of what they say.
 
     python benchmarks/gpu/all.py [--output FOLDER] [--device cuda] [--shape Qwen2.5-VL-3B]
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,11 +44,12 @@ def run(name: str, given: list[str], folder: Path, limit: float | None) -> tuple
     """The lines that a benchmark printed, and how it ended."""
     begun = time.monotonic()
     with (folder / f"{name}.jsonl").open("w") as out, (folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, str(HERE / f"{name}.py"), *given], stdout=out, stderr=log)
+        command = [sys.executable, str(HERE / f"{name}.py"), *given]
+        process = subprocess.Popen(command, stdout=out, stderr=log, start_new_session=True)
         try:
             ended = f"exit status {process.wait(limit)}"
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with what it has started, which would keep the GPU
             process.wait()
             ended = "cut off"
     lines = (folder / f"{name}.jsonl").read_text().splitlines()

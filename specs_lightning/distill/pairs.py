@@ -111,11 +111,8 @@ def distill(
         made = _make_pairs(drawing_order(questions, seed), draw, pairs, models, seed, asked, folder)
     finally:
         draw.engine.close()
-    if asked is not None and asked.usage.unscored > MAX_UNJUDGED_SHARE * asked.usage.questions:
-        raise RewardError(
-            f"the judge left {asked.usage.unscored} of {asked.usage.questions} questions without a verdict: the causes "
-            "are in the log. Mend the judge and give the same command again; its verdicts are kept"
-        )
+    if asked is not None:
+        _check_judged(asked)
     set_aside.write_to(folder)
     if not made.pairs:
         reasons = ", ".join(f"{n} x {reason}" for reason, n in made.dropped.most_common())
@@ -126,6 +123,15 @@ def distill(
     if TITLE not in os.environ:  # of a stage, its run goes on by itself
         say(trained_on_by(file))
     return file
+
+
+def _check_judged(judge: Judge) -> None:
+    usage = judge.usage
+    if usage.unscored > MAX_UNJUDGED_SHARE * usage.questions:
+        raise RewardError(
+            f"the judge left {usage.unscored} of {usage.questions} questions without a verdict: the causes are in the "
+            "log. Mend the judge and give the same command again; its verdicts are kept"
+        )
 
 
 def trained_on_by(pairs: Path) -> str:

@@ -13,7 +13,7 @@ from specs_lightning.data.pairs import load_pairs
 from specs_lightning.data.sources import PromptSource, load_prompts
 from specs_lightning.plan.lengths import Groups, made_up_prompts, read_prompts, some
 from specs_lightning.plan.settings import PlanSettings
-from specs_lightning.plan.shapes import SHAPES, model_shape, published
+from specs_lightning.plan.shapes import model_shape, published
 from specs_lightning.policy.model_files import model_source
 from specs_lightning.policy.processors import load_processor
 from specs_lightning.prompts.encoder import PromptEncoder
@@ -46,13 +46,12 @@ class Known:
 
     def source(self, model: str) -> str:
         """Where a model's shape is found."""
-        found = self.settings.shape or self.shapes.get(model, model)
-        if found in SHAPES or published(found) or Path(resolve(found)).exists() or found.count("/") == 1:
-            return found
-        there = next((other for other in self.named if other != found and self.source(other) == other), None)
-        if there is None:
-            return found
-        self.assumed.append(f"{found} is not there: assumed to have the shape of {there} (--shape)")
+        if self.settings.shape is not None:
+            return self.settings.shape
+        found = self.shapes.get(model, model)
+        there = next((other for other in (found, *self.named) if has_shape(other)), found)
+        if there != found:
+            self.assumed.append(f"{found} is not there: assumed to have the shape of {there} (--shape)")
         return there
 
     def prompts(
@@ -105,6 +104,11 @@ def _measured(data: PreferenceDataModule, pairs: list[PreferencePair], rows: int
     completions = tuple(tuple(map(len, pair.sides[:sides])) for pair in data.encoded)
     prompts = [pair.prompt for pair in data.encoded]
     return replace(Groups.of(rows, prompts, image_token(source)), completions=completions)
+
+
+def has_shape(model: str) -> bool:
+    """Whether a model's shape is known here, its folder is there, or the hub may tell it."""
+    return published(model) is not None or Path(resolve(model)).exists() or model.count("/") == 1
 
 
 def is_here(path: str) -> bool:

@@ -74,13 +74,10 @@ def stage_table(planned: PlannedWork, memory: Memory, proposals: Sequence[Propos
 def _lines(planned: PlannedWork, memory: Memory, proposals: Sequence[Proposal]) -> list[Text]:
     job = planned.job
     lines = [Text(", ".join(f"{number:,} {what}" for what, number in planned.work.items()))]
-    lines += [
-        Text(
-            f"{place}: {_gib(sum(sizes.values()))} GiB ({', '.join(f'{what} {_gib(n)}' for what, n in sizes.items())})"
-        )
-        for place, sizes in (("memory of the machines", planned.cost.host), ("disk", planned.cost.disk))
-        if sizes
-    ]
+    for place, sizes in (("memory of the machines", planned.cost.host), ("disk", planned.cost.disk)):
+        if sizes:
+            parts = ", ".join(f"{what} {_gib(size)}" for what, size in sizes.items())
+            lines.append(Text(f"{place}: {_gib(sum(sizes.values()))} GiB ({parts})"))
     if seconds := planned.cost.seconds:
         parts = ", ".join(f"{what} {_hours(number)}" for what, number in seconds.items())
         lines.append(Text(f"time: {_hours(sum(seconds.values()))} ({parts}), one after the other"))

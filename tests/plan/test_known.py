@@ -55,8 +55,14 @@ def test_data_that_is_there_and_cannot_be_used_is_an_error(tmp_path: Path) -> No
 
 def test_a_model_that_is_not_there_has_the_shape_of_the_one_beneath_it() -> None:
     files = [{"model": {"init_args": {"policy": {"model": name}}}} for name in ("runs/a/b/model", "Qwen/Qwen2.5-VL-7B")]
+    files.insert(1, {"model": {"init_args": {"policy": {"model": "runs/c/d/model"}}}})  # nor is this one there
     known = Known(PlanSettings(), models_named([{}, *files]))
     assert known.source("runs/a/b/model") == "Qwen/Qwen2.5-VL-7B"
     (note,) = known.taken()
     assert "--shape" in note
     assert known.source("Qwen/Qwen2.5-VL-7B") == "Qwen/Qwen2.5-VL-7B" and known.taken() == []
+
+
+def test_a_shape_that_was_asked_for_is_never_replaced() -> None:
+    known = Known(PlanSettings(shape="runs/of/none"), ("Qwen/Qwen2.5-VL-7B",))
+    assert known.source("runs/a/b/model") == "runs/of/none" and known.taken() == []

@@ -24,6 +24,6 @@ class Overthinking(EvaluationCallback):
     def measure(self, answered: dict[str, list[Answered]]) -> Mapping[str, Measured]:
         answers = [one.answer for one in answered["all"]]
         return {
-            "tokens_if_right": [answer.tokens or 0 for answer in answers if answer.correct == 1],
-            "tokens_if_wrong": [answer.tokens or 0 for answer in answers if answer.correct == 0],
+            "tokens_if_right": [answer.tokens for answer in answers if answer.correct == 1 and answer.tokens],
+            "tokens_if_wrong": [answer.tokens for answer in answers if answer.correct == 0 and answer.tokens],
         }
