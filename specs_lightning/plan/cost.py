@@ -17,7 +17,7 @@ ASSUMED_MFU = 0.2
 ASSUMED_SAMPLED_PER_SECOND = 2000.0
 """Tokens, of a GPU. Not measured."""
 PROCESS_BYTES = 3 * 2**30 // 2
-"""Of a process with its libraries, before it has a model: 1.05 GiB measured on a CPU; the rest is assumed for CUDA's."""
+"""Of a process with its libraries, before it has a model: 1.05 GiB measured on a CPU; the rest assumed for CUDA's."""
 BYTES_A_SAMPLED_TOKEN = 5
 """Of a file of answers, which holds texts: measured on the toy's candidates."""
 
